@@ -1,0 +1,104 @@
+"""Epilogue and prologue functions: each activation as a jit function of (x, a, b), passed to kernels as a constexpr.
+
+`activation(act)` gives the jit function, `apply(x, act)` the plain torch reference.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+
+from optgraph.ops import Act
+
+
+@triton.jit
+def _identity(x, a, b):
+    return x
+
+
+@triton.jit
+def _relu(x, a, b):
+    return tl.maximum(x, 0.0)
+
+
+@triton.jit
+def _clip(x, a, b):
+    return tl.minimum(tl.maximum(x, a), b)
+
+
+@triton.jit
+def _leaky_relu(x, a, b):
+    return tl.where(x >= 0.0, x, a * x)
+
+
+@triton.jit
+def _sigmoid(x, a, b):
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def _silu(x, a, b):
+    return x / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def _tanh(x, a, b):
+    # 1 - 2/(e^2x + 1) stays finite at both ends, which (e^2x - 1)/(e^2x + 1) does not.
+    return 1.0 - 2.0 / (tl.exp(2.0 * x) + 1.0)
+
+
+@triton.jit
+def _hard_sigmoid(x, a, b):
+    return tl.minimum(tl.maximum(a * x + b, 0.0), 1.0)
+
+
+@triton.jit
+def _hard_swish(x, a, b):
+    return x * tl.minimum(tl.maximum(x / 6.0 + 0.5, 0.0), 1.0)
+
+
+_FUNCTIONS = {
+    "identity": _identity,
+    "relu": _relu,
+    "clip": _clip,
+    "leaky_relu": _leaky_relu,
+    "sigmoid": _sigmoid,
+    "silu": _silu,
+    "tanh": _tanh,
+    "hard_sigmoid": _hard_sigmoid,
+    "hard_swish": _hard_swish,
+}
+
+
+def activation(act: Act) -> Any:
+    """The jit function `f(x, a, b)` that computes `act` on a block of float32."""
+    return _FUNCTIONS[act.kind]
+
+
+def apply(x: torch.Tensor, act: Act) -> torch.Tensor:
+    """Torch reference of `act`, elementwise, in the dtype of `x`."""
+    match act.kind:
+        case "identity":
+            return x
+        case "relu":
+            return F.relu(x)
+        case "clip":
+            return x.clamp(act.a, act.b)
+        case "leaky_relu":
+            return F.leaky_relu(x, act.a)
+        case "sigmoid":
+            return x.sigmoid()
+        case "silu":
+            return F.silu(x)
+        case "tanh":
+            return x.tanh()
+        case "hard_sigmoid":
+            return (act.a * x + act.b).clamp(0, 1)
+        case "hard_swish":
+            return x * (x / 6 + 0.5).clamp(0, 1)
+        case _:
+            raise ValueError(f"unknown activation {act.kind!r}")
