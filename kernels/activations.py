@@ -1,4 +1,6 @@
-"""Epilogue and prologue functions: each activation as a jit function of (x, a, b), passed to kernels as a constexpr.
+"""Epilogue and prologue functions: each activation a jit function of (x, a, b), passed as a constexpr.
+
+NaN in, NaN out: hardware max and min drop a NaN by default, which would turn a broken layer into plausible zeros.
 
 `activation(act)` gives the jit function, `apply(x, act)` the plain torch reference.
 """
@@ -22,12 +24,12 @@ def _identity(x, a, b):
 
 @triton.jit
 def _relu(x, a, b):
-    return tl.maximum(x, 0.0)
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def _clip(x, a, b):
-    return tl.minimum(tl.maximum(x, a), b)
+    return tl.minimum(tl.maximum(x, a, tl.PropagateNan.ALL), b, tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -53,12 +55,12 @@ def _tanh(x, a, b):
 
 @triton.jit
 def _hard_sigmoid(x, a, b):
-    return tl.minimum(tl.maximum(a * x + b, 0.0), 1.0)
+    return tl.minimum(tl.maximum(a * x + b, 0.0, tl.PropagateNan.ALL), 1.0, tl.PropagateNan.ALL)
 
 
 @triton.jit
 def _hard_swish(x, a, b):
-    return x * tl.minimum(tl.maximum(x / 6.0 + 0.5, 0.0), 1.0)
+    return x * tl.minimum(tl.maximum(x / 6.0 + 0.5, 0.0), 1.0)  # NaN survives in the factor x
 
 
 _FUNCTIONS = {
