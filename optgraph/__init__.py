@@ -1,0 +1,1 @@
+"""optgraph: compiles ONNX convolutional networks to fused, hand-written Triton kernels."""

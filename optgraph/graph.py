@@ -1,0 +1,310 @@
+"""The Graph: operators and their tensors, over a networkx.MultiDiGraph.
+
+A node of the networkx graph is an operator; an edge is one use of a tensor by an operator, keyed by the destination
+slot, with the value's name and its source slot as attributes. Graph inputs and constants have no producer, hence no
+edge. Constants are named, immutable arrays that several operators may share: change one by adding another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import networkx as nx
+import numpy as np
+
+from optgraph.errors import GraphError, ModelError, OptgraphError
+from optgraph.ops import Op, Value
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operator in a graph. `inputs` follows `op.slots`, an absent one being ''. `origin`: the ONNX nodes it is."""
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    origin: tuple[str, ...] = ()
+
+    @property
+    def output(self) -> str:
+        """The first output; most operators have just one."""
+        return self.outputs[0]
+
+    def get(self, slot: str) -> str:
+        """The value in the named slot, '' if absent."""
+        i = self.op.slots.index(slot)
+        return self.inputs[i] if i < len(self.inputs) else ""
+
+
+class Graph:
+    """A mutable operator graph.
+
+    nx:         the networkx.MultiDiGraph; node attribute `node` is the Node.
+    inputs:     names of the input values, in order.
+    outputs:    public output name -> value; the public name stays when a rewrite changes the value.
+    values:     name -> Value (shape, dtype) of every input, constant and produced value.
+    constants:  name -> read-only array.
+    """
+
+    def __init__(self, name: str = "graph") -> None:
+        self.name = name
+        self.nx: nx.MultiDiGraph[str] = nx.MultiDiGraph()
+        self.inputs: list[str] = []
+        self.outputs: dict[str, str] = {}
+        self.values: dict[str, Value] = {}
+        self.constants: dict[str, np.ndarray] = {}
+        self._producer: dict[str, tuple[str, int]] = {}
+        self._uses: dict[str, dict[tuple[str, int], None]] = {}
+        self._order: list[Node] | None = None
+        self._serial = 0
+
+    # ---- reading
+
+    def __len__(self) -> int:
+        return len(self.nx)
+
+    def __contains__(self, node: Node) -> bool:
+        """Whether this very node, not a replacement of the same name, is in the graph."""
+        return node.name in self.nx and self.nx.nodes[node.name]["node"] is node
+
+    def node(self, name: str) -> Node:
+        node: Node = self.nx.nodes[name]["node"]
+        return node
+
+    def nodes(self) -> list[Node]:
+        """All nodes in a topological order (a list of its own: rewriting while walking it is fine)."""
+        if self._order is None:
+            try:
+                self._order = [self.node(name) for name in nx.topological_sort(self.nx)]
+            except nx.NetworkXUnfeasible:
+                cycle = " -> ".join(str(edge[0]) for edge in nx.find_cycle(self.nx))
+                raise GraphError(f"the graph has a cycle: {cycle}") from None
+        return list(self._order)
+
+    def producer(self, value: str) -> Node | None:
+        """The node that computes `value`; None for an input or a constant."""
+        found = self._producer.get(value)
+        return self.node(found[0]) if found else None
+
+    def users(self, value: str) -> list[tuple[Node, int]]:
+        """Every (node, input slot) that reads `value`; a node that reads it twice is there twice."""
+        return [(self.node(name), slot) for name, slot in self._uses.get(value, ())]
+
+    def is_output(self, value: str) -> bool:
+        return value in self.outputs.values()
+
+    def sole_user(self, value: str) -> Node | None:
+        """The one node that reads `value`, if one use is all there is and `value` is no graph output."""
+        uses = self._uses.get(value, {})
+        if len(uses) != 1 or self.is_output(value):
+            return None
+        return self.node(next(iter(uses))[0])
+
+    def shape(self, value: str) -> tuple[int | str, ...]:
+        return self.values[value].shape
+
+    def constant(self, value: str) -> np.ndarray | None:
+        """The array of a constant, None for anything else."""
+        return self.constants.get(value)
+
+    # ---- building
+
+    def fresh(self, hint: str) -> str:
+        """A name, like `hint`, that no value and no node has."""
+        name = hint
+        while name in self.values or name in self.nx:
+            self._serial += 1
+            name = f"{hint}.{self._serial}"
+        return name
+
+    def add_input(self, name: str, value: Value) -> str:
+        if name in self.values:
+            raise ModelError(f"value '{name}' is defined twice")
+        self.inputs.append(name)
+        self.values[name] = value
+        return name
+
+    def add_constant(self, array: np.ndarray, hint: str = "const") -> str:
+        """Stores a read-only view of `array` under a fresh name like `hint` and returns the name."""
+        name = self.fresh(hint)
+        array = array.view()
+        array.flags.writeable = False
+        self.constants[name] = array
+        self.values[name] = Value(tuple(int(d) for d in array.shape), str(array.dtype))
+        return name
+
+    def add(
+        self,
+        op: Op,
+        inputs: Sequence[str],
+        outputs: Sequence[str] | None = None,
+        name: str = "",
+        origin: Iterable[str] = (),
+    ) -> Node:
+        """Adds an operator on existing values; output shapes are inferred. Raises ModelError if they do not fit.
+
+        outputs: names for the outputs, fresh ones if None. name: the node's name, made unique.
+        """
+        name = self.fresh(name or op.kind.lower())
+        for value in inputs:
+            if value and value not in self.values:
+                raise ModelError(f"node '{name}' ({op.kind}) reads '{value}', which nothing defines")
+        try:
+            inferred = op.infer([self.values[v] if v else None for v in inputs])
+        except OptgraphError as error:
+            raise ModelError(f"node '{name}' ({op.kind}): {error}") from None
+        if outputs is None:
+            outputs = [self.fresh(f"{name}:{i}" if i else f"{name}:out") for i in range(len(inferred))]
+        for value, info in zip(outputs, inferred, strict=True):
+            if value in self.values:
+                raise ModelError(f"value '{value}' is defined twice")
+            self.values[value] = info
+        node = Node(name, op, tuple(inputs), tuple(outputs), tuple(dict.fromkeys(origin)))
+        self._insert(node)
+        return node
+
+    def _insert(self, node: Node) -> None:
+        self.nx.add_node(node.name, node=node)
+        for slot, value in enumerate(node.outputs):
+            self._producer[value] = (node.name, slot)
+        for slot, value in enumerate(node.inputs):
+            self._link(node.name, slot, value)
+        self._order = None
+
+    def _link(self, name: str, slot: int, value: str) -> None:
+        if not value:
+            return
+        self._uses.setdefault(value, {})[name, slot] = None
+        if value in self._producer:
+            source, source_slot = self._producer[value]
+            self.nx.add_edge(source, name, key=slot, value=value, source_slot=source_slot)
+
+    def _unlink(self, name: str, slot: int, value: str) -> None:
+        if not value:
+            return
+        del self._uses[value][name, slot]
+        if value in self._producer:
+            self.nx.remove_edge(self._producer[value][0], name, key=slot)
+
+    # ---- rewriting
+
+    def update(
+        self, node: Node, op: Op | None = None, inputs: Sequence[str] | None = None, origin: Iterable[str] = ()
+    ) -> Node:
+        """Replaces a node's operator and/or inputs in place, its outputs staying; `origin` is added to its own.
+
+        Raises GraphError if an output's shape would change.
+        """
+        changed = replace(
+            node,
+            op=op or node.op,
+            inputs=node.inputs if inputs is None else tuple(inputs),
+            origin=tuple(dict.fromkeys((*node.origin, *origin))),
+        )
+        inferred = changed.op.infer([self.values[v] if v else None for v in changed.inputs])
+        for value, info in zip(changed.outputs, inferred, strict=True):
+            if info != self.values[value]:
+                raise GraphError(f"'{node.name}' would change '{value}' from {self.values[value]} to {info}")
+        for slot, value in enumerate(node.inputs):
+            self._unlink(node.name, slot, value)
+        self.nx.nodes[node.name]["node"] = changed
+        for slot, value in enumerate(changed.inputs):
+            self._link(node.name, slot, value)
+        self._order = None
+        return changed
+
+    def rewire(self, old: str, new: str) -> None:
+        """Every reader of `old`, graph outputs included, reads `new` instead."""
+        for name, slot in list(self._uses.get(old, ())):
+            node = self.node(name)
+            self._unlink(name, slot, old)
+            inputs = (*node.inputs[:slot], new, *node.inputs[slot + 1 :])
+            self.nx.nodes[name]["node"] = replace(node, inputs=inputs)
+            self._link(name, slot, new)
+        self.outputs = {public: new if value == old else value for public, value in self.outputs.items()}
+        self._order = None
+
+    def remove(self, node: Node) -> None:
+        """Removes a node whose outputs nobody reads, and the constants that only it read."""
+        for value in node.outputs:
+            if self._uses.get(value) or self.is_output(value):
+                raise GraphError(f"'{node.name}' cannot be removed: '{value}' is still used")
+        for slot, value in enumerate(node.inputs):
+            self._unlink(node.name, slot, value)
+        self.nx.remove_node(node.name)
+        for value in node.outputs:
+            del self.values[value], self._producer[value]
+            self._uses.pop(value, None)
+        for value in set(node.inputs):
+            if value in self.constants and not self._uses.get(value) and not self.is_output(value):
+                del self.constants[value], self.values[value]
+                self._uses.pop(value, None)
+        self._order = None
+
+    def replace_node(self, node: Node, op: Op, inputs: Sequence[str], origin: Iterable[str] = ()) -> Node:
+        """Puts a new operator where `node` was: its readers read the new outputs. The old node goes.
+
+        Returns the new node; `origin` is added to that of the old one.
+        """
+        new = self.add(op, inputs, name=node.name, origin=(*node.origin, *origin))
+        for old_value, new_value in zip(node.outputs, new.outputs, strict=True):
+            self.rewire(old_value, new_value)
+        self.remove(self.node(node.name))
+        return new
+
+    def prune(self) -> int:
+        """Removes nodes and constants that no output depends on; returns how many nodes went."""
+        removed = 0
+        for node in reversed(self.nodes()):
+            if not any(self._uses.get(v) or self.is_output(v) for v in node.outputs):
+                self.remove(self.node(node.name))
+                removed += 1
+        for name in [c for c in self.constants if not self._uses.get(c) and not self.is_output(c)]:
+            del self.constants[name], self.values[name]
+            self._uses.pop(name, None)
+        return removed
+
+    def copy(self) -> Graph:
+        """A graph of its own; nodes, values and arrays are immutable and shared."""
+        other = Graph(self.name)
+        other.inputs = list(self.inputs)
+        other.outputs = dict(self.outputs)
+        other.values = dict(self.values)
+        other.constants = dict(self.constants)
+        other._serial = self._serial
+        for node in self.nodes():
+            other._insert(node)
+        return other
+
+    # ---- checking
+
+    def verify(self) -> None:
+        """Raises GraphError if an invariant is broken: acyclic, every input defined, edges and slots agreeing with
+        the nodes, shapes as the operators infer them, outputs present."""
+        edges = 0
+        for node in self.nodes():
+            for slot, value in enumerate(node.inputs):
+                if not value:
+                    continue
+                if value not in self.values:
+                    raise GraphError(f"node '{node.name}' reads '{value}', which nothing defines")
+                if (node.name, slot) not in self._uses.get(value, ()):
+                    raise GraphError(f"node '{node.name}' is not among the users of '{value}'")
+                if value in self._producer:
+                    source, source_slot = self._producer[value]
+                    edge = self.nx.get_edge_data(source, node.name, slot)
+                    if edge != {"value": value, "source_slot": source_slot}:
+                        raise GraphError(f"edge '{source}' -> '{node.name}' slot {slot} does not carry '{value}'")
+                    edges += 1
+                elif value not in self.constants and value not in self.inputs:
+                    raise GraphError(f"'{value}' has neither a producer nor a constant")
+            inferred = node.op.infer([self.values[v] if v else None for v in node.inputs])
+            if inferred != tuple(self.values[v] for v in node.outputs):
+                raise GraphError(f"node '{node.name}' ({node.op.kind}) infers {inferred}, the graph says otherwise")
+        if edges != self.nx.number_of_edges():
+            raise GraphError(f"{self.nx.number_of_edges()} edges where the nodes use {edges} values")
+        for public, value in self.outputs.items():
+            if value not in self.values:
+                raise GraphError(f"output '{public}' ('{value}') is not defined")
