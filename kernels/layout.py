@@ -32,6 +32,13 @@ def row_stride(t: torch.Tensor, name: str) -> int:
     return row
 
 
+def flat_pixels(x: torch.Tensor) -> bool:
+    """Whether pixel m of N*H*W begins at m * stride_w: then a kernel needs no division to find it."""
+    n, h, w, _ = x.shape
+    stride_n, stride_h, stride_w, _ = strides4(x)
+    return (h == 1 or stride_h == w * stride_w) and (n == 1 or stride_n == h * w * stride_w)
+
+
 def output_size(size: int, kernel: int, stride: int, pad_begin: int, pad_end: int, dilation: int) -> int:
     """Length of one spatial axis after a convolution or a pool (rounding down)."""
     return (size + pad_begin + pad_end - dilation * (kernel - 1) - 1) // stride + 1

@@ -1,16 +1,18 @@
 """Tile choice: pure functions of the problem size and the target, testable with no GPU.
 
-`target` is "interpret" or "sm_80", "sm_90", ... On a GPU a tile trades reuse (a big block reads each operand fewer
-times) against occupancy (a small map at batch 1 has few blocks, and 108 or 132 SMs to fill). Triton's interpreter runs
-programs one after another with numpy inside: there, the biggest block with little padding wins.
+`target` is "interpret" or "sm_80", "sm_90", ... Each choice is the candidate of least estimated cost. On a GPU a big
+block reads each operand fewer times, but a small map at batch 1 then has fewer blocks than there are SMs. Triton's
+interpreter runs programs one after another with numpy inside, where a loaded element, masked or not, costs 10 ns and a
+multiply-add 0.01 ns (measured): there, the fewest loads win.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 MAX_NUMEL = 2**20  # Triton's limit on the elements of one block
-_SMS = {"sm_80": 108, "sm_86": 84, "sm_89": 128, "sm_90": 132}
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,58 @@ class Tile:
     num_stages: int = 3
 
 
+@dataclass(frozen=True)
+class _Device:
+    sms: int
+    shared: int  # bytes of shared memory a block may use
+    fma: int  # fp16 tensor-core multiply-adds per clock and SM
+
+
+_DEVICES = {
+    "sm_80": _Device(108, 166_912, 1024),
+    "sm_86": _Device(84, 101_376, 512),
+    "sm_89": _Device(128, 101_376, 512),
+    "sm_90": _Device(132, 232_448, 2048),
+}
+
+# Few shapes, so that a network needs few compiled variants. wgmma (sm_90) wants 64 rows per four warps.
+_GEMM_16BIT = (
+    Tile(128, 256, 64, 8, 3),
+    Tile(128, 128, 64, 8, 3),
+    Tile(64, 256, 64, 8, 3),
+    Tile(128, 64, 64, 4, 4),
+    Tile(64, 128, 64, 4, 4),
+    Tile(64, 64, 64, 4, 4),
+    Tile(64, 32, 64, 4, 4),
+    Tile(32, 64, 64, 4, 4),
+    Tile(32, 32, 64, 4, 4),
+    Tile(16, 64, 64, 4, 4),
+)
+_GEMM_32BIT = (
+    Tile(128, 64, 32, 8, 3),
+    Tile(64, 128, 32, 8, 3),
+    Tile(64, 64, 32, 4, 3),
+    Tile(64, 32, 32, 4, 3),
+    Tile(32, 64, 32, 4, 3),
+    Tile(32, 32, 32, 4, 3),
+    Tile(16, 64, 32, 4, 3),
+)
+_SEPARABLE_16BIT = (
+    Tile(64, 256, 64, 8, 1),
+    Tile(64, 128, 64, 4, 1),
+    Tile(64, 64, 64, 4, 1),
+    Tile(32, 128, 64, 4, 1),
+    Tile(32, 64, 64, 4, 1),
+    Tile(16, 64, 64, 4, 1),
+)
+_SEPARABLE_32BIT = (
+    Tile(64, 64, 32, 4, 1),
+    Tile(32, 128, 32, 4, 1),
+    Tile(32, 64, 32, 4, 1),
+    Tile(16, 64, 32, 4, 1),
+)
+
+
 def cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
@@ -32,29 +86,84 @@ def ceil_pow2(x: int) -> int:
     return 1 << max(0, x - 1).bit_length()
 
 
-def _clamp_pow2(x: int, low: int, high: int) -> int:
-    return max(low, min(high, ceil_pow2(x)))
+def gemm(m: int, n: int | Sequence[int], k: int, itemsize: int, target: str) -> Tile:
+    """Tile of an [m, k] x [k, n] GEMM; `n` may be the widths of several segments that no tile straddles.
+
+    `m` counts output pixels and `k` channels times taps, for an implicit GEMM.
+    """
+    return _choose(m, (n,) if isinstance(n, int) else tuple(n), k, itemsize, target, 1)
 
 
-def gemm(m: int, n: int, k: int, itemsize: int, target: str) -> Tile:
-    """Tile of an [m, k] x [k, n] GEMM; `m` counts output pixels, implicit GEMM included."""
-    if target == "interpret":
-        return Tile(_clamp_pow2(m, 16, 2048), _clamp_pow2(n, 16, 512), _clamp_pow2(k, 16, 256))
-    return Tile(64, 64, 32)
-
-
-def separable(m: int, n: int, c: int, itemsize: int, target: str) -> Tile:
+def separable(m: int, n: int, c: int, itemsize: int, target: str, taps: int = 9) -> Tile:
     """Tile of a depthwise convolution feeding a GEMM [m, c] x [c, n]: every n-block repeats the depthwise."""
-    if target == "interpret":
-        block_n = _clamp_pow2(n, 16, 2048)
-        return Tile(min(_clamp_pow2(m, 16, 2048), MAX_NUMEL // block_n), block_n, _clamp_pow2(c, 16, 256))
-    return Tile(64, 256, 64, num_warps=8, num_stages=1)
+    return _choose(m, (n,), c, itemsize, target, taps)
 
 
 def rows(m: int, c: int, itemsize: int, target: str) -> tuple[int, int]:
-    """(block_m pixels, block_n channels) of a bandwidth-bound kernel over [m, c]."""
+    """(block_m pixels, block_n channels) of a kernel over [m, c] that only moves bytes."""
     if target == "interpret":
-        block_n = _clamp_pow2(c, 1, 4096)
-        return _clamp_pow2(m, 1, 2**18 // block_n), block_n
-    block_n = _clamp_pow2(c, 16, 64 if itemsize == 4 else 128)
-    return _clamp_pow2(m, 1, 2048 // block_n), block_n
+        block_n = min(_padding_blocks(c, 1, 4096), key=lambda block: (cdiv(c, block) * block, -block))
+        block_m = min(_padding_blocks(m, 1, 2**18 // block_n), key=lambda b: cdiv(m, b) * (b * block_n + 2**14))
+        return block_m, block_n
+    # Four warps, sixteen bytes a thread and load: neighbouring threads read neighbouring channels of a pixel.
+    block_n = max(16, min(ceil_pow2(c), 256 // itemsize))
+    return max(1, min(ceil_pow2(m), 4096 // itemsize // block_n)), block_n
+
+
+@lru_cache(maxsize=4096)
+def _choose(m: int, n: tuple[int, ...], k: int, itemsize: int, target: str, taps: int) -> Tile:
+    if target == "interpret":
+        return min(_interpreter_tiles(m, max(n), k), key=lambda tile: _interpreter_cost(tile, m, n, k, taps))
+    device = _DEVICES.get(target, _DEVICES["sm_80" if target < "sm_90" else "sm_90"])
+    if taps > 1:
+        candidates = _SEPARABLE_16BIT if itemsize == 2 else _SEPARABLE_32BIT
+    else:
+        candidates = _GEMM_16BIT if itemsize == 2 else _GEMM_32BIT
+    fitting = [replace(tile, block_k=max(16, min(tile.block_k, ceil_pow2(k)))) for tile in candidates]
+    fitting = [tile for tile in fitting if _shared_bytes(tile, itemsize) <= device.shared]
+    return min(fitting, key=lambda tile: _gpu_cost(tile, m, n, k, itemsize, taps, device))
+
+
+def _padding_blocks(size: int, low: int, high: int) -> list[int]:
+    """Powers of two from `low` to the first that covers `size`, at most `high`."""
+    blocks = [low]
+    while blocks[-1] < min(size, high) and blocks[-1] * 2 <= high:
+        blocks.append(blocks[-1] * 2)
+    return blocks
+
+
+def _interpreter_tiles(m: int, n: int, k: int) -> Iterator[Tile]:
+    for block_m in _padding_blocks(m, 16, 4096):
+        for block_n in _padding_blocks(n, 16, 2048):
+            for block_k in _padding_blocks(k, 16, 512):
+                if max(block_m * block_n, block_m * block_k, block_n * block_k) <= MAX_NUMEL:
+                    yield Tile(block_m, block_n, block_k)
+
+
+def _interpreter_cost(tile: Tile, m: int, n: Sequence[int], k: int, taps: int) -> float:
+    """Estimated nanoseconds."""
+    blocks = cdiv(m, tile.block_m) * sum(cdiv(size, tile.block_n) for size in n)
+    a, b, c = tile.block_m * tile.block_k, tile.block_k * tile.block_n, tile.block_m * tile.block_n
+    step = 10.0 * (a * taps + b) + 0.01 * a * tile.block_n + 0.5 * c + 2e5 * taps
+    return blocks * (cdiv(k, tile.block_k) * step + 11.0 * c + 5e5)
+
+
+def _shared_bytes(tile: Tile, itemsize: int) -> int:
+    return (tile.block_m + tile.block_n) * tile.block_k * itemsize * tile.num_stages
+
+
+def _gpu_cost(
+    tile: Tile, m: int, n: Sequence[int], k: int, itemsize: int, taps: int, device: _Device
+) -> tuple[float, int]:
+    """Estimated clocks: waves of blocks over the SMs, each bound by its multiply-adds or by what it reads through L2.
+
+    The constants are round figures from data sheets (32 bytes a clock from L2 to an SM, a microsecond to start and
+    drain a block); only their order of magnitude matters. Ties go to the bigger block.
+    """
+    blocks = cdiv(m, tile.block_m) * sum(cdiv(size, tile.block_n) for size in n)
+    depth = cdiv(k, tile.block_k) * tile.block_k
+    fma = device.fma * 2 // itemsize if itemsize == 2 else 128
+    compute = tile.block_m * tile.block_n * depth / fma + tile.block_m * depth * taps / 128 * (taps > 1)
+    loads = (tile.block_m * (2 if taps > 1 else 1) + tile.block_n) * depth * itemsize / 32
+    store = tile.block_m * tile.block_n * itemsize / 32
+    return cdiv(blocks, device.sms) * (max(compute, loads) + store + 1500.0), -tile.block_m * tile.block_n

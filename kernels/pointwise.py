@@ -1,0 +1,238 @@
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+"""1x1 convolution as a GEMM whose columns may belong to several outputs.
+
+    out_i[m, :] = act_i(pre(x[pixel(m), :]) @ weight[:, columns of i] + bias[columns of i])       i < 4
+    one output:  out[m, :] = post(act(pre(x[pixel(m), :]) @ weight + bias) + residual[m, :])
+
+m counts output pixels (n, oh, ow); pixel(m) = (n, oh*stride_h, ow*stride_w). x is [N, H, W, K] with any strides,
+weight [K, sum C_i] contiguous (`pack`), each output dense pixels with a row stride of its own, so sibling convolutions
+of one input become one launch that reads x once and writes each result straight into its concat slice.
+
+Bound: a 1x1 with K and C channels does 2KC FLOPs for (K + C) values moved per pixel; an H100 in fp16 needs about 300
+FLOPs a byte, so below some 300 channels the bytes bound it. Programs are ordered so that those which share rows of x
+or columns of weight run close together and meet in L2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+
+from optgraph.kernels import tiles
+from optgraph.kernels.activations import activation
+from optgraph.kernels.epilogue import prologue, reference_epilogue, reference_prologue, store_rows
+from optgraph.kernels.launch import Launch, target_of
+from optgraph.kernels.layout import check_contiguous, check_shape, check_vector, flat_pixels, row_stride, strides4
+from optgraph.ops import IDENTITY, Act
+
+MAX_SEGMENTS = 4
+
+
+# fmt: off
+@triton.jit
+def _pointwise(
+    x, weight, bias, pre_scale, pre_shift, residual, out0, out1, out2, out3,
+    rows, width, pixels, channels, columns,  # M, Wo, Ho*Wo, K, sum C_i
+    stride_n, stride_h, stride_w, stride_c,  # of x, the convolution's stride included
+    columns0, columns1, columns2, columns3, row0, row1, row2, row3, residual_row,
+    pre_a, pre_b, act_a, act_b, post_a, post_b,
+    PRE: tl.constexpr, ACT: tl.constexpr, POST: tl.constexpr, HAS_PRE: tl.constexpr,  # noqa: N803
+    SEGMENTS: tl.constexpr, ACT_BITS: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,  # noqa: N803
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,  # noqa: N803
+):
+    # Column tiles are counted per segment, so that none straddles two outputs.
+    tiles0 = tl.cdiv(columns0, BLOCK_N)
+    tiles1 = tl.cdiv(columns1, BLOCK_N)
+    tiles2 = tl.cdiv(columns2, BLOCK_N)
+    tiles_n = tiles0 + tiles1 + tiles2 + tl.cdiv(columns3, BLOCK_N)
+    # GROUP_M row tiles walk the columns together: both operands stay in L2.
+    tiles_m = tl.cdiv(rows, BLOCK_M)
+    pid = tl.program_id(0)
+    first_m = pid // (GROUP_M * tiles_n) * GROUP_M
+    group = tl.minimum(tiles_m - first_m, GROUP_M)
+    within = pid % (GROUP_M * tiles_n)
+    pid_m = first_m + within % group
+    pid_n = within // group
+
+    out, size, row, start, segment = out0, columns0, row0, 0, 0
+    if SEGMENTS > 1:
+        if pid_n >= tiles0:
+            pid_n -= tiles0
+            out, size, row, start, segment = out1, columns1, row1, columns0, 1
+            if SEGMENTS > 2:
+                if pid_n >= tiles1:
+                    pid_n -= tiles1
+                    out, size, row, start, segment = out2, columns2, row2, columns0 + columns1, 2
+                    if SEGMENTS > 3:
+                        if pid_n >= tiles2:
+                            pid_n -= tiles2
+                            out, size, row, start, segment = out3, columns3, row3, columns0 + columns1 + columns2, 3
+
+    m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
+    n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N], within the segment
+    k = tl.arange(0, BLOCK_K)
+    m_mask = m < rows
+    n_mask = n < size
+    if FLAT:
+        offsets = m.to(tl.int64) * stride_w
+    else:
+        offsets = (m // pixels).to(tl.int64) * stride_n
+        offsets += (m % pixels // width).to(tl.int64) * stride_h + (m % width).to(tl.int64) * stride_w
+    x_block = x + offsets[:, None] + (k * stride_c)[None, :]  # [BLOCK_M, BLOCK_K]
+    weight_block = weight + k[:, None] * columns + (start + n)[None, :]  # [BLOCK_K, BLOCK_N]
+
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for base in range(0, channels, BLOCK_K):
+        k_mask = k < channels - base
+        a = tl.load(x_block, m_mask[:, None] & k_mask[None, :], other=0.0)
+        w = tl.load(weight_block, k_mask[:, None] & n_mask[None, :], other=0.0)
+        if HAS_PRE:
+            a = prologue(a, pre_scale, pre_shift, base + k, k_mask, pre_a, pre_b, PRE)
+        acc = tl.dot(a.to(w.dtype), w, acc, input_precision=PRECISION)
+        x_block += BLOCK_K * stride_c
+        weight_block += BLOCK_K * columns
+
+    if bias is not None:
+        acc += tl.load(bias + start + n, n_mask, other=0.0)[None, :]
+    if ACT_BITS == (1 << SEGMENTS) - 1:
+        acc = ACT(acc, act_a, act_b)
+    else:
+        if (ACT_BITS >> segment) & 1:
+            acc = ACT(acc, act_a, act_b)
+    store_rows(acc, out, residual, m.to(tl.int64), n, m_mask, n_mask, row, residual_row, post_a, post_b, POST)
+# fmt: on
+
+
+def pointwise(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    outs: Sequence[torch.Tensor],
+    *,
+    stride: tuple[int, int] = (1, 1),
+    acts: Sequence[Act] = (IDENTITY,),
+    pre_scale: torch.Tensor | None = None,
+    pre_shift: torch.Tensor | None = None,
+    pre_act: Act = IDENTITY,
+    residual: torch.Tensor | None = None,
+    post: Act = IDENTITY,
+    precision: str = "ieee",
+    tile: tiles.Tile | None = None,
+) -> Launch:
+    """One launch that computes every output of 1x1 convolutions sharing the input `x`."""
+    stride_n, stride_h, stride_w, stride_c = strides4(x)
+    batch, in_height, in_width, channels = x.shape
+    height, width = (in_height - 1) // stride[0] + 1, (in_width - 1) // stride[1] + 1
+    if not 1 <= len(outs) <= MAX_SEGMENTS:
+        raise ValueError(f"{len(outs)} outputs, expected 1 to {MAX_SEGMENTS}")
+    if len(acts) != len(outs):
+        raise ValueError(f"{len(acts)} activations for {len(outs)} outputs")
+    sizes = [out.shape[-1] for out in outs]
+    for i, out in enumerate(outs):
+        check_shape(out, (batch, height, width, sizes[i]), f"outs[{i}]")
+        if out.dtype != outs[0].dtype:
+            raise ValueError(f"outs[{i}] is {out.dtype}, outs[0] {outs[0].dtype}: one launch stores one type")
+    check_contiguous(weight, (channels, sum(sizes)), "weight")
+    check_vector(bias, sum(sizes), "bias")
+    check_vector(pre_scale, channels, "pre_scale")
+    check_vector(pre_shift, channels, "pre_shift")
+    if residual is not None:
+        if len(outs) > 1:
+            raise ValueError("a residual needs a single output")
+        check_shape(residual, tuple(outs[0].shape), "residual")
+    distinct = {act for act in acts if act}
+    if len(distinct) > 1:
+        raise ValueError(f"the activations of one launch must be equal or identity, got {sorted(map(str, distinct))}")
+    act = distinct.pop() if distinct else IDENTITY
+
+    rows = batch * height * width
+    chosen = tile or tiles.gemm(rows, sizes, channels, weight.element_size(), target_of(x))
+    block_n = chosen.block_n
+    grid = (tiles.cdiv(rows, chosen.block_m) * sum(tiles.cdiv(size, block_n) for size in sizes),)
+    # Absent segments repeat the first output with no columns: no tile ever selects them.
+    absent = MAX_SEGMENTS - len(outs)
+    pointers = [*outs, *[outs[0]] * absent]
+    row_strides = [*(row_stride(out, f"outs[{i}]") for i, out in enumerate(outs)), *[0] * absent]
+    sizes += [0] * absent
+    return Launch(
+        "pointwise",
+        _pointwise,
+        grid,
+        {
+            "x": x,
+            "weight": weight,
+            "bias": bias,
+            "pre_scale": pre_scale,
+            "pre_shift": pre_shift,
+            "residual": residual,
+            **{f"out{i}": pointer for i, pointer in enumerate(pointers)},
+            "rows": rows,
+            "width": width,
+            "pixels": height * width,
+            "channels": channels,
+            "columns": weight.shape[1],
+            "stride_n": stride_n,
+            "stride_h": stride_h * stride[0],
+            "stride_w": stride_w * stride[1],
+            "stride_c": stride_c,
+            **{f"columns{i}": size for i, size in enumerate(sizes)},
+            **{f"row{i}": row for i, row in enumerate(row_strides)},
+            "residual_row": 0 if residual is None else row_stride(residual, "residual"),
+            "pre_a": pre_act.a,
+            "pre_b": pre_act.b,
+            "act_a": act.a,
+            "act_b": act.b,
+            "post_a": post.a,
+            "post_b": post.b,
+        },
+        {
+            "PRE": activation(pre_act),
+            "ACT": activation(act),
+            "POST": activation(post),
+            "HAS_PRE": pre_scale is not None or pre_shift is not None or bool(pre_act),
+            "SEGMENTS": len(outs),
+            "ACT_BITS": sum(1 << i for i, segment_act in enumerate(acts) if segment_act or not act),
+            "FLAT": stride == (1, 1) and flat_pixels(x),
+            "PRECISION": precision,
+            "BLOCK_M": chosen.block_m,
+            "BLOCK_N": block_n,
+            "BLOCK_K": chosen.block_k,
+            "GROUP_M": 8,
+        },
+        chosen.num_warps,
+        chosen.num_stages,
+    )
+
+
+def pack(weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    """ONNX weights [C_i, K, 1, 1] of sibling convolutions as one matrix [K, sum C_i]."""
+    return torch.cat([weight.flatten(1) for weight in weights]).t().contiguous()
+
+
+def reference(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    outs: Sequence[torch.Tensor],
+    *,
+    stride: tuple[int, int] = (1, 1),
+    acts: Sequence[Act] = (IDENTITY,),
+    pre_scale: torch.Tensor | None = None,
+    pre_shift: torch.Tensor | None = None,
+    pre_act: Act = IDENTITY,
+    residual: torch.Tensor | None = None,
+    post: Act = IDENTITY,
+    precision: str = "ieee",
+) -> list[torch.Tensor]:
+    """The same in float64; of `outs` only the channel counts are read."""
+    x = reference_prologue(x[:, :: stride[0], :: stride[1]], pre_scale, pre_shift, pre_act)
+    sizes = [out.shape[-1] for out in outs]
+    products = (x @ weight.double()).split(sizes, dim=-1)
+    biases = [None] * len(sizes) if bias is None else bias.split(sizes)
+    return [
+        reference_epilogue(y, part, act, residual, post)
+        for y, part, act in zip(products, biases, acts, strict=True)
+    ]
