@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
-"""Addressing that the bandwidth-bound kernels share: vector alignment and the order in which pixels are visited.
+"""Addressing that kernels share: vector alignment and the order in which pixels are visited.
 
 A 16-byte load needs a proof that its address and mask come in groups of 8 (fp16) or 4 (fp32) channels. Triton takes
 it from integer arguments that 16 divides, so Xception's 728 channels (8 divides, 16 does not) would fall back to
-scalar loads. `alignment` finds the divisor at launch and `aligned` states it inside the kernel.
+scalar loads and no prefetch. `alignment` finds the divisor at launch and `aligned` states it inside the kernel.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def strip_position(index, height, width, STRIP: tl.constexpr):  # noqa: N803
     return strip // strips, strip % strips * STRIP + index % STRIP, column % width
 
 
-def alignment(channels: int, *strides: int) -> int:
-    """The largest power of two up to 16 that divides the channel count and every stride between pixels."""
-    return math.gcd(16, channels, *strides)
+def alignment(*sizes: int) -> int:
+    """The largest power of two, up to 16, that divides every channel count and every stride between pixels."""
+    return math.gcd(16, *sizes)
 
 
 def strip_rows(height: int, kernel: int, stride: int, block_m: int, target: str) -> int:

@@ -28,7 +28,18 @@ def prologue(x, scale, shift, channels, mask, a, b, ACT: tl.constexpr):  # noqa:
 
 @triton.jit
 def store_rows(
-    acc, out, residual, rows, columns, row_mask, column_mask, out_row, residual_row, post_a, post_b, POST: tl.constexpr  # noqa: N803
+    acc,
+    out,
+    residual,
+    rows,
+    columns,
+    row_mask,
+    column_mask,
+    out_row,
+    residual_row,
+    post_a,
+    post_b,
+    POST: tl.constexpr,  # noqa: N803
 ):
     """Stores post(acc + residual) at pixel rows [BLOCK_M] (int64) and channels [BLOCK_N] of dense-pixel tensors."""
     mask = row_mask[:, None] & column_mask[None, :]
@@ -38,7 +49,9 @@ def store_rows(
     tl.store(out + rows[:, None] * out_row + columns[None, :], acc.to(out.dtype.element_ty), mask)
 
 
-def reference_prologue(x: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None, act: Act) -> torch.Tensor:
+def reference_prologue(
+    x: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None, act: Act
+) -> torch.Tensor:
     x = x.double()
     if scale is not None:
         x = x * scale.double()

@@ -23,9 +23,17 @@ import triton.language as tl
 
 from optgraph.kernels import tiles
 from optgraph.kernels.activations import activation
+from optgraph.kernels.addressing import aligned, alignment
 from optgraph.kernels.epilogue import prologue, reference_epilogue, reference_prologue, store_rows
 from optgraph.kernels.launch import Launch, target_of
-from optgraph.kernels.layout import check_contiguous, check_shape, check_vector, flat_pixels, row_stride, strides4
+from optgraph.kernels.layout import (
+    check_contiguous,
+    check_shape,
+    check_vector,
+    flat_pixels,
+    row_stride,
+    strides4,
+)
 from optgraph.ops import IDENTITY, Act
 
 MAX_SEGMENTS = 4
@@ -41,13 +49,21 @@ def _pointwise(
     pre_a, pre_b, act_a, act_b, post_a, post_b,
     PRE: tl.constexpr, ACT: tl.constexpr, POST: tl.constexpr, HAS_PRE: tl.constexpr,  # noqa: N803
     SEGMENTS: tl.constexpr, ACT_BITS: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,  # noqa: N803
+    ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,  # noqa: N803
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,  # noqa: N803
 ):
+    channels, columns = aligned(channels, ALIGN_K), aligned(columns, ALIGN_N)
+    stride_n, stride_h, stride_w = aligned(stride_n, ALIGN_K), aligned(stride_h, ALIGN_K), aligned(stride_w, ALIGN_K)
+    columns0, row0 = aligned(columns0, ALIGN_N), aligned(row0, ALIGN_N)
+    columns1, row1 = aligned(columns1, ALIGN_N), aligned(row1, ALIGN_N)
+    columns2, row2 = aligned(columns2, ALIGN_N), aligned(row2, ALIGN_N)
+    columns3, row3 = aligned(columns3, ALIGN_N), aligned(row3, ALIGN_N)
+    residual_row = aligned(residual_row, ALIGN_N)
     # Column tiles are counted per segment, so that none straddles two outputs.
-    tiles0 = tl.cdiv(columns0, BLOCK_N)
-    tiles1 = tl.cdiv(columns1, BLOCK_N)
-    tiles2 = tl.cdiv(columns2, BLOCK_N)
-    tiles_n = tiles0 + tiles1 + tiles2 + tl.cdiv(columns3, BLOCK_N)
+    end0 = tl.cdiv(columns0, BLOCK_N)
+    end1 = end0 + tl.cdiv(columns1, BLOCK_N)
+    end2 = end1 + tl.cdiv(columns2, BLOCK_N)
+    tiles_n = end2 + tl.cdiv(columns3, BLOCK_N)
     # GROUP_M row tiles walk the columns together: both operands stay in L2.
     tiles_m = tl.cdiv(rows, BLOCK_M)
     pid = tl.program_id(0)
@@ -57,22 +73,16 @@ def _pointwise(
     pid_m = first_m + within % group
     pid_n = within // group
 
-    out, size, row, start, segment = out0, columns0, row0, 0, 0
-    if SEGMENTS > 1:
-        if pid_n >= tiles0:
-            pid_n -= tiles0
-            out, size, row, start, segment = out1, columns1, row1, columns0, 1
-            if SEGMENTS > 2:
-                if pid_n >= tiles1:
-                    pid_n -= tiles1
-                    out, size, row, start, segment = out2, columns2, row2, columns0 + columns1, 2
-                    if SEGMENTS > 3:
-                        if pid_n >= tiles2:
-                            pid_n -= tiles2
-                            out, size, row, start, segment = out3, columns3, row3, columns0 + columns1 + columns2, 3
+    out, size, row, start, first_n, segment = out0, columns0, row0, 0, 0, 0
+    if SEGMENTS > 1 and pid_n >= end0:
+        out, size, row, start, first_n, segment = out1, columns1, row1, columns0, end0, 1
+    if SEGMENTS > 2 and pid_n >= end1:
+        out, size, row, start, first_n, segment = out2, columns2, row2, columns0 + columns1, end1, 2
+    if SEGMENTS > 3 and pid_n >= end2:
+        out, size, row, start, first_n, segment = out3, columns3, row3, columns0 + columns1 + columns2, end2, 3
 
     m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
-    n = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N], within the segment
+    n = (pid_n - first_n) * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N], within the segment
     k = tl.arange(0, BLOCK_K)
     m_mask = m < rows
     n_mask = n < size
@@ -97,11 +107,8 @@ def _pointwise(
 
     if bias is not None:
         acc += tl.load(bias + start + n, n_mask, other=0.0)[None, :]
-    if ACT_BITS == (1 << SEGMENTS) - 1:
+    if ACT_BITS == (1 << SEGMENTS) - 1 or (ACT_BITS >> segment) & 1:
         acc = ACT(acc, act_a, act_b)
-    else:
-        if (ACT_BITS >> segment) & 1:
-            acc = ACT(acc, act_a, act_b)
     store_rows(acc, out, residual, m.to(tl.int64), n, m_mask, n_mask, row, residual_row, post_a, post_b, POST)
 # fmt: on
 
@@ -157,6 +164,7 @@ def pointwise(
     pointers = [*outs, *[outs[0]] * absent]
     row_strides = [*(row_stride(out, f"outs[{i}]") for i, out in enumerate(outs)), *[0] * absent]
     sizes += [0] * absent
+    residual_row = 0 if residual is None else row_stride(residual, "residual")
     return Launch(
         "pointwise",
         _pointwise,
@@ -180,7 +188,7 @@ def pointwise(
             "stride_c": stride_c,
             **{f"columns{i}": size for i, size in enumerate(sizes)},
             **{f"row{i}": row for i, row in enumerate(row_strides)},
-            "residual_row": 0 if residual is None else row_stride(residual, "residual"),
+            "residual_row": residual_row,
             "pre_a": pre_act.a,
             "pre_b": pre_act.b,
             "act_a": act.a,
@@ -197,6 +205,8 @@ def pointwise(
             "ACT_BITS": sum(1 << i for i, segment_act in enumerate(acts) if segment_act or not act),
             "FLAT": stride == (1, 1) and flat_pixels(x),
             "PRECISION": precision,
+            "ALIGN_K": alignment(channels, stride_n, stride_h, stride_w) if stride_c == 1 else 1,
+            "ALIGN_N": alignment(*sizes, *row_strides, residual_row),
             "BLOCK_M": chosen.block_m,
             "BLOCK_N": block_n,
             "BLOCK_K": chosen.block_k,
@@ -233,6 +243,5 @@ def reference(
     products = (x @ weight.double()).split(sizes, dim=-1)
     biases = [None] * len(sizes) if bias is None else bias.split(sizes)
     return [
-        reference_epilogue(y, part, act, residual, post)
-        for y, part, act in zip(products, biases, acts, strict=True)
+        reference_epilogue(y, part, act, residual, post) for y, part, act in zip(products, biases, acts, strict=True)
     ]

@@ -41,7 +41,7 @@ _DEVICES = {
 }
 
 # Few shapes, so that a network needs few compiled variants. wgmma (sm_90) wants 64 rows per four warps.
-_GEMM_16BIT = (
+_GEMM_16BIT: tuple[Tile, ...] = (
     Tile(128, 256, 64, 8, 3),
     Tile(128, 128, 64, 8, 3),
     Tile(64, 256, 64, 8, 3),
@@ -53,7 +53,7 @@ _GEMM_16BIT = (
     Tile(32, 32, 64, 4, 4),
     Tile(16, 64, 64, 4, 4),
 )
-_GEMM_32BIT = (
+_GEMM_32BIT: tuple[Tile, ...] = (
     Tile(128, 64, 32, 8, 3),
     Tile(64, 128, 32, 8, 3),
     Tile(64, 64, 32, 4, 3),
@@ -62,7 +62,7 @@ _GEMM_32BIT = (
     Tile(32, 32, 32, 4, 3),
     Tile(16, 64, 32, 4, 3),
 )
-_SEPARABLE_16BIT = (
+_SEPARABLE_16BIT: tuple[Tile, ...] = (
     Tile(64, 256, 64, 8, 1),
     Tile(64, 128, 64, 4, 1),
     Tile(64, 64, 64, 4, 1),
@@ -70,7 +70,7 @@ _SEPARABLE_16BIT = (
     Tile(32, 64, 64, 4, 1),
     Tile(16, 64, 64, 4, 1),
 )
-_SEPARABLE_32BIT = (
+_SEPARABLE_32BIT: tuple[Tile, ...] = (
     Tile(64, 64, 32, 4, 1),
     Tile(32, 128, 32, 4, 1),
     Tile(32, 64, 32, 4, 1),
@@ -86,17 +86,17 @@ def ceil_pow2(x: int) -> int:
     return 1 << max(0, x - 1).bit_length()
 
 
-def gemm(m: int, n: int | Sequence[int], k: int, itemsize: int, target: str) -> Tile:
+def gemm(m: int, n: int | Sequence[int], k: int, itemsize: int, target: str, taps: int = 1) -> Tile:
     """Tile of an [m, k] x [k, n] GEMM; `n` may be the widths of several segments that no tile straddles.
 
-    `m` counts output pixels and `k` channels times taps, for an implicit GEMM.
+    An implicit GEMM counts output pixels as `m`; its depth is `taps` runs of `k` channels, each padded to block_k.
     """
-    return _choose(m, (n,) if isinstance(n, int) else tuple(n), k, itemsize, target, 1)
+    return _choose(m, (n,) if isinstance(n, int) else tuple(n), k, taps, 0, itemsize, target)
 
 
 def separable(m: int, n: int, c: int, itemsize: int, target: str, taps: int = 9) -> Tile:
     """Tile of a depthwise convolution feeding a GEMM [m, c] x [c, n]: every n-block repeats the depthwise."""
-    return _choose(m, (n,), c, itemsize, target, taps)
+    return _choose(m, (n,), c, 1, taps, itemsize, target)
 
 
 def rows(m: int, c: int, itemsize: int, target: str) -> tuple[int, int]:
@@ -111,17 +111,20 @@ def rows(m: int, c: int, itemsize: int, target: str) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=4096)
-def _choose(m: int, n: tuple[int, ...], k: int, itemsize: int, target: str, taps: int) -> Tile:
+def _choose(m: int, n: tuple[int, ...], k: int, runs: int, depthwise: int, itemsize: int, target: str) -> Tile:
+    """`runs` is the taps of a convolution, `depthwise` those of a depthwise one before the GEMM, or 0."""
     if target == "interpret":
-        return min(_interpreter_tiles(m, max(n), k), key=lambda tile: _interpreter_cost(tile, m, n, k, taps))
+        return min(
+            _interpreter_tiles(m, max(n), k), key=lambda tile: _interpreter_cost(tile, m, n, k, runs, depthwise)
+        )
     device = _DEVICES.get(target, _DEVICES["sm_80" if target < "sm_90" else "sm_90"])
-    if taps > 1:
+    if depthwise:
         candidates = _SEPARABLE_16BIT if itemsize == 2 else _SEPARABLE_32BIT
     else:
         candidates = _GEMM_16BIT if itemsize == 2 else _GEMM_32BIT
     fitting = [replace(tile, block_k=max(16, min(tile.block_k, ceil_pow2(k)))) for tile in candidates]
     fitting = [tile for tile in fitting if _shared_bytes(tile, itemsize) <= device.shared]
-    return min(fitting, key=lambda tile: _gpu_cost(tile, m, n, k, itemsize, taps, device))
+    return min(fitting, key=lambda tile: _gpu_cost(tile, m, n, k, runs, depthwise, itemsize, device))
 
 
 def _padding_blocks(size: int, low: int, high: int) -> list[int]:
@@ -140,12 +143,13 @@ def _interpreter_tiles(m: int, n: int, k: int) -> Iterator[Tile]:
                     yield Tile(block_m, block_n, block_k)
 
 
-def _interpreter_cost(tile: Tile, m: int, n: Sequence[int], k: int, taps: int) -> float:
+def _interpreter_cost(tile: Tile, m: int, n: Sequence[int], k: int, runs: int, depthwise: int) -> float:
     """Estimated nanoseconds."""
     blocks = cdiv(m, tile.block_m) * sum(cdiv(size, tile.block_n) for size in n)
     a, b, c = tile.block_m * tile.block_k, tile.block_k * tile.block_n, tile.block_m * tile.block_n
-    step = 10.0 * (a * taps + b) + 0.01 * a * tile.block_n + 0.5 * c + 2e5 * taps
-    return blocks * (cdiv(k, tile.block_k) * step + 11.0 * c + 5e5)
+    reads = max(1, depthwise)
+    step = 10.0 * (a * reads + b) + 0.01 * a * tile.block_n + 0.5 * c + 2e5 * reads
+    return blocks * (runs * cdiv(k, tile.block_k) * step + 11.0 * c + 5e5)
 
 
 def _shared_bytes(tile: Tile, itemsize: int) -> int:
@@ -153,7 +157,7 @@ def _shared_bytes(tile: Tile, itemsize: int) -> int:
 
 
 def _gpu_cost(
-    tile: Tile, m: int, n: Sequence[int], k: int, itemsize: int, taps: int, device: _Device
+    tile: Tile, m: int, n: Sequence[int], k: int, runs: int, depthwise: int, itemsize: int, device: _Device
 ) -> tuple[float, int]:
     """Estimated clocks: waves of blocks over the SMs, each bound by its multiply-adds or by what it reads through L2.
 
@@ -161,9 +165,10 @@ def _gpu_cost(
     drain a block); only their order of magnitude matters. Ties go to the bigger block.
     """
     blocks = cdiv(m, tile.block_m) * sum(cdiv(size, tile.block_n) for size in n)
-    depth = cdiv(k, tile.block_k) * tile.block_k
-    fma = device.fma * 2 // itemsize if itemsize == 2 else 128
-    compute = tile.block_m * tile.block_n * depth / fma + tile.block_m * depth * taps / 128 * (taps > 1)
-    loads = (tile.block_m * (2 if taps > 1 else 1) + tile.block_n) * depth * itemsize / 32
+    depth = runs * cdiv(k, tile.block_k) * tile.block_k
+    fma = device.fma if itemsize == 2 else 128
+    compute = tile.block_m * depth * (tile.block_n / fma + depthwise / 128)
+    # Of a depthwise window's taps most hit L1: counted as two reads of x.
+    loads = (tile.block_m * (2 if depthwise else 1) + tile.block_n) * depth * itemsize / 32
     store = tile.block_m * tile.block_n * itemsize / 32
     return cdiv(blocks, device.sms) * (max(compute, loads) + store + 1500.0), -tile.block_m * tile.block_n

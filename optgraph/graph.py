@@ -46,6 +46,8 @@ class Graph:
     outputs:    public output name -> value; the public name stays when a rewrite changes the value.
     values:     name -> Value (shape, dtype) of every input, constant and produced value.
     constants:  name -> read-only array.
+    opset, domains, source_nodes: of the ONNX model this came from: its opset, the versions of all its domains, and
+                how many nodes it had.
     """
 
     def __init__(self, name: str = "graph") -> None:
@@ -55,6 +57,9 @@ class Graph:
         self.outputs: dict[str, str] = {}
         self.values: dict[str, Value] = {}
         self.constants: dict[str, np.ndarray] = {}
+        self.opset = 17
+        self.domains: dict[str, int] = {}
+        self.source_nodes = 0
         self._producer: dict[str, tuple[str, int]] = {}
         self._uses: dict[str, dict[tuple[str, int], None]] = {}
         self._order: list[Node] | None = None
@@ -273,6 +278,9 @@ class Graph:
         other.outputs = dict(self.outputs)
         other.values = dict(self.values)
         other.constants = dict(self.constants)
+        other.opset = self.opset
+        other.domains = dict(self.domains)
+        other.source_nodes = self.source_nodes
         other._serial = self._serial
         for node in self.nodes():
             other._insert(node)

@@ -1,0 +1,38 @@
+# make test | demo | clean. The first run makes .venv; Python 3.11 or newer, git and make are all it needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+TORCH_CPU := https://download.pytorch.org/whl/cpu
+
+# PyPI's torch brings gigabytes of CUDA libraries. Without a GPU the CPU build is tried first, on its own, so that a
+# machine that cannot reach its index loses a second and goes on with whatever torch pip finds.
+HAS_GPU := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
+
+.PHONY: test demo clean
+
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q
+
+demo: $(INSTALLED)
+	$(BIN)/python examples/demo.py
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "optgraph needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ": run make PYTHON=/path/to/python3.12")'
+	$(PYTHON) -m venv --clear $(VENV)
+ifneq ($(HAS_GPU),yes)
+	$(BIN)/pip install --quiet --no-deps --retries 1 --timeout 10 --index-url $(TORCH_CPU) -c constraints.txt torch \
+		|| echo "No CPU build of torch to be had: taking the one with CUDA"
+endif
+	$(BIN)/pip install --quiet -c constraints.txt setuptools
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
