@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 
 from optgraph.ops import Act
+from optgraph.torch_ops import apply_act as apply
+
+__all__ = ["activation", "apply"]
 
 
 @triton.jit
@@ -79,28 +80,3 @@ _FUNCTIONS = {
 def activation(act: Act) -> Any:
     """The jit function `f(x, a, b)` that computes `act` on a block of float32."""
     return _FUNCTIONS[act.kind]
-
-
-def apply(x: torch.Tensor, act: Act) -> torch.Tensor:
-    """Torch reference of `act`, elementwise, in the dtype of `x`."""
-    match act.kind:
-        case "identity":
-            return x
-        case "relu":
-            return F.relu(x)
-        case "clip":
-            return x.clamp(act.a, act.b)
-        case "leaky_relu":
-            return F.leaky_relu(x, act.a)
-        case "sigmoid":
-            return x.sigmoid()
-        case "silu":
-            return F.silu(x)
-        case "tanh":
-            return x.tanh()
-        case "hard_sigmoid":
-            return (act.a * x + act.b).clamp(0, 1)
-        case "hard_swish":
-            return x * (x / 6 + 0.5).clamp(0, 1)
-        case _:
-            raise ValueError(f"unknown activation {act.kind!r}")

@@ -13,7 +13,7 @@ import math
 import triton
 import triton.language as tl
 
-from optgraph.kernels.tiles import cdiv
+from optgraph.kernels.tiles import Tile, cdiv, ceil_pow2, rows
 
 
 @triton.jit
@@ -46,6 +46,18 @@ def strip_position(index, height, width, STRIP: tl.constexpr):  # noqa: N803
 def alignment(*sizes: int) -> int:
     """The largest power of two, up to 16, that divides every channel count and every stride between pixels."""
     return math.gcd(16, *sizes)
+
+
+def row_tile(pixels: int, channels: int, itemsize: int, target: str) -> Tile:
+    """The tile of a bandwidth-bound kernel over [pixels, channels]."""
+    if target != "interpret":
+        return Tile(*rows(pixels, channels, itemsize, target))
+    # In the interpreter a program costs about as much as 2^15 elements.
+    blocks = [
+        (2**i, 2**j) for i in range(ceil_pow2(pixels).bit_length()) for j in range(ceil_pow2(channels).bit_length())
+    ]
+    fitting = ((m, n) for m, n in blocks if m * n <= 2**18)
+    return Tile(*min(fitting, key=lambda b: cdiv(pixels, b[0]) * cdiv(channels, b[1]) * (b[0] * b[1] + 2**15)))
 
 
 def strip_rows(height: int, kernel: int, stride: int, block_m: int, target: str) -> int:

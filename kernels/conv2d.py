@@ -23,7 +23,7 @@ import triton.language as tl
 
 from optgraph.kernels import tiles
 from optgraph.kernels.activations import activation
-from optgraph.kernels.addressing import aligned, alignment
+from optgraph.kernels.addressing import alignment
 from optgraph.kernels.epilogue import prologue, reference_epilogue, reference_prologue, store_rows
 from optgraph.kernels.launch import Launch, target_of
 from optgraph.kernels.layout import check_contiguous, check_shape, check_vector, output_size, row_stride, strides4
@@ -45,9 +45,12 @@ def _conv2d(
     ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,  # noqa: N803
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,  # noqa: N803
 ):
-    channels, columns = aligned(channels, ALIGN_K), aligned(columns, ALIGN_N)
-    out_row, residual_row = aligned(out_row, ALIGN_N), aligned(residual_row, ALIGN_N)
-    stride_n, stride_h, stride_w = aligned(stride_n, ALIGN_K), aligned(stride_h, ALIGN_K), aligned(stride_w, ALIGN_K)
+    # Shows the compiler the divisibility of sizes that 16 does not divide (see addressing).
+    channels, columns = channels // ALIGN_K * ALIGN_K, columns // ALIGN_N * ALIGN_N
+    out_row, residual_row = out_row // ALIGN_N * ALIGN_N, residual_row // ALIGN_N * ALIGN_N
+    stride_n, stride_h = stride_n // ALIGN_K * ALIGN_K, stride_h // ALIGN_K * ALIGN_K
+    stride_w = stride_w // ALIGN_K * ALIGN_K
+    tap_h, tap_w = dilation_h * stride_h, dilation_w * stride_w  # from one tap to the next
     # GROUP_M row tiles walk the columns together: both operands stay in L2.
     tiles_n = tl.cdiv(columns, BLOCK_N)
     pid = tl.program_id(0)
@@ -92,19 +95,25 @@ def _conv2d(
                 a = tl.where(inside, a, 0.0)
             acc = tl.dot(a.to(b.dtype), b, acc, input_precision=PRECISION)
     else:
+        # Taps r_first <= r < r_end and s_first <= s < s_end of a row are inside x.
+        r_first = tl.cdiv(tl.maximum(-top, 0), dilation_h)
+        r_end = tl.where(m_mask, tl.cdiv(tl.maximum(in_height - top, 0), dilation_h), 0)
+        s_first = tl.cdiv(tl.maximum(-left, 0), dilation_w)
+        s_end = tl.cdiv(tl.maximum(in_width - left, 0), dilation_w)
+        x_block = x_rows + (k * stride_c)[None, :]  # [BLOCK_M, BLOCK_K]
+        weight_block = weight + (k[:, None] * columns + n[None, :])  # [BLOCK_K, BLOCK_N]
         # One loop over (tap, channel block): the software pipeline never drains between taps.
         blocks = tl.cdiv(channels, BLOCK_K)
         for step in range(0, KH * KW * blocks):
             tap = step // blocks
             base = (step - tap * blocks) * BLOCK_K
-            h = tap // KW * dilation_h
-            w = tap % KW * dilation_w
+            r = tap // KW
+            s = tap % KW
             k_mask = k < channels - base
-            inside = (top >= -h) & (top < in_height - h) & (left >= -w) & (left < in_width - w) & m_mask  # [BLOCK_M]
-            a_mask = inside[:, None] & k_mask[None, :]  # [BLOCK_M, BLOCK_K]
-            a = tl.load(x_rows + (h * stride_h + w * stride_w + (base + k) * stride_c)[None, :], a_mask, other=0.0)
-            b_rows = (tap * channels + base + k)[:, None] * columns
-            b = tl.load(weight + b_rows + n[None, :], k_mask[:, None] & n_mask[None, :], other=0.0)
+            inside = (r_first <= r) & (r < r_end) & (s_first <= s) & (s < s_end)  # [BLOCK_M]
+            a_mask = inside[:, None] & k_mask[None, :]
+            a = tl.load(x_block + (r * tap_h + s * tap_w + base * stride_c), a_mask, other=0.0)
+            b = tl.load(weight_block + (tap * channels + base) * columns, k_mask[:, None] & n_mask[None, :], other=0.0)
             if HAS_PRE:
                 a = prologue(a, pre_scale, pre_shift, first_channel + base + k, k_mask, pre_a, pre_b, PRE)
                 a = tl.where(a_mask, a, 0.0)

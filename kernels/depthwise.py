@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.activations import activation, apply
-from optgraph.kernels.addressing import aligned, alignment, strip_position, strip_rows, unrolled
+from optgraph.kernels.addressing import aligned, alignment, row_tile, strip_position, strip_rows, unrolled
 from optgraph.kernels.epilogue import prologue, reference_epilogue, reference_prologue, store_rows
 from optgraph.kernels.launch import Launch, target_of
 from optgraph.kernels.layout import (
@@ -30,7 +30,7 @@ from optgraph.kernels.layout import (
     row_stride,
     strides4,
 )
-from optgraph.kernels.tiles import Tile, cdiv, rows
+from optgraph.kernels.tiles import Tile, cdiv
 from optgraph.ops import IDENTITY, Act
 
 
@@ -122,8 +122,7 @@ def depthwise(
         residual_row = row_stride(residual, "residual")
 
     target = target_of(x)
-    block_m, block_n = rows(batch * out_height * out_width, channels, x.element_size(), target)
-    tile = tile or Tile(block_m, block_n)
+    tile = tile or row_tile(batch * out_height * out_width, channels, x.element_size(), target)
     strip = strip_rows(out_height, kh, stride[0], tile.block_m, target)
     positions = batch * cdiv(out_height, strip) * strip * out_width
     return Launch(

@@ -15,11 +15,11 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.activations import activation, apply
-from optgraph.kernels.addressing import aligned, alignment, pixel_offset
+from optgraph.kernels.addressing import aligned, alignment, pixel_offset, row_tile
 from optgraph.kernels.epilogue import prologue, reference_prologue
 from optgraph.kernels.launch import Launch, target_of
 from optgraph.kernels.layout import check_shape, check_vector, row_stride, strides4
-from optgraph.kernels.tiles import Tile, cdiv, rows
+from optgraph.kernels.tiles import Tile, cdiv
 from optgraph.ops import IDENTITY, Act
 
 
@@ -83,8 +83,7 @@ def elementwise(
             check_shape(other, (batch, height, width, channels), "other")
 
     pixels = batch * height * width
-    block_m, block_n = rows(pixels, channels, x.element_size(), target_of(x))
-    tile = tile or Tile(block_m, block_n)
+    tile = tile or row_tile(pixels, channels, x.element_size(), target_of(x))
     return Launch(
         "elementwise",
         _elementwise,

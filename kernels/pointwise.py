@@ -23,7 +23,7 @@ import triton.language as tl
 
 from optgraph.kernels import tiles
 from optgraph.kernels.activations import activation
-from optgraph.kernels.addressing import aligned, alignment
+from optgraph.kernels.addressing import alignment
 from optgraph.kernels.epilogue import prologue, reference_epilogue, reference_prologue, store_rows
 from optgraph.kernels.launch import Launch, target_of
 from optgraph.kernels.layout import (
@@ -52,13 +52,15 @@ def _pointwise(
     ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,  # noqa: N803
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,  # noqa: N803
 ):
-    channels, columns = aligned(channels, ALIGN_K), aligned(columns, ALIGN_N)
-    stride_n, stride_h, stride_w = aligned(stride_n, ALIGN_K), aligned(stride_h, ALIGN_K), aligned(stride_w, ALIGN_K)
-    columns0, row0 = aligned(columns0, ALIGN_N), aligned(row0, ALIGN_N)
-    columns1, row1 = aligned(columns1, ALIGN_N), aligned(row1, ALIGN_N)
-    columns2, row2 = aligned(columns2, ALIGN_N), aligned(row2, ALIGN_N)
-    columns3, row3 = aligned(columns3, ALIGN_N), aligned(row3, ALIGN_N)
-    residual_row = aligned(residual_row, ALIGN_N)
+    # Shows the compiler the divisibility of sizes that 16 does not divide (see addressing).
+    channels = channels // ALIGN_K * ALIGN_K
+    stride_n, stride_h = stride_n // ALIGN_K * ALIGN_K, stride_h // ALIGN_K * ALIGN_K
+    stride_w = stride_w // ALIGN_K * ALIGN_K
+    columns, residual_row = columns // ALIGN_N * ALIGN_N, residual_row // ALIGN_N * ALIGN_N
+    columns0, row0 = columns0 // ALIGN_N * ALIGN_N, row0 // ALIGN_N * ALIGN_N
+    columns1, row1 = columns1 // ALIGN_N * ALIGN_N, row1 // ALIGN_N * ALIGN_N
+    columns2, row2 = columns2 // ALIGN_N * ALIGN_N, row2 // ALIGN_N * ALIGN_N
+    columns3, row3 = columns3 // ALIGN_N * ALIGN_N, row3 // ALIGN_N * ALIGN_N
     # Column tiles are counted per segment, so that none straddles two outputs.
     end0 = tl.cdiv(columns0, BLOCK_N)
     end1 = end0 + tl.cdiv(columns1, BLOCK_N)
@@ -217,7 +219,7 @@ def pointwise(
     )
 
 
-def pack(weights: Sequence[torch.Tensor]) -> torch.Tensor:
+def pack(*weights: torch.Tensor) -> torch.Tensor:
     """ONNX weights [C_i, K, 1, 1] of sibling convolutions as one matrix [K, sum C_i]."""
     return torch.cat([weight.flatten(1) for weight in weights]).t().contiguous()
 

@@ -21,11 +21,11 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.activations import activation, apply
-from optgraph.kernels.addressing import aligned, alignment, pixel_offset, strip_position, strip_rows, unrolled
+from optgraph.kernels.addressing import aligned, alignment, pixel_offset, row_tile, strip_position, strip_rows, unrolled
 from optgraph.kernels.epilogue import reference_epilogue, store_rows
 from optgraph.kernels.launch import Launch, target_of
 from optgraph.kernels.layout import check_shape, check_vector, output_size, row_stride, strides4
-from optgraph.kernels.tiles import Tile, cdiv, ceil_pow2, rows
+from optgraph.kernels.tiles import Tile, cdiv, ceil_pow2
 from optgraph.ops import IDENTITY, Act
 
 _KINDS = ("average", "max")
@@ -153,8 +153,7 @@ def pool(
         residual_row = row_stride(residual, "residual")
 
     target = target_of(x)
-    block_m, block_n = rows(batch * out_height * out_width, channels, x.element_size(), target)
-    tile = tile or Tile(block_m, block_n)
+    tile = tile or row_tile(batch * out_height * out_width, channels, x.element_size(), target)
     strip = strip_rows(out_height, kernel[0], stride[0], tile.block_m, target)
     positions = batch * cdiv(out_height, strip) * strip * out_width
     neutral = float("-inf") if kind == "max" else 0.0

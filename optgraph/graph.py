@@ -37,6 +37,13 @@ class Node:
         i = self.op.slots.index(slot)
         return self.inputs[i] if i < len(self.inputs) else ""
 
+    def inputs_with(self, **slots: str) -> tuple[str, ...]:
+        """The inputs with some slots set by name, absent ones spelled out as ''."""
+        inputs = [*self.inputs, *[""] * (len(self.op.slots) - len(self.inputs))]
+        for slot, value in slots.items():
+            inputs[self.op.slots.index(slot)] = value
+        return tuple(inputs)
+
 
 class Graph:
     """A mutable operator graph.
@@ -46,6 +53,7 @@ class Graph:
     outputs:    public output name -> value; the public name stays when a rewrite changes the value.
     values:     name -> Value (shape, dtype) of every input, constant and produced value.
     constants:  name -> read-only array.
+    sources:    value -> the ONNX value it equals, where there is one: what `verify` compares with.
     opset, domains, source_nodes: of the ONNX model this came from: its opset, the versions of all its domains, and
                 how many nodes it had.
     """
@@ -57,6 +65,7 @@ class Graph:
         self.outputs: dict[str, str] = {}
         self.values: dict[str, Value] = {}
         self.constants: dict[str, np.ndarray] = {}
+        self.sources: dict[str, str] = {}
         self.opset = 17
         self.domains: dict[str, int] = {}
         self.source_nodes = 0
@@ -196,10 +205,17 @@ class Graph:
     # ---- rewriting
 
     def update(
-        self, node: Node, op: Op | None = None, inputs: Sequence[str] | None = None, origin: Iterable[str] = ()
+        self,
+        node: Node,
+        op: Op | None = None,
+        inputs: Sequence[str] | None = None,
+        origin: Iterable[str] = (),
+        same_value: bool = False,
     ) -> Node:
         """Replaces a node's operator and/or inputs in place, its outputs staying; `origin` is added to its own.
 
+        same_value: the outputs hold the same numbers as before, so what they are called in the ONNX model still
+        applies; otherwise that is forgotten until a `rewire` says what they equal now.
         Raises GraphError if an output's shape would change.
         """
         changed = replace(
@@ -212,6 +228,9 @@ class Graph:
         for value, info in zip(changed.outputs, inferred, strict=True):
             if info != self.values[value]:
                 raise GraphError(f"'{node.name}' would change '{value}' from {self.values[value]} to {info}")
+        if not same_value:
+            for value in changed.outputs:
+                self.sources.pop(value, None)
         for slot, value in enumerate(node.inputs):
             self._unlink(node.name, slot, value)
         self.nx.nodes[node.name]["node"] = changed
@@ -221,7 +240,9 @@ class Graph:
         return changed
 
     def rewire(self, old: str, new: str) -> None:
-        """Every reader of `old`, graph outputs included, reads `new` instead."""
+        """Every reader of `old`, graph outputs included, reads `new`, which holds the same numbers, instead."""
+        if old in self.sources:
+            self.sources[new] = self.sources[old]
         for name, slot in list(self._uses.get(old, ())):
             node = self.node(name)
             self._unlink(name, slot, old)
@@ -241,6 +262,7 @@ class Graph:
         self.nx.remove_node(node.name)
         for value in node.outputs:
             del self.values[value], self._producer[value]
+            self.sources.pop(value, None)
             self._uses.pop(value, None)
         for value in set(node.inputs):
             if value in self.constants and not self._uses.get(value) and not self.is_output(value):
@@ -278,6 +300,7 @@ class Graph:
         other.outputs = dict(self.outputs)
         other.values = dict(self.values)
         other.constants = dict(self.constants)
+        other.sources = dict(self.sources)
         other.opset = self.opset
         other.domains = dict(self.domains)
         other.source_nodes = self.source_nodes

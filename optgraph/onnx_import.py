@@ -168,6 +168,7 @@ class Importer:
         for output in self.model.graph.output:
             self.graph.outputs[output.name] = self.value(output.name)
         self.graph.prune()
+        self.graph.sources = {v: v for node in self.graph.nodes() for v in node.outputs}
         return self.graph
 
     def _define(self, name: str) -> None:

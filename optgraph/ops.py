@@ -324,9 +324,14 @@ class MatMul(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Concat(Op):
-    """Concatenation of any number of inputs along `axis` (not negative)."""
+    """Concatenation of any number of inputs along `axis` (not negative).
+
+    in_place: one flag an input, true where its producer writes straight into the output's channels (`place_concat`);
+    the others are copied there. Empty: all are.
+    """
 
     axis: int
+    in_place: tuple[bool, ...] = ()
 
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
         first = _present(inputs, 0)

@@ -82,7 +82,6 @@ class Executor:
             for name in step.dead:
                 del values[name]
             yield node, outputs
-            del computed, outputs  # not held while the next node runs
 
     def _schedule(self, graph: Graph) -> tuple[_Step, ...]:
         read_later = {*self._outputs.values(), *self._constants}
@@ -92,7 +91,7 @@ class Executor:
             dead = tuple(name for name in touched if name not in read_later)
             read_later.update(dead)
             try:
-                call = function(self._settled(graph, node), {"": graph.opset, **graph.domains})
+                call = function(self._settled(graph, node), {**graph.domains, "": graph.opset})
             except ModelError as error:
                 raise ModelError(_located(node, error)) from error
             steps.append(_Step(node, call, dead))
@@ -109,7 +108,7 @@ class Executor:
     def _tensor(self, array: Array) -> Tensor:
         """On the device, floats in the run's dtype, and detached from autograd."""
         if isinstance(array, np.ndarray):
-            # numpy has bfloat16 only as an extension that torch cannot read. A copy, for torch wants to be able to write.
+            # A copy, for torch wants to be able to write; numpy's bfloat16 is an extension that torch cannot read.
             array = torch.from_numpy(np.array(array, np.float32 if str(array.dtype) == "bfloat16" else None, order="C"))
         return array.detach().to(self._device, self._dtype if array.is_floating_point() else None)
 

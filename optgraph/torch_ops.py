@@ -6,7 +6,8 @@ on tensors; `function` is the same for calling it often. No dtype is assumed: wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from optgraph.errors import ModelError
 from optgraph.ops import Act, Op
 
 Tensor = torch.Tensor
-Array = np.ndarray | Tensor
 Inputs = Sequence[Tensor | None]
 Outputs = tuple[Tensor, ...]
 
@@ -238,8 +238,17 @@ def _reduce(op: ops.Reduce, inputs: Inputs) -> Outputs:
     (x,) = _slots(op, inputs)
     if not op.axes:  # torch would reduce all
         return (x,)
-    function = {"mean": torch.mean, "max": torch.amax, "min": torch.amin, "sum": torch.sum}[op.mode]
-    return (function(x, op.axes, op.keepdims).to(x.dtype),)
+    match op.mode:
+        case "mean":
+            return (x.mean(op.axes, op.keepdims),)
+        case "sum":
+            return (x.sum(op.axes, op.keepdims, dtype=x.dtype),)
+        case "max":
+            return (x.amax(op.axes, op.keepdims),)
+        case "min":
+            return (x.amin(op.axes, op.keepdims),)
+        case _:
+            raise ModelError(f"unknown reduction '{op.mode}'")
 
 
 def _cast(op: ops.Cast, inputs: Inputs) -> Outputs:
@@ -281,8 +290,9 @@ _FUNCTIONS: dict[type[Op], Callable[[Any, Inputs], Outputs]] = {
 def function(op: Op, opsets: Mapping[str, int] | None = None) -> Callable[[Inputs], Outputs]:
     """The function of tensors that `op` is, to be called any number of times and from any thread.
 
-    opsets: ONNX domain -> version, which only an Opaque operator needs (opset 17 if None). An operator from outside the
-    vocabulary is its own `compute`. Raises ModelError for an Opaque operator that ONNX does not know.
+    opsets: ONNX domain -> version, '' being ONNX's own, which only an Opaque operator needs (opset 17 if None).
+    An operator from outside the vocabulary is its own `compute`.
+    Raises ModelError for an Opaque operator that ONNX does not know.
     """
     if isinstance(op, ops.Opaque):
         return _opaque(op, opsets or {"": 17})
@@ -304,14 +314,16 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def _opaque(op: ops.Opaque, opsets: Mapping[str, int]) -> Callable[[Inputs], Outputs]:
-    """ONNX's own implementation of one node, in numpy. Its values are named by slot: rewrites rename those around it."""
+    """ONNX's own implementation of one node, in numpy."""
     import onnx
     from onnx import helper
     from onnx.reference import ReferenceEvaluator
 
     node = onnx.NodeProto.FromString(op.proto)
+    node.domain = op.domain
+    # Named by slot, since rewrites rename the values around a node.
     inputs = [f"in{i}" if name else "" for i, name in enumerate(node.input)]
-    outputs = [f"out{i}" if name else "" for i, name in enumerate(node.output)]
+    outputs = [f"out{i}" for i in range(len(node.output))]
     del node.input[:], node.output[:]
     node.input.extend(inputs)
     node.output.extend(outputs)
@@ -319,9 +331,10 @@ def _opaque(op: ops.Opaque, opsets: Mapping[str, int]) -> Callable[[Inputs], Out
         [node],
         op.op_type,
         [helper.make_empty_tensor_value_info(name) for name in inputs if name],
-        [helper.make_empty_tensor_value_info(name) for name in outputs if name],
+        [helper.make_empty_tensor_value_info(name) for name in outputs],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(d, v) for d, v in opsets.items()])
+    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items() if domain != "ai.onnx"]
+    model = helper.make_model(graph, opset_imports=imports)
     try:
         evaluator = ReferenceEvaluator(model)
     except Exception as error:

@@ -14,7 +14,7 @@ SMALL = Tile(16, 16)
 SHAPES = [(1, 7, 9, 37), (3, 13, 5, 3), (3, 1, 1, 73), (2, 4, 1, 1), (1, 3, 3, 24)]
 
 
-@pytest.mark.parametrize("tile", [None, SMALL, Tile(1, 128)])
+@pytest.mark.parametrize("tile", [None, SMALL, Tile(4, 128)])
 @pytest.mark.parametrize("nchw", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_copy_into_a_channel_slice(shape: tuple[int, ...], nchw: bool, tile: Tile | None) -> None:

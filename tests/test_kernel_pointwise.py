@@ -127,7 +127,7 @@ def test_nan_stays_nan() -> None:
 def test_pack_and_reference_are_onnx_convolutions() -> None:
     x, weights = torch.randn(2, 6, 5, 9).double(), [torch.randn(c, 9, 1, 1).double() for c in (4, 7)]
     outs = [torch.empty(2, 3, 3, 4), torch.empty(2, 3, 3, 7)]
-    results = pointwise.reference(x, pointwise.pack(weights), None, outs, stride=(2, 2), acts=[RELU, IDENTITY])
+    results = pointwise.reference(x, pointwise.pack(*weights), None, outs, stride=(2, 2), acts=[RELU, IDENTITY])
     convolved = [F.conv2d(x.permute(0, 3, 1, 2), w, stride=2).permute(0, 2, 3, 1) for w in weights]
     torch.testing.assert_close(results[0], convolved[0].relu())
     torch.testing.assert_close(results[1], convolved[1])

@@ -1,0 +1,22 @@
+"""Every environment variable optgraph reads, in one place. Read when asked for, never at import."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def dump_directory() -> Path | None:
+    """OPTGRAPH_DUMP=DIR: the graph after every pass is written there as text."""
+    value = os.environ.get("OPTGRAPH_DUMP")
+    return Path(value) if value else None
+
+
+def show_refusals() -> bool:
+    """OPTGRAPH_DEBUG=1: what each pass refused, and why, is printed to standard error."""
+    return os.environ.get("OPTGRAPH_DEBUG", "") not in ("", "0")
+
+
+def interpreting() -> bool:
+    """TRITON_INTERPRET=1: Triton runs kernels on the CPU. Triton itself reads it, once, when it is imported."""
+    return os.environ.get("TRITON_INTERPRET", "") not in ("", "0")

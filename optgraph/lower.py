@@ -1,0 +1,519 @@
+"""Lowering: a fused Graph becomes a Plan for one batch size and dtype.
+
+Walks the graph once. Every value gets a View; images lie N×H×W×C in memory whatever their meaning, so a Transpose,
+a channel Split and an N×C×1×1 Reshape are just other views, and the producers of an in-place Concat are handed
+slices of its buffer. What has no kernel becomes a fallback call, run by the torch reference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from optgraph import ops
+from optgraph.errors import InputError, ModelError
+from optgraph.graph import Graph, Node
+from optgraph.memory import Lifetime, allocate
+from optgraph.ops import IDENTITY, Act
+from optgraph.plan import ITEMSIZE, Call, Fallback, Packed, Plan, View
+
+STORAGE = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+KERNELS = "optgraph.kernels."
+
+
+def lower(graph: Graph, batch: int = 1, dtype: str = "fp32") -> Plan:
+    """Lowers `graph` for `batch` images. dtype: 'fp32' (IEEE products), 'tf32', 'fp16' or 'bf16'; sums are fp32.
+
+    Raises InputError for an unknown dtype or a batch that the model fixes otherwise.
+    """
+    if dtype not in STORAGE:
+        raise InputError(f"unknown dtype '{dtype}': use {', '.join(STORAGE)}")
+    return Lowering(graph, batch, dtype).plan()
+
+
+class Lowering:
+    """The state of one lowering; what an op's `lower(context, node)` gets as its context."""
+
+    def __init__(self, graph: Graph, batch: int, dtype: str) -> None:
+        self.graph = graph
+        self.batch = batch
+        self.dtype = dtype
+        self.storage = STORAGE[dtype]
+        self.precision = "tf32" if dtype == "tf32" else "ieee"
+        self._views: dict[str, View] = {}
+        self._sizes: dict[str, int] = {}  # arena buffer -> bytes
+        self._packed: dict[str, Packed] = {}
+        self._calls: list[Call] = []
+        self._fallbacks: list[Fallback] = []
+
+    # ---- for an op's lowering
+
+    def shape(self, value: str) -> tuple[int, ...]:
+        """The value's shape with the batch filled in."""
+        dims: list[int] = []
+        for d in self.graph.shape(value):
+            if isinstance(d, str) and d != ops.BATCH:
+                raise ModelError(f"the shape of '{value}' is not known ({d}): fix the input shape (--input-shape)")
+            dims.append(self.batch if isinstance(d, str) else d)
+        return tuple(dims)
+
+    def read(self, value: str) -> View:
+        """Where `value` is, axes in their ONNX order."""
+        return self._views[value]
+
+    def write(self, value: str, dtype: str | None = None) -> View:
+        """Where to put `value`: its slice of a concat, or a new arena buffer (channels last)."""
+        if value not in self._views:
+            self._views[value] = self._buffer(value, self.shape(value), dtype or self._value_dtype(value))
+        return self._views[value]
+
+    def alias(self, value: str, view: View) -> None:
+        """`value` is where `view` is; nothing runs."""
+        self._views[value] = view
+
+    def weight(self, pack: str, *sources: str, dtype: str | None = None, **options: Any) -> str:
+        """A weight packed by `pack` ('module:function') from the named constants; equal requests share one."""
+        packed = Packed(pack, sources, dtype or self.storage, options)
+        key = f"{pack.rpartition(':')[2]}({', '.join(sources)}, {packed.dtype}, {options})"
+        self._packed[key] = packed
+        return key
+
+    def vector(self, value: str) -> str:
+        """A bias, scale or shift, kept in float32."""
+        return self.weight("optgraph.weights:as_is", value, dtype="float32")
+
+    def call(
+        self,
+        kernel: str,
+        node: Node,
+        reads: Mapping[str, View],
+        writes: Mapping[str, View | tuple[View, ...]],
+        weights: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        """Emits one launch of `kernel` ('module:launcher'). Activations left at identity are not passed."""
+        options = {k: v for k, v in options.items() if not (isinstance(v, Act) and v == IDENTITY)}
+        self._calls.append(Call(kernel, node.name, dict(reads), dict(writes), dict(weights or {}), options))
+
+    def fallback(self, node: Node, reason: str) -> None:
+        """Runs the node through the torch reference."""
+        reads, weights = {}, {}
+        for slot, value in enumerate(node.inputs):
+            if value in self.graph.constants:
+                weights[f"_{slot}"] = self.weight(
+                    "optgraph.weights:as_is", value, dtype=self._constant_dtype(self.graph.values[value].dtype)
+                )
+            elif value:
+                reads[f"_{slot}"] = self.read(value)
+        writes = {f"out{i}": self.write(value) for i, value in enumerate(node.outputs)}
+        self._calls.append(Call("optgraph.runtime:fallback", node.name, reads, dict(writes), weights, {"op": node.op}))
+        self._fallbacks.append(Fallback(node.name, node.op.kind, reason))
+
+    def dense(self, node: Node, value: str) -> View:
+        """`value` as N×H×W×C with pixels at an even pitch, as a residual must be; copied if it is not."""
+        view = self.read(value).nhwc
+        n, h, w, _ = view.shape
+        sn, sh, sw, sc = view.strides
+        if sc == 1 and (h == 1 or sh == w * sw) and (n == 1 or sn == h * w * sw):
+            return view
+        copy = self._buffer(self._name(f"{value}:dense"), self.shape(value), self.storage)
+        self.call(KERNELS + "elementwise:elementwise", node, {"x": view}, {"out": copy.nhwc})
+        return copy.nhwc
+
+    # ---- the walk
+
+    def plan(self) -> Plan:
+        inputs = {}
+        for name in self.graph.inputs:
+            shape = self.shape(name)
+            inputs[name] = self._views[name] = View(name, shape, _contiguous(shape), self.graph.values[name].dtype)
+        for node in self.graph.nodes():
+            if isinstance(node.op, ops.Concat):
+                self._place(node)
+        for node in self.graph.nodes():
+            self._lower(node)
+        outputs = {}
+        for public, value in self.graph.outputs.items():
+            if value in self.graph.constants:
+                raise ModelError(f"output '{public}' does not depend on the input")
+            outputs[public] = self.read(value)
+        offsets, arena = allocate(self._lifetimes(outputs))
+        produced = [value for node in self.graph.nodes() for value in node.outputs]
+        return Plan(
+            batch=self.batch,
+            dtype=self.dtype,
+            arena_bytes=arena,
+            offsets=offsets,
+            inputs=inputs,
+            outputs=outputs,
+            packed=self._packed,
+            calls=tuple(self._calls),
+            results={value: self._views[value] for value in produced},
+            fallbacks=tuple(self._fallbacks),
+        )
+
+    def _lower(self, node: Node) -> None:
+        function = _LOWER.get(type(node.op))
+        try:
+            if function is not None:
+                function(self, node)
+            else:
+                node.op.lower(self, node)
+        except NotImplementedError as error:
+            self.fallback(node, str(error) or f"no kernel for {node.op.kind}")
+
+    def _place(self, node: Node) -> None:
+        """Hands the producers of an in-place Concat their slices of its buffer."""
+        assert isinstance(node.op, ops.Concat)
+        if not any(node.op.in_place):
+            return
+        whole = self.write(node.output)
+        offset = 0
+        for value, in_place in zip(node.inputs, node.op.in_place, strict=True):
+            shape = self.shape(value)
+            if in_place:
+                self._views[value] = replace(whole, shape=shape, offset=whole.offset + offset * whole.strides[1])
+            offset += shape[1]
+
+    def _lifetimes(self, outputs: Mapping[str, View]) -> list[Lifetime]:
+        first: dict[str, int] = {}
+        last: dict[str, int] = {}
+        for i, call in enumerate(self._calls):
+            for view in (*call.reads.values(), *call.written()):
+                first.setdefault(view.base, i)
+                last[view.base] = i
+        for view in outputs.values():
+            last[view.base] = len(self._calls)
+        return [Lifetime(name, size, first[name], last[name]) for name, size in self._sizes.items() if name in first]
+
+    def _buffer(self, name: str, shape: tuple[int, ...], dtype: str) -> View:
+        self._sizes[name] = math.prod(shape) * ITEMSIZE[dtype]
+        if len(shape) != 4:
+            return View(name, shape, _contiguous(shape), dtype)
+        n, c, h, w = shape
+        return View(name, (n, h, w, c), _contiguous((n, h, w, c)), dtype).permute(0, 3, 1, 2)
+
+    def _name(self, hint: str) -> str:
+        name, i = hint, 0
+        while name in self._sizes or name in self.graph.values:
+            i += 1
+            name = f"{hint}.{i}"
+        return name
+
+    def _value_dtype(self, value: str) -> str:
+        return self._constant_dtype(self.graph.values[value].dtype)
+
+    def _constant_dtype(self, dtype: str) -> str:
+        return self.storage if dtype.startswith(("float", "bfloat")) else dtype
+
+
+def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
+
+
+# ---- operators with kernels
+
+
+def _prologue(context: Lowering, node: Node) -> dict[str, str]:
+    return {slot: context.vector(node.get(slot)) for slot in ("pre_scale", "pre_shift") if node.get(slot)}
+
+
+def _bias(context: Lowering, node: Node, slot: str = "b", name: str = "bias") -> dict[str, str]:
+    return {name: context.vector(node.get(slot))} if node.get(slot) else {}
+
+
+def _operands(context: Lowering, node: Node) -> dict[str, View]:
+    reads = {"x": context.read(node.inputs[0]).nhwc}
+    if node.get("residual"):
+        reads["residual"] = context.dense(node, node.get("residual"))
+    return reads
+
+
+def _constant_weight(context: Lowering, node: Node, slot: str) -> str:
+    value = node.get(slot)
+    if value not in context.graph.constants:
+        raise NotImplementedError("its weight is computed, not constant")
+    return value
+
+
+def _conv(context: Lowering, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.Conv)
+    w = _constant_weight(context, node, "w")
+    channels = context.shape(node.inputs[0])[1]
+    common: dict[str, Any] = {"stride": op.stride, "pre_act": op.pre_act, "post": op.post}
+    window: dict[str, Any] = {"pads": op.pads, "dilation": op.dilation, "act": op.act}
+    weights = {**_bias(context, node), **_prologue(context, node)}
+    reads = _operands(context, node)
+    out = context.write(node.output).nhwc
+    if op.pointwise:
+        weights["weight"] = context.weight(KERNELS + "pointwise:pack", w)
+        context.call(
+            KERNELS + "pointwise:pointwise",
+            node,
+            reads,
+            {"outs": (out,)},
+            weights,
+            acts=(op.act,),
+            precision=context.precision,
+            **common,
+        )
+    elif op.depthwise(channels) and context.shape(node.output)[1] == channels:
+        weights["weight"] = context.weight(KERNELS + "depthwise:pack", w)
+        context.call(KERNELS + "depthwise:depthwise", node, reads, {"out": out}, weights, **common, **window)
+    else:
+        weights["weight"] = context.weight(KERNELS + "conv2d:pack", w, groups=op.groups)
+        context.call(
+            KERNELS + "conv2d:conv2d",
+            node,
+            reads,
+            {"out": out},
+            weights,
+            groups=op.groups,
+            precision=context.precision,
+            **common,
+            **window,
+        )
+
+
+def _merged_pointwise(context: Lowering, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.MergedPointwise)
+    kernels, biases = node.inputs[3::2], node.inputs[4::2]
+    if any(w not in context.graph.constants for w in kernels):
+        raise NotImplementedError("its weight is computed, not constant")
+    weights = {**_prologue(context, node), "weight": context.weight(KERNELS + "pointwise:pack", *kernels)}
+    if any(biases):
+        sizes = tuple(s.channels for s in op.segments)
+        weights["bias"] = context.weight("optgraph.weights:joined", *biases, dtype="float32", sizes=sizes)
+    context.call(
+        KERNELS + "pointwise:pointwise",
+        node,
+        {"x": context.read(node.inputs[0]).nhwc},
+        {"outs": tuple(context.write(value).nhwc for value in node.outputs)},
+        weights,
+        stride=op.stride,
+        acts=tuple(s.act for s in op.segments),
+        pre_act=op.pre_act,
+        precision=context.precision,
+    )
+
+
+def _separable(context: Lowering, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.Separable)
+    weights = {
+        **_bias(context, node),
+        **_bias(context, node, "dw_b", "depthwise_bias"),
+        **_prologue(context, node),
+        "depthwise": context.weight(KERNELS + "separable:pack_depthwise", _constant_weight(context, node, "dw")),
+        "weight": context.weight(KERNELS + "pointwise:pack", _constant_weight(context, node, "w")),
+    }
+    context.call(
+        KERNELS + "separable:separable",
+        node,
+        _operands(context, node),
+        {"out": context.write(node.output).nhwc},
+        weights,
+        stride=op.stride,
+        pads=op.pads,
+        dilation=op.dilation,
+        pre_act=op.pre_act,
+        mid=op.mid,
+        act=op.act,
+        post=op.post,
+        precision=context.precision,
+    )
+
+
+def _pool(context: Lowering, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.Pool)
+    context.call(
+        KERNELS + "pool:pool",
+        node,
+        _operands(context, node),
+        {"out": context.write(node.output).nhwc},
+        _bias(context, node),
+        kind=op.mode,
+        kernel=op.kernel,
+        stride=op.stride,
+        pads=op.pads,
+        dilation=op.dilation,
+        count_include_pad=op.count_include_pad,
+        pre_act=op.pre_act,
+        act=op.act,
+        post=op.post,
+    )
+
+
+def _global_pool(context: Lowering, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.GlobalPool)
+    x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
+    context.call(KERNELS + "pool:global_pool", node, {"x": x}, {"out": out}, kind=op.mode, act=op.act)
+
+
+def _gemm(context: Lowering, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.Gemm)
+    weights = {"weight": context.weight(KERNELS + "head:pack", _constant_weight(context, node, "w"))}
+    # Logits stay float32: a softmax or a user reads them, and there are few.
+    out = context.write(node.output, dtype="float32")
+    context.call(
+        KERNELS + "head:head",
+        node,
+        {"x": context.read(node.inputs[0])},
+        {"out": out},
+        {**weights, **_bias(context, node)},
+        act=op.act,
+        precision=context.precision,
+    )
+
+
+def _softmax(context: Lowering, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.Softmax)
+    shape = context.shape(node.inputs[0])
+    if op.axis != 1 or math.prod(shape[2:]) != 1:
+        raise NotImplementedError(f"softmax over axis {op.axis} of rank {len(shape)}")
+    x, out = context.read(node.inputs[0]), context.write(node.output, dtype="float32")
+    rows = [View(v.base, v.shape[:2], v.strides[:2], v.dtype, v.offset) for v in (x, out)]
+    context.call(KERNELS + "head:softmax", node, {"x": rows[0]}, {"out": rows[1]})
+
+
+def _rows(view: View) -> View:
+    """An N×C×H×W or N×C view as N×H×W×C."""
+    if len(view.shape) == 4:
+        return view.nhwc
+    if len(view.shape) != 2:
+        raise NotImplementedError(f"elementwise on rank {len(view.shape)}")
+    (n, c), (sn, sc) = view.shape, view.strides
+    return View(view.base, (n, 1, 1, c), (sn, sn, sn, sc), view.dtype, view.offset)
+
+
+def _affine(context: Lowering, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.Affine)
+    weights = {slot: context.vector(node.get(slot)) for slot in ("scale", "shift")}
+    x, out = _rows(context.read(node.inputs[0])), _rows(context.write(node.output))
+    context.call(KERNELS + "elementwise:elementwise", node, {"x": x}, {"out": out}, weights, act=op.act)
+
+
+def _activation(context: Lowering, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.Activation)
+    x, out = _rows(context.read(node.inputs[0])), _rows(context.write(node.output))
+    context.call(KERNELS + "elementwise:elementwise", node, {"x": x}, {"out": out}, act=op.act)
+
+
+def _binary(context: Lowering, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.Binary)
+    if op.fn not in ("add", "mul"):
+        raise NotImplementedError(f"no kernel for an elementwise {op.fn}")
+    if any(value in context.graph.constants for value in node.inputs):
+        raise NotImplementedError("an operand is a constant of no per-channel form")
+    x, y = node.inputs
+    shape = context.shape(node.output)
+    if context.shape(x) != shape:
+        x, y = y, x
+    if context.shape(x) != shape or context.shape(y) not in (shape, (*shape[:2], *(1 for _ in shape[2:]))):
+        raise NotImplementedError(f"broadcast of {list(context.shape(x))} and {list(context.shape(y))}")
+    context.call(
+        KERNELS + "elementwise:elementwise",
+        node,
+        {"x": _rows(context.read(x)), "other": _rows(context.read(y))},
+        {"out": _rows(context.write(node.output))},
+        combine=op.fn,
+        post=op.post,
+    )
+
+
+def _concat(context: Lowering, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.Concat)
+    if op.axis != 1 or len(context.shape(node.output)) != 4:
+        raise NotImplementedError(f"concat along axis {op.axis} of rank {len(context.shape(node.output))}")
+    if any(value in context.graph.constants for value in node.inputs):
+        raise NotImplementedError("it joins a constant")
+    whole = context.write(node.output)
+    offset = 0
+    for i, value in enumerate(node.inputs):
+        shape = context.shape(value)
+        if not (op.in_place and op.in_place[i]):
+            part = replace(whole, shape=shape, offset=whole.offset + offset * whole.strides[1])
+            context.call(KERNELS + "elementwise:elementwise", node, {"x": context.read(value).nhwc}, {"out": part.nhwc})
+        offset += shape[1]
+
+
+# ---- operators that are only another view
+
+
+def _transpose(context: Lowering, node: Node) -> None:
+    assert isinstance(node.op, ops.Transpose)
+    context.alias(node.output, context.read(node.inputs[0]).permute(*node.op.perm))
+
+
+def _identity(context: Lowering, node: Node) -> None:
+    context.alias(node.output, context.read(node.inputs[0]))
+
+
+def _reshape(context: Lowering, node: Node) -> None:
+    view, shape = context.read(node.inputs[0]), context.shape(node.output)
+    kept = [(d, s) for d, s in zip(view.shape, view.strides, strict=True) if d != 1]
+    if [d for d, _ in kept] != [d for d in shape if d != 1]:
+        raise NotImplementedError(f"reshape {list(view.shape)} to {list(shape)} moves data")
+    # Only ones come and go. Their stride is never used; the next one's keeps the view regular.
+    strides: list[int] = []
+    for d in reversed(shape):
+        strides.append(kept.pop()[1] if d != 1 else strides[-1] if strides else 1)
+    context.alias(node.output, View(view.base, shape, tuple(reversed(strides)), view.dtype, view.offset))
+
+
+def _split(context: Lowering, node: Node) -> None:
+    assert isinstance(node.op, ops.Split)
+    view, axis, offset = context.read(node.inputs[0]), node.op.axis, 0
+    for value, size in zip(node.outputs, node.op.sizes, strict=True):
+        shape = (*view.shape[:axis], size, *view.shape[axis + 1 :])
+        context.alias(value, replace(view, shape=shape, offset=view.offset + offset * view.strides[axis]))
+        offset += size
+
+
+def _slice(context: Lowering, node: Node) -> None:
+    assert isinstance(node.op, ops.Slice)
+    op, view = node.op, context.read(node.inputs[0])
+    if min(op.steps) < 0:
+        raise NotImplementedError("a slice with a negative step")
+    strides, offset = list(view.strides), view.offset
+    for start, axis, step in zip(op.starts, op.axes, op.steps, strict=True):
+        size = view.shape[axis]
+        offset += min(max(start + size if start < 0 else start, 0), size) * view.strides[axis]
+        strides[axis] *= step
+    context.alias(node.output, View(view.base, context.shape(node.output), tuple(strides), view.dtype, offset))
+
+
+_LOWER: dict[type[ops.Op], Callable[[Lowering, Node], None]] = {
+    ops.Activation: _activation,
+    ops.Affine: _affine,
+    ops.Binary: _binary,
+    ops.Concat: _concat,
+    ops.Conv: _conv,
+    ops.Gemm: _gemm,
+    ops.GlobalPool: _global_pool,
+    ops.Identity: _identity,
+    ops.MergedPointwise: _merged_pointwise,
+    ops.Pool: _pool,
+    ops.Reshape: _reshape,
+    ops.Separable: _separable,
+    ops.Slice: _slice,
+    ops.Softmax: _softmax,
+    ops.Split: _split,
+    ops.Transpose: _transpose,
+}

@@ -1,0 +1,85 @@
+from optgraph.graph import Graph
+from optgraph.ops import BATCH, Concat, GlobalPool, Reshape, Value
+from optgraph.passes import fuse_epilogue, merge_siblings, place_concat
+from tests.networks import Builder, difference, inception_a, of_kind
+
+
+def placed(graph: Graph):
+    after = graph.copy()
+    outcome = place_concat.run(after)
+    assert difference(graph, after) < 1e-12
+    return [node.op.in_place for node in of_kind(after, "Concat")], outcome
+
+
+def test_producers_write_into_the_concat():
+    graph = inception_a()
+    fuse_epilogue.run(graph)
+    merge_siblings.run(graph)
+    assert of_kind(graph, "MergedPointwise")
+    flags, outcome = placed(graph)
+    assert outcome.rewrites == 1 and not outcome.refusals and flags == [(True,) * 4]
+
+
+def test_placing_again_changes_nothing():
+    graph = inception_a()
+    place_concat.run(graph)
+    assert place_concat.run(graph).rewrites == 0
+
+
+def test_other_readers_do_not_matter():
+    b = Builder()
+    y = b.conv(b.x, 5)
+    flags, _ = placed(b.done(b.concat(y, b.pool(b.x)), b.conv(y, 3)))
+    assert flags == [(True, True)]
+
+
+def test_inputs_are_judged_one_by_one():
+    b = Builder()
+    inner = b.concat(b.act(b.x), b.affine(b.x))
+    split = b.conv(b.x, 5)
+    flags, outcome = placed(b.done(b.concat(b.x, inner, split, b.pool(b.x)), b.conv(inner, 2), split))
+    assert outcome.rewrites == 2 and flags == [(True, True), (False, False, False, True)]
+
+
+def test_a_value_lives_in_one_place():
+    b = Builder()
+    y, z = b.conv(b.x, 5), b.conv(b.x, 4)
+    first = b.concat(y, y)
+    flags, outcome = placed(b.done(b.concat(first, y, z), b.conv(first, 2)))
+    assert outcome.rewrites == 2 and flags == [(True, False), (False, False, True)]
+
+
+def test_refuses_with_the_reason():
+    b = Builder()
+    graph = b.done(b.concat(b.x, b.x))
+    flags, outcome = placed(graph)
+    assert flags == [()] and [r.reason for r in outcome.refusals] == ["'x' is a graph input or a constant"]
+    b = Builder()
+    flags, outcome = placed(b.done(b.concat(b.concat(b.x, b.x), b.x)))
+    assert outcome.refusals[1].reason == "'concat' (Concat) cannot write into a channel slice"
+    b = Builder()
+    y = b.conv(b.x, 5)
+    flags, outcome = placed(b.done(b.concat(y, b.x), y))
+    assert flags == [()] and outcome.refusals[0].reason == f"'{y}' is a graph output"
+
+
+def test_refuses_another_axis_and_rank():
+    b = Builder()
+    y = b.graph.add(Concat(axis=2), (b.conv(b.x, 5), b.conv(b.x, 5))).output
+    flags, outcome = placed(b.done(y))
+    assert flags == [()] and outcome.refusals[0].reason == "not a concatenation of the channels of 4-D values"
+
+
+def test_refuses_a_value_that_is_reshaped():
+    b = Builder(channels=12)
+    pooled = b.graph.add(GlobalPool(mode="average"), (b.x,)).output
+    flat = b.graph.add(Reshape(shape=(BATCH, 12)), (pooled,))
+    flags, outcome = placed(b.done(b.concat(pooled, b.affine(pooled)), flat.output))
+    assert flags == [(False, True)] and outcome.rewrites == 1
+    b = Builder(channels=12)
+    pooled = b.graph.add(GlobalPool(mode="max"), (b.x,)).output
+    flat = b.graph.add(Reshape(shape=(BATCH, 12)), (pooled,))
+    one = b.graph.add_input("one", Value((BATCH, 3, 1, 1)))
+    graph = b.done(b.concat(pooled, one), flat.output)
+    outcome = place_concat.run(graph)
+    assert [r.reason for r in outcome.refusals] == [f"'reshape' reshapes '{pooled}'"]
