@@ -104,7 +104,7 @@ def _conv2d(
         weight_block = weight + (k[:, None] * columns + n[None, :])  # [BLOCK_K, BLOCK_N]
         # One loop over (tap, channel block): the software pipeline never drains between taps.
         blocks = tl.cdiv(channels, BLOCK_K)
-        for step in range(0, KH * KW * blocks):
+        for step in range(KH * KW * blocks):
             tap = step // blocks
             base = (step - tap * blocks) * BLOCK_K
             r = tap // KW
@@ -149,7 +149,8 @@ def conv2d(
     """A convolution with kh, kw read from the packed weight; `pads` is (top, left, bottom, right)."""
     stride_n, stride_h, stride_w, stride_c = strides4(x)
     if weight.dim() != 5 or weight.shape[0] != groups:
-        raise ValueError(f"weight has shape {tuple(weight.shape)}, expected [{groups}, kh, kw, Cin/groups, Cout/groups]")
+        expected = f"[{groups}, kh, kw, Cin/groups, Cout/groups]"
+        raise ValueError(f"weight has shape {tuple(weight.shape)}, expected {expected}")
     _, kh, kw, channels, columns = weight.shape
     batch, in_height, in_width, _ = x.shape
     top, left, bottom, right = pads

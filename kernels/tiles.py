@@ -114,10 +114,8 @@ def rows(m: int, c: int, itemsize: int, target: str) -> tuple[int, int]:
 def _choose(m: int, n: tuple[int, ...], k: int, runs: int, depthwise: int, itemsize: int, target: str) -> Tile:
     """`runs` is the taps of a convolution, `depthwise` those of a depthwise one before the GEMM, or 0."""
     if target == "interpret":
-        return min(
-            _interpreter_tiles(m, max(n), k), key=lambda tile: _interpreter_cost(tile, m, n, k, runs, depthwise)
-        )
-    device = _DEVICES.get(target, _DEVICES["sm_80" if target < "sm_90" else "sm_90"])
+        return min(_interpreter_tiles(m, max(n), k), key=lambda tile: _interpreter_cost(tile, m, n, k, runs, depthwise))
+    device = _device(target)
     if depthwise:
         candidates = _SEPARABLE_16BIT if itemsize == 2 else _SEPARABLE_32BIT
     else:
@@ -125,6 +123,12 @@ def _choose(m: int, n: tuple[int, ...], k: int, runs: int, depthwise: int, items
     fitting = [replace(tile, block_k=max(16, min(tile.block_k, ceil_pow2(k)))) for tile in candidates]
     fitting = [tile for tile in fitting if _shared_bytes(tile, itemsize) <= device.shared]
     return min(fitting, key=lambda tile: _gpu_cost(tile, m, n, k, runs, depthwise, itemsize, device))
+
+
+def _device(target: str) -> _Device:
+    """The newest known device that is not newer than `target`, or the oldest."""
+    known = [name for name in _DEVICES if int(name[3:]) <= int(target[3:])]
+    return _DEVICES[known[-1] if known else "sm_80"]
 
 
 def _padding_blocks(size: int, low: int, high: int) -> list[int]:

@@ -91,6 +91,7 @@ class Lowering:
         reads: Mapping[str, View],
         writes: Mapping[str, View | tuple[View, ...]],
         weights: Mapping[str, str] | None = None,
+        /,
         **options: Any,
     ) -> None:
         """Emits one launch of `kernel` ('module:launcher'). Activations left at identity are not passed."""
@@ -225,7 +226,7 @@ def _prologue(context: Lowering, node: Node) -> dict[str, str]:
 
 
 def _bias(context: Lowering, node: Node, slot: str = "b", name: str = "bias") -> dict[str, str]:
-    return {name: context.vector(node.get(slot))} if node.get(slot) else {}
+    return {name: context.vector(node.get(slot)) if node.get(slot) else ""}
 
 
 def _operands(context: Lowering, node: Node) -> dict[str, View]:
@@ -289,9 +290,8 @@ def _merged_pointwise(context: Lowering, node: Node) -> None:
     if any(w not in context.graph.constants for w in kernels):
         raise NotImplementedError("its weight is computed, not constant")
     weights = {**_prologue(context, node), "weight": context.weight(KERNELS + "pointwise:pack", *kernels)}
-    if any(biases):
-        sizes = tuple(s.channels for s in op.segments)
-        weights["bias"] = context.weight("optgraph.weights:joined", *biases, dtype="float32", sizes=sizes)
+    sizes = tuple(s.channels for s in op.segments)
+    weights["bias"] = context.weight("optgraph.weights:joined", *biases, dtype="float32", sizes=sizes)
     context.call(
         KERNELS + "pointwise:pointwise",
         node,

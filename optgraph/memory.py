@@ -28,9 +28,8 @@ def allocate(buffers: Iterable[Lifetime]) -> tuple[dict[str, int], int]:
     for buffer in sorted(buffers, key=lambda b: (-b.size, b.first, b.name)):
         size = -(-buffer.size // ALIGNMENT) * ALIGNMENT
         offset = 0
-        for start, end, other in sorted(
-            (p for p in placed if p[2].first <= buffer.last and buffer.first <= p[2].last), key=lambda p: p[0]
-        ):
+        alive = [p[:2] for p in placed if p[2].first <= buffer.last and buffer.first <= p[2].last]
+        for start, end in sorted(alive):
             if start - offset >= size:
                 break
             offset = max(offset, end)

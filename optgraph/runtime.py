@@ -70,7 +70,7 @@ class Context:
         tensors: dict[str, Any] = {name: self.view(view) for name, view in call.reads.items()}
         for name, view in call.writes.items():
             tensors[name] = tuple(map(self.view, view)) if isinstance(view, tuple) else self.view(view)
-        tensors.update({name: self._weights[key] for name, key in call.weights.items()})
+        tensors.update({name: self._weights[key] if key else None for name, key in call.weights.items()})
         launch: Callable[[], None] = resolve(call.kernel)(**tensors, **call.options)
         return launch
 

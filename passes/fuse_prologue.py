@@ -6,8 +6,8 @@
 This is for what `fuse_epilogue` had to leave because the raw x is needed too: x goes to memory once, and each reader
 of f(x) computes it as it loads.
 
-Legal whatever f(0) is, since padding comes after the prologue. Every reader must be a convolution, or, for an
-activation alone, a max pool, that reads f(x) as its input and whose own prologue composes: pre_act comes last.
+Legal whatever f(0) is, since padding comes after the prologue. Every reader must be a convolution or, for an activation
+alone, a pool; must read f(x) as its input; and its own prologue must compose: pre_act comes last.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ def _obstacle(node: Node, user: Node, slot: int) -> str | None:
         return f"'{user.name}' ({user.op.kind}) has no prologue"
     if slot != 0:
         return f"'{user.name}' reads it as its {user.op.slots[slot]}"
-    if isinstance(user.op, Pool) and (isinstance(node.op, Affine) or user.op.mode != "max"):
-        return f"'{user.name}' ({user.op.mode} pool) cannot apply it as it loads"
-    scaled = not isinstance(user.op, Pool) and bool(user.get("pre_scale") or user.get("pre_shift"))
-    if scaled or (_act(node) and user.op.pre_act):
+    if isinstance(user.op, Pool):
+        if isinstance(node.op, Affine):
+            return f"'{user.name}', a pool, takes an activation only"
+    elif user.get("pre_scale") or user.get("pre_shift"):
+        return f"'{user.name}' has a prologue already"
+    if _act(node) and user.op.pre_act:
         return f"'{user.name}' has a prologue already"
     return None
 

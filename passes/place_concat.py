@@ -5,9 +5,8 @@
 In NHWC memory a range of channels is a view with the row stride of the whole, which every kernel can write and every
 kernel can read: the concatenation costs nothing, and a value's other readers read the view.
 
-Legal for each input alone: a 4-D concatenation of channels; a kernel of ours computes the value; the value has not
-been placed elsewhere (it can live in one place only); it is no graph output and no Reshape reads it, as those need
-dense memory. The inputs that stay unplaced are copied.
+Legal for each input alone: a 4-D concatenation of channels; a kernel of ours computes the value; it lives in no other
+place yet. The inputs that stay unplaced are copied.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from optgraph.ops import (
     GlobalPool,
     MergedPointwise,
     Pool,
-    Reshape,
     Separable,
 )
 from optgraph.passes.rewrite import Outcome, Rule, sweep
@@ -61,13 +59,8 @@ def _obstacle(graph: Graph, node: Node, slot: int, homes: Homes) -> str | None:
         return f"'{value}' is a graph input or a constant"
     if not isinstance(producer.op, WRITES_CHANNELS):
         return f"'{producer.name}' ({producer.op.kind}) cannot write into a channel slice"
-    if graph.is_output(value):
-        return f"'{value}' is a graph output"
     if homes[value] != (node.name, slot):
         return f"'{value}' is placed in '{homes[value][0]}' already"
-    for user, _ in graph.users(value):
-        if isinstance(user.op, Reshape):
-            return f"'{user.name}' reshapes '{value}'"
     return None
 
 

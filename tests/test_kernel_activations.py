@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from optgraph.errors import ModelError
 from optgraph.errors import OptgraphError
 from optgraph.kernels.activations import activation, apply
 from optgraph.kernels.elementwise import elementwise

@@ -16,7 +16,7 @@ from optgraph.kernels.tiles import Tile
 from optgraph.ops import RELU, Act
 from tests.kernel_checks import DTYPES, check, image, poisoned, sliced
 
-SMALL = Tile(16, 16)
+SMALL = Tile(32, 16)
 
 
 def run(
@@ -58,7 +58,7 @@ def test_odd_sizes(shape: tuple[int, int, int, int], nchw: bool, tile: Tile | No
 @pytest.mark.parametrize("pads", [(0, 0, 0, 0), (0, 0, 1, 1), (2, 1, 0, 3)])
 @pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (1, 7)])
 def test_windows(kernel: tuple[int, int], pads: tuple[int, ...], stride: tuple[int, int]) -> None:
-    run((2, 9, 8, 5), kernel, pads=pads, stride=stride, tile=SMALL)
+    run((2, 9, 8, 5), kernel, pads=pads, stride=stride, tile=Tile(64, 4))
 
 
 @pytest.mark.parametrize("kernel", [(1, 1), (7, 1), (3, 9), (2, 11)])
@@ -77,7 +77,7 @@ def test_dilation() -> None:
 def test_prologue_and_epilogue(dtype: torch.dtype, pre: tuple[str, ...], pre_act: Act, residual: bool) -> None:
     post = RELU if residual else Act()
     run(
-        (2, 5, 7, 19), (3, 3), pads=(1, 1, 1, 1), dtype=dtype, bias=residual, residual=residual, pre=pre,
+        (2, 4, 5, 19), (3, 3), pads=(1, 1, 1, 1), dtype=dtype, bias=residual, residual=residual, pre=pre,
         pre_act=pre_act, act=Act("clip", -1.0, 1.0), post=post, tile=SMALL,
     )  # fmt: skip
 

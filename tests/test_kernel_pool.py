@@ -15,7 +15,7 @@ from optgraph.kernels.tiles import Tile
 from optgraph.ops import RELU, Act
 from tests.kernel_checks import DTYPES, check, image, poisoned, sliced
 
-SMALL = Tile(16, 16)
+SMALL = Tile(32, 16)
 KINDS = [{"kind": "max"}, {"kind": "average"}, {"kind": "average", "count_include_pad": True}]
 
 
@@ -55,11 +55,11 @@ def test_odd_sizes(shape: tuple[int, int, int, int], kind: dict[str, Any], tile:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize("stride", [(1, 1), (3, 2)])
 @pytest.mark.parametrize("pads", [(0, 0, 0, 0), (0, 0, 1, 1), (1, 2, 0, 1)])
 @pytest.mark.parametrize("kernel", [(3, 3), (2, 5)])
 def test_windows(kernel: tuple[int, int], pads: tuple[int, ...], stride: tuple[int, int], kind: dict[str, Any]) -> None:
-    run((2, 9, 8, 5), kernel, pads=pads, stride=stride, tile=SMALL, **kind)
+    run((2, 9, 8, 5), kernel, pads=pads, stride=stride, tile=Tile(64, 4), **kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,12 +76,12 @@ def test_dilation(kind: dict[str, Any]) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pre_act", [Act(), RELU, Act("sigmoid")])
-@pytest.mark.parametrize(("bias", "residual"), [(False, True), (True, False), (True, True)])
+@pytest.mark.parametrize(("bias", "residual"), [(True, False), (False, True)])
 def test_prologue_and_epilogue(
     dtype: torch.dtype, kind: dict[str, Any], pre_act: Act, bias: bool, residual: bool
 ) -> None:
     run(
-        (2, 5, 7, 19), (3, 3), pads=(1, 1, 1, 1), dtype=dtype, bias=bias, residual=residual,
+        (2, 4, 5, 19), (3, 3), pads=(1, 1, 1, 1), dtype=dtype, bias=bias, residual=residual,
         pre_act=pre_act, act=Act("clip", -1.0, 1.0), post=RELU if residual else Act(), tile=SMALL, **kind,
     )  # fmt: skip
 

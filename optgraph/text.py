@@ -1,0 +1,54 @@
+"""A graph as text: one line an operator, for dumps, diffs and error reports."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from optgraph.graph import Graph, Node
+from optgraph.ops import Act, Op, Opaque, Segment, Value
+
+
+def graph_text(graph: Graph) -> str:
+    """The whole graph, inputs and outputs included, in topological order."""
+    lines = [f"graph {graph.name}"]
+    lines += [f"input {name}: {_type(graph.values[name])}" for name in graph.inputs]
+    lines += [node_text(graph, node) for node in graph.nodes()]
+    lines += [f"output {public} = {value}: {_type(graph.values[value])}" for public, value in graph.outputs.items()]
+    return "\n".join(lines) + "\n"
+
+
+def node_text(graph: Graph, node: Node) -> str:
+    """`out: shape = Op[fields](slot=value, ...)`; an absent input is left out."""
+    outputs = ", ".join(f"{value}: {_type(graph.values[value])}" for value in node.outputs)
+    slots = node.op.slots
+    inputs = ", ".join(
+        f"{slots[i]}={value}" if i < len(slots) else value for i, value in enumerate(node.inputs) if value
+    )
+    return f"{outputs} = {op_text(node.op)}({inputs})"
+
+
+def op_text(op: Op) -> str:
+    """`Conv[kernel=3×3, act=relu]`: the fields that are not at their defaults."""
+    if isinstance(op, Opaque):
+        return op.op_type
+    shown = []
+    for f in fields(op):
+        value = getattr(op, f.name)
+        if value != f.default:
+            shown.append(f"{f.name}={_field(value)}")
+    return f"{op.kind}[{', '.join(shown)}]" if shown else op.kind
+
+
+def _field(value: object) -> str:
+    if isinstance(value, Act):
+        return value.kind if value.a == value.b == 0.0 else f"{value.kind}({value.a:g}, {value.b:g})"
+    if isinstance(value, Segment):
+        return f"{value.channels}{':' + _field(value.act) if value.act else ''}"
+    if isinstance(value, tuple):
+        return "×".join(_field(v) for v in value)
+    return str(value)
+
+
+def _type(value: Value) -> str:
+    shape = "×".join(str(d) for d in value.shape)
+    return shape if value.dtype == "float32" else f"{shape} {value.dtype}"
