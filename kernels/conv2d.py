@@ -235,7 +235,7 @@ def conv2d(
 
 def pack(weight: torch.Tensor, groups: int) -> torch.Tensor:
     """ONNX weight [Cout, Cin/groups, kh, kw] as [groups, kh, kw, Cin/groups, Cout/groups]."""
-    return weight.unflatten(0, (groups, -1)).permute(0, 3, 4, 2, 1).contiguous()
+    return weight.reshape(groups, -1, *weight.shape[1:]).permute(0, 3, 4, 2, 1).contiguous()
 
 
 def reference(

@@ -1,8 +1,9 @@
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 """Depthwise convolution feeding a 1x1 convolution: the tensor between them is never in memory.
 
-    d[m, c]   = mid(sum_{r,s} pre(x[n, oh*sh - top + r*dh, ow*sw - left + s*dw, c]) * depthwise[r, s, c] + depthwise_bias[c])
-    out[m, :] = post(act(d[m, :] @ weight + bias) + residual[m, :])                               m = (n, oh, ow)
+    d[m, c]   = mid(sum_{r,s} pre(x[n, oh*sh - top + r*dh, ow*sw - left + s*dw, c]) * depthwise[r, s, c]
+                    + depthwise_bias[c])                                                          m = (n, oh, ow)
+    out[m, :] = post(act(d[m, :] @ weight + bias) + residual[m, :])
 
 x is [N, H, W, C] with any strides, depthwise [kh, kw, C] (`pack_depthwise`), weight [C, Cout] (`pointwise.pack`), both
 contiguous; out and residual dense pixels. Positions outside x contribute zero, the prologue notwithstanding. d is
@@ -35,7 +36,7 @@ from optgraph.ops import IDENTITY, Act
 @triton.jit
 def _separable(
     x, depthwise, depthwise_bias, weight, bias, pre_scale, pre_shift, residual, out,
-    positions, in_height, in_width, out_height, out_width, channels, columns,  # N*strips*STRIP*Wo, H, W, Ho, Wo, C, Cout
+    positions, in_height, in_width, out_height, out_width, channels, columns,  # N*strips*STRIP*Wo, then H, W, ...
     stride_n, stride_h, stride_w, stride_c, out_row, residual_row,
     conv_stride_h, conv_stride_w, pad_top, pad_left, dilation_h, dilation_w,
     pre_a, pre_b, mid_a, mid_b, act_a, act_b, post_a, post_b,

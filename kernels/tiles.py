@@ -62,16 +62,17 @@ _GEMM_32BIT: tuple[Tile, ...] = (
     Tile(32, 32, 32, 4, 3),
     Tile(16, 64, 32, 4, 3),
 )
+# Registers bound these: fewer warps or deeper blocks spill on sm_80.
 _SEPARABLE_16BIT: tuple[Tile, ...] = (
     Tile(64, 256, 64, 8, 1),
-    Tile(64, 128, 64, 4, 1),
-    Tile(64, 64, 64, 4, 1),
+    Tile(64, 128, 64, 8, 1),
+    Tile(64, 64, 32, 4, 1),
     Tile(32, 128, 64, 4, 1),
     Tile(32, 64, 64, 4, 1),
     Tile(16, 64, 64, 4, 1),
 )
 _SEPARABLE_32BIT: tuple[Tile, ...] = (
-    Tile(64, 64, 32, 4, 1),
+    Tile(64, 64, 32, 8, 1),
     Tile(32, 128, 32, 4, 1),
     Tile(32, 64, 32, 4, 1),
     Tile(16, 64, 32, 4, 1),

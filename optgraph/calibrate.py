@@ -115,7 +115,7 @@ class _Calibration:
             dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
             if _is_stripped(tensor) or (name in weights and _is_float(dtype)):
                 self.drawn.add(name)
-                self.values[name] = rng.standard_normal(tuple(tensor.dims)).astype(dtype)
+                self.values[name] = rng.standard_normal(tuple(tensor.dims), np.float32).astype(dtype)
             else:
                 self.values[name] = numpy_helper.to_array(tensor)
         self.changed = set(self.drawn)
@@ -135,7 +135,7 @@ class _Calibration:
         pixels = () if len(dims) != 4 else (1, 2) if last else (2, 3)
         for axis, length in enumerate(dims):
             if not length or (resize and (axis == 0 or axis in pixels)):
-                dims[axis] = 2 if axis == 0 else size
+                dims[axis] = 4 if axis == 0 else size
         self.batch = dims[0] if dims else 0
         picture = images(self.rng, tuple(dims), last) if len(dims) == 4 else self.rng.standard_normal(dims)
         return picture.astype(dtype)
@@ -178,16 +178,14 @@ class _Calibration:
         image = node.op_type.startswith("Conv")
         channel = 1 if image else out.ndim - 1
         others = tuple(axis for axis in range(out.ndim) if axis != channel)
-        # One sample a channel has no spread; that of the channels among themselves is as good.
-        single = out.size == out.shape[channel]
-        spread = out.std() if single else out.std(others).mean()
-        gain = (1.0 if image else LOGIT_STD) / (float(spread) + 1e-6)
+        # Few samples may agree by chance: the rest of the way the channels differ bounds what is made of their spread.
+        spread = max(float(out.std(others).mean()), float(np.sqrt(np.mean(out**2))) / 4.0, 1e-6)
+        gain = (1.0 if image else LOGIT_STD) / spread
         for name in self.views[root]:
             if name in self.values:
                 self.values[name] = (self.values[name] * gain).astype(self.values[name].dtype)
         if self._private(bias):
-            mean = 0.0 if single else out.mean(others) * gain
-            self._set(bias, self.rng.normal(0.0, 0.2, out.shape[channel]) - mean)
+            self._set(bias, self.rng.normal(0.0, 0.2, out.shape[channel]) - out.mean(others) * gain)
 
     def _set_statistics(self, node: onnx.NodeProto) -> None:
         if node.input[0] not in self.depends:

@@ -94,9 +94,7 @@ def apply(graph: Graph, passes: Sequence[Pass], dump: Path | None = None) -> lis
         graph.verify()
         seconds = time.process_time() - start
         reports.append(
-            PassReport(
-                step.name, step.title, outcome.rewrites, before, len(graph), seconds, tuple(outcome.refusals)
-            )
+            PassReport(step.name, step.title, outcome.rewrites, before, len(graph), seconds, tuple(outcome.refusals))
         )
         if dump is not None:
             dump.mkdir(parents=True, exist_ok=True)

@@ -53,8 +53,8 @@ class Packed:
 class Call:
     """One launch: `kernel` is the launcher as 'module:function', called with the views' tensors and the options.
 
-    A keyword in `writes` is an output, in `reads` an activation, in `weights` a packed constant ('': None). A tuple of views
-    is passed as a tuple of tensors.
+    A keyword in `writes` is an output, in `reads` an activation, in `weights` a packed constant ('': None).
+    A tuple of views is passed as a tuple of tensors.
     """
 
     kernel: str

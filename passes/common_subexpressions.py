@@ -39,7 +39,7 @@ def _share_constants(graph: Graph) -> None:
         first: dict[bytes, str] = {}
         for name in names if len(names) > 1 else ():
             array = np.ascontiguousarray(graph.constants[name])
-            kept = first.setdefault(hashlib.blake2b(array.reshape(-1).view(np.uint8)).digest(), name)
+            kept = first.setdefault(hashlib.blake2b(array.data).digest(), name)
             if kept != name:
                 graph.rewire(name, kept)
 
@@ -68,7 +68,9 @@ def run(graph: Graph) -> Outcome:
         if first == name:
             continue
         if isinstance(node.op, Opaque) and node.op.op_type in RANDOM:
-            outcome.refusals.append(Refusal("merge equal nodes", name, f"{node.op.op_type} answers differently each time"))
+            outcome.refusals.append(
+                Refusal("merge equal nodes", name, f"{node.op.op_type} answers differently each time")
+            )
             continue
         _merge(graph, graph.node(first), node)
         outcome.rewrites += 1

@@ -22,8 +22,9 @@ from optgraph.torch_ops import function
 
 BUDGET = 64 << 20  # bytes of output; more is allowed where the inputs already take as much
 
-RANDOM = frozenset({"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-                    "RandomUniformLike"})  # fmt: skip
+RANDOM = frozenset(
+    "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
+)
 
 
 @dataclass

@@ -136,7 +136,7 @@ class _Mover:
     def __init__(self, graph: Graph, plan: _Plan) -> None:
         self.graph = graph
         self.views = plan.views
-        self.base: dict[str, str] = {}  # view -> its u
+        self.base: dict[str, str] = {}  # value that moved -> its u (the value itself under a new name, if no view)
         self.turned: dict[tuple[str, Perm], str] = {}  # transposed constants, which operators share
         self.rewrites = 0
         for node, region in plan.moves:
@@ -155,15 +155,14 @@ class _Mover:
         else:
             bases = self._twin(node).outputs
         for value, base in zip(node.outputs, bases, strict=True):
-            if value in self.views:
-                self.base[value] = base
-            else:
+            self.base[value] = base
+            if value not in self.views:
                 self.graph.rewire(value, base)
 
     def _twin(self, node: Node) -> Node:
         if isinstance(node.op, Reshape):
             return self.graph.add(node.op, [self.base[node.inputs[0]]], name=node.name, origin=node.origin)
-        perm = next(self.views[value].perm for value in node.inputs if value in self.base)
+        perm = next(self.views[value].perm for value in node.inputs if value in self.views)
         moved = permuted(node.op, perm)
         assert moved is not None
         inputs = [self._operand(value, perm) for value in node.inputs]
@@ -171,8 +170,9 @@ class _Mover:
 
     def _operand(self, value: str, perm: Perm) -> str:
         """The u with transpose(u, perm) = value."""
-        if value in self.base:
-            return self.base[value]
+        in_views, value = value in self.views, self.base.get(value, value)
+        if in_views:
+            return value
         back = inverse(perm)
         array = self.graph.constant(value)
         if array is None:

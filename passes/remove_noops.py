@@ -104,7 +104,9 @@ def _returned(graph: Graph, node: Node) -> str | None:
 def _match(graph: Graph, node: Node) -> _Found | None:
     same = _returned(graph, node)
     # A Reshape, Slice or Reduce is always of this kind; that it changes the shape is what it is for.
-    if same is None or (isinstance(node.op, Reshape | Slice | Reduce) and graph.shape(same) != graph.shape(node.output)):
+    if same is None or (
+        isinstance(node.op, Reshape | Slice | Reduce) and graph.shape(same) != graph.shape(node.output)
+    ):
         return None
     return _Found(node, same)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ ACTS = {
     "hard_sigmoid": Act("hard_sigmoid", 0.2, 0.5),
     "hard_swish": Act("hard_swish"),
 }
-INDEPENDENT = {
+INDEPENDENT: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu6": F.relu6,
     "silu": lambda x: x * torch.sigmoid(x),
     "leaky_relu": lambda x: torch.where(x > 0, x, 0.1 * x),

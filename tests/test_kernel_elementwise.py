@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -48,7 +50,7 @@ def test_every_combination(dtype: torch.dtype, combine: str, other: str, affine:
     x, out = image(*shape, dtype=dtype), poisoned(*shape, dtype=dtype)
     vectors = {name: torch.randn(37) for name in affine}
     act, post = (Act("sigmoid"), IDENTITY) if combine == "mul" else (Act("clip", -0.5, 1.0), RELU)
-    options = {"act": act, "post": post, "other": operand, "combine": combine, **vectors}
+    options: dict[str, Any] = {"act": act, "post": post, "other": operand, "combine": combine, **vectors}
     elementwise(x, out, tile=SMALL, **options)()
     check(out, reference(x, out, **options))
 
@@ -87,7 +89,7 @@ def test_reference() -> None:
         ({"x": torch.empty(4, 4, 8)}, "N, H, W, C"),
     ],
 )
-def test_bad_arguments(options: dict, message: str) -> None:
-    arguments = {"x": torch.empty(1, 4, 4, 8), "out": torch.empty(2, 4, 4, 8)[:1], **options}
+def test_bad_arguments(options: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"x": torch.empty(1, 4, 4, 8), "out": torch.empty(2, 4, 4, 8)[:1], **options}
     with pytest.raises(ValueError, match=message):
         elementwise(**arguments)

@@ -1,0 +1,189 @@
+"""compile, load and the Net they give: a compiled network to call, save and look into."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from optgraph import artifact, onnx_import, pipeline
+from optgraph.backends import Backend, make_backend, resolve_backend
+from optgraph.cost import bytes_per_image
+from optgraph.errors import InputError
+from optgraph.graph import Graph
+from optgraph.lower import STORAGE, lower
+from optgraph.onnx_import import InputShape
+from optgraph.ops import BATCH, Value
+from optgraph.pipeline import Pass, PassReport
+from optgraph.plan import Plan
+
+Array = np.ndarray | torch.Tensor
+Result = Array | dict[str, np.ndarray] | dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The ONNX model a net came from: file name, SHA-256 of the file ('' if it was none), operators, and the
+    activation bytes an image moves when every operator is a kernel of its own."""
+
+    name: str
+    digest: str
+    nodes: int
+    bytes_per_image: int
+
+
+class Net:
+    """A compiled network. Immutable; threads may call the same net.
+
+    simplified, fused:  the graphs after each half of the passes.
+    backend, dtype:     what runs it, and how kernels store numbers.
+    reports:            what each pass did (empty after `load`).
+    inputs, outputs:    name -> Value (shape with 'N' for the batch, dtype).
+    """
+
+    def __init__(
+        self,
+        simplified: Graph,
+        fused: Graph,
+        source: Source,
+        backend: str = "auto",
+        dtype: str = "fp32",
+        reports: Sequence[PassReport] = (),
+        batches: Sequence[int] = (1,),
+    ) -> None:
+        if dtype not in STORAGE:
+            raise InputError(f"unknown dtype '{dtype}': use {', '.join(STORAGE)}")
+        self.simplified = simplified
+        self.fused = fused
+        self.source = source
+        self.dtype = dtype
+        self.reports = tuple(reports)
+        self.batches = tuple(batches)
+        self.backend = resolve_backend(backend)
+        self.inputs: dict[str, Value] = {name: fused.values[name] for name in fused.inputs}
+        self.outputs: dict[str, Value] = {public: fused.values[v] for public, v in fused.outputs.items()}
+        self.run: Backend = make_backend(self.backend, simplified, fused, dtype)
+
+    def __call__(self, x: Array | Mapping[str, Array]) -> Result:
+        """Runs the network on `x`, or on a mapping of inputs by name.
+
+        Arrays or tensors of the model's declared shape and dtype, any batch size where the batch is symbolic.
+        Returns the same kind as it was given; with several outputs, a dict by name. Raises InputError for an input
+        that does not fit.
+        """
+        feeds = self._feeds(x)
+        first = next(iter(feeds.values()))
+        tensors = {name: a if isinstance(a, torch.Tensor) else torch.from_numpy(a) for name, a in feeds.items()}
+        results = self.run(tensors)
+        if isinstance(first, torch.Tensor):
+            moved = {n: t.to(first.device, _torch_dtype(self.outputs[n].dtype)) for n, t in results.items()}
+            return next(iter(moved.values())) if len(moved) == 1 else moved
+        arrays = {n: t.cpu().to(_torch_dtype(self.outputs[n].dtype)).numpy() for n, t in results.items()}
+        return next(iter(arrays.values())) if len(arrays) == 1 else arrays
+
+    def plan(self, batch: int = 1) -> Plan:
+        """What the kernels would run for `batch` images; needs no GPU."""
+        return lower(self.fused, batch, self.dtype)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the net as one .optgraph file, atomically. Raises ArtifactError if it cannot be written."""
+        options = {
+            "dtype": self.dtype,
+            "batches": list(self.batches),
+            "nodes": self.source.nodes,
+            "bytes_per_image": self.source.bytes_per_image,
+        }
+        artifact.save(
+            Path(path),
+            artifact.Artifact(self.simplified, self.fused, options, self.source.digest, self.source.name),
+        )
+
+    def _feeds(self, x: Array | Mapping[str, Array]) -> dict[str, Array]:
+        if isinstance(x, Mapping):
+            feeds = dict(x)
+        elif len(self.inputs) == 1:
+            feeds = {next(iter(self.inputs)): x}
+        else:
+            raise InputError(f"the network has {len(self.inputs)} inputs: pass a dict of {', '.join(self.inputs)}")
+        if set(feeds) != set(self.inputs):
+            raise InputError(f"the network's inputs are {', '.join(self.inputs)}; got {', '.join(feeds) or 'none'}")
+        batches = set()
+        for name, array in feeds.items():
+            batches.add(self._check(name, array))
+        if len(batches - {None}) > 1:
+            raise InputError(f"inputs of different batch sizes: {sorted(b for b in batches if b is not None)}")
+        return feeds
+
+    def _check(self, name: str, array: Array) -> int | None:
+        """Raises InputError unless `array` fits input `name`; returns its batch where that is free."""
+        value = self.inputs[name]
+        expected = f"input '{name}' expects {value.dtype} of shape {_shape(value.shape)}"
+        if not isinstance(array, np.ndarray | torch.Tensor):
+            raise InputError(f"{expected}, got a {type(array).__name__}: pass a numpy array or a torch tensor")
+        dtype = str(array.dtype).removeprefix("torch.")
+        if dtype != value.dtype:
+            remedy = f"x.{'to' if isinstance(array, torch.Tensor) else 'astype'}(...{value.dtype})"
+            raise InputError(f"{expected}, got {dtype}: convert it, {remedy}")
+        shape = tuple(array.shape)
+        fits = len(shape) == len(value.shape) and all(
+            d >= 1 if isinstance(e, str) else d == e for d, e in zip(shape, value.shape, strict=True)
+        )
+        if not fits:
+            raise InputError(f"{expected}, got {_shape(shape)}")
+        return shape[0] if value.shape and value.shape[0] == BATCH else None
+
+
+def compile(
+    model: str | Path | onnx.ModelProto,
+    backend: str = "auto",
+    dtype: str = "fp32",
+    input_shape: InputShape | Mapping[str, InputShape] | None = None,
+    *,
+    batches: Sequence[int] = (1,),
+    simplify_passes: Sequence[Pass] = pipeline.SIMPLIFY,
+    fuse_passes: Sequence[Pass] = pipeline.FUSE,
+) -> Net:
+    """Compiles an ONNX model.
+
+    model: a path or a loaded ModelProto. backend: 'auto' (a GPU's kernels, else ONNX Runtime), 'triton',
+    'interpret', 'onnxruntime' or 'torch'. dtype: 'fp32', 'tf32', 'fp16' or 'bf16', what the kernels store and
+    multiply in; sums are float32, and the two reference backends always compute in float32.
+    input_shape: fixes open dimensions, see `read`. batches: sizes worth reporting on; any size runs.
+    Raises ModelError, InputError; see `optgraph.errors`.
+    """
+    graph = onnx_import.read(model, input_shape)
+    digest = "" if isinstance(model, onnx.ModelProto) else hashlib.sha256(Path(model).read_bytes()).hexdigest()
+    source = Source(graph.name, digest, graph.source_nodes, bytes_per_image(graph, dtype))
+    reports = pipeline.apply(graph, simplify_passes)
+    fused = graph.copy()
+    reports += pipeline.apply(fused, fuse_passes)
+    return Net(graph, fused, source, backend, dtype, reports, batches)
+
+
+def simplify(graph: Graph) -> Graph:
+    """A simplified copy of `graph`: fewer operators, the same results, every one standard ONNX."""
+    simplified = graph.copy()
+    pipeline.apply(simplified, pipeline.SIMPLIFY)
+    return simplified
+
+
+def load(path: str | Path, backend: str = "auto") -> Net:
+    """Loads a saved net. Raises ArtifactError for a damaged file or one of another version."""
+    found = artifact.load(Path(path))
+    options = found.options
+    source = Source(found.source_name, found.source_digest, int(options["nodes"]), int(options["bytes_per_image"]))
+    return Net(found.simplified, found.fused, source, backend, options["dtype"], (), options["batches"])
+
+
+def _shape(shape: Sequence[object]) -> str:
+    return "[" + ", ".join(str(d) for d in shape) + "]"
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

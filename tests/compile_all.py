@@ -1,0 +1,163 @@
+"""Compiles every kernel with no GPU for the compute capability named (80, 90); prints one line of JSON a kernel.
+
+A script of its own, because tests run with TRITON_INTERPRET=1, under which nothing can be compiled. The tensors are
+empty CPU tensors with the shapes of real layers; launchers are told that they lie on the target, so the tiles are those
+a GPU would get.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import triton
+
+from optgraph.kernels import conv2d, depthwise, elementwise, head, pointwise, pool, separable
+from optgraph.kernels.launch import Launch
+from optgraph.ops import IDENTITY, RELU
+
+MODULES = (conv2d, depthwise, elementwise, head, pointwise, pool, separable)
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+
+
+def half(*shape: int) -> torch.Tensor:
+    return torch.empty(shape, dtype=torch.float16)
+
+
+def channel_slice(*shape: int) -> torch.Tensor:
+    """A concat slice, where such kernels usually write."""
+    return half(*shape[:-1], shape[-1] + 64)[..., 32 : 32 + shape[-1]]
+
+
+def vector(channels: int) -> torch.Tensor:
+    return torch.empty(channels)
+
+
+MIDDLE = (8, 19, 19, 728)  # Xception's middle flow: 8 divides its channels, 16 does not
+
+LAUNCHES: dict[str, Callable[[], Launch]] = {
+    "pointwise": lambda: pointwise.pointwise(
+        half(*MIDDLE), half(728, 728), vector(728), [half(*MIDDLE)], acts=[RELU], residual=half(*MIDDLE), post=RELU
+    ),
+    "pointwise_segments": lambda: pointwise.pointwise(
+        half(8, 17, 17, 768),
+        half(768, 512),
+        vector(512),
+        [channel_slice(8, 17, 17, 192), half(8, 17, 17, 128), half(8, 17, 17, 192)],
+        acts=[RELU, RELU, IDENTITY],
+    ),
+    "conv2d": lambda: conv2d.conv2d(
+        half(8, 17, 17, 192),
+        half(1, 1, 7, 192, 192),
+        vector(192),
+        channel_slice(8, 17, 17, 192),
+        pads=(0, 3, 0, 3),
+        act=RELU,
+    ),
+    "conv2d_stem": lambda: conv2d.conv2d(
+        torch.empty(8, 3, 299, 299).permute(0, 2, 3, 1),
+        half(1, 3, 3, 3, 32),
+        vector(32),
+        half(8, 149, 149, 32),
+        stride=(2, 2),
+        act=RELU,
+    ),
+    "separable": lambda: separable.separable(
+        half(*MIDDLE),
+        half(3, 3, 728),
+        None,
+        half(728, 728),
+        vector(728),
+        half(*MIDDLE),
+        pads=(1, 1, 1, 1),
+        pre_act=RELU,
+    ),
+    "depthwise": lambda: depthwise.depthwise(
+        half(*MIDDLE), half(3, 3, 728), vector(728), half(*MIDDLE), pads=(1, 1, 1, 1), pre_act=RELU
+    ),
+    "depthwise_5x5_affine": lambda: depthwise.depthwise(
+        half(*MIDDLE),
+        half(5, 5, 728),
+        vector(728),
+        half(*MIDDLE),
+        pads=(2, 2, 2, 2),
+        pre_scale=vector(728),
+        pre_shift=vector(728),
+        pre_act=RELU,
+        residual=half(*MIDDLE),
+    ),
+    "pool_max": lambda: pool.pool(
+        half(8, 35, 35, 288), channel_slice(8, 17, 17, 288), kind="max", kernel=(3, 3), stride=(2, 2)
+    ),
+    "pool_average": lambda: pool.pool(
+        half(8, 17, 17, 192),
+        channel_slice(8, 17, 17, 192),
+        kind="average",
+        kernel=(3, 3),
+        pads=(1, 1, 1, 1),
+        bias=vector(192),
+        act=RELU,
+    ),
+    "global_pool": lambda: pool.global_pool(half(1, 8, 8, 2048), half(1, 1, 1, 2048), kind="average"),
+    "global_pool_max": lambda: pool.global_pool(half(64, 10, 10, 2048), half(64, 1, 1, 2048), kind="max"),
+    "head": lambda: head.head(half(1, 2048), half(2048, 1000), vector(1000), half(1, 1000)),
+    "head_batched": lambda: head.head(half(64, 2048), half(2048, 1000), vector(1000), half(64, 1000)),
+    "softmax": lambda: head.softmax(half(8, 1000), half(8, 1000)),
+    "softmax_long": lambda: head.softmax(half(8, 50000), half(8, 50000)),
+    "elementwise": lambda: elementwise.elementwise(
+        half(*MIDDLE),
+        half(*MIDDLE),
+        scale=vector(728),
+        shift=vector(728),
+        act=RELU,
+        other=half(*MIDDLE),
+        post=RELU,
+    ),
+}
+
+
+def tool(flag: str, cubin: Path) -> str:
+    return subprocess.run([CUOBJDUMP, flag, cubin], capture_output=True, text=True, check=True).stdout
+
+
+def compile_one(name: str, capability: int, folder: Path) -> dict[str, str | int | bool]:
+    for module in MODULES:
+        setattr(module, "target_of", lambda _: f"sm_{capability}")  # noqa: B010
+    launch = LAUNCHES[name]()
+    compiled = launch.compile(capability)
+    cubin = folder / f"{name}_{capability}.cubin"
+    cubin.write_bytes(compiled.asm["cubin"])
+    usage = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", tool("-res-usage", cubin)))
+    return {
+        "name": name,
+        "kernel": launch.kernel,
+        "target": f"sm_{capability}",
+        "block_m": launch.constants.get("BLOCK_M", 0),
+        "registers": int(usage["REG"]),
+        "stack": int(usage["STACK"]),
+        "local": int(usage["LOCAL"]),
+        "shared": compiled.metadata.shared,
+        "wgmma": "wgmma" in compiled.asm["ptx"],
+        # 16-byte loads, into registers or shared memory
+        "wide_loads": len(re.findall(r"\bLD(?:G|GSTS)\.E\S*\.128\b", tool("-sass", cubin))),
+    }
+
+
+def main(capability: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in LAUNCHES:
+            try:
+                result = compile_one(name, capability, Path(folder))
+            except Exception as error:  # one broken kernel must not hide the others
+                result = {"name": name, "target": f"sm_{capability}", "error": f"{type(error).__name__}: {error}"}
+            print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

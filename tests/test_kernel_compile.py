@@ -1,0 +1,63 @@
+"""Every kernel compiles for sm_80 and sm_90 with no GPU, spills no registers, and loads 16 bytes at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.compile_all import LAUNCHES
+
+SCRIPT = Path(__file__).with_name("compile_all.py")
+TARGETS = ("sm_80", "sm_90")
+
+Results = dict[tuple[str, str], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    commands = [[sys.executable, str(SCRIPT), target.removeprefix("sm_")] for target in TARGETS]
+    pipe = subprocess.PIPE
+    runs = [subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) for command in commands]
+    results: Results = {}
+    for run in runs:
+        out, err = run.communicate(timeout=300)
+        assert run.returncode == 0, err
+        for result in map(json.loads, out.splitlines()):
+            results[result["name"], result["target"]] = result
+    return results
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_compiles_without_spills(name: str, target: str, compiled: Results) -> None:
+    result = compiled[name, target]
+    assert "error" not in result, result["error"]
+    assert (result["stack"], result["local"]) == (0, 0), result
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", [name for name in LAUNCHES if name != "conv2d_stem"])  # 3 channels are no 16 bytes
+def test_loads_are_wide(name: str, target: str, compiled: Results) -> None:
+    assert compiled[name, target].get("wide_loads", 0) > 0, compiled[name, target]
+
+
+def test_pointwise_uses_wgmma(compiled: Results) -> None:
+    result = compiled["pointwise", "sm_90"]
+    assert result["block_m"] >= 64
+    assert result["wgmma"], result
+
+
+def test_every_kernel_is_here(compiled: Results) -> None:
+    kernels = {result.get("kernel") for result in compiled.values()}
+    modules = {path.stem for path in (SCRIPT.parents[1] / "kernels").glob("*.py")}
+    shared = {"activations", "addressing", "epilogue", "launch", "layout", "tiles"}
+    assert modules - shared <= kernels
+    assert {"global_pool", "softmax"} <= kernels
