@@ -6,6 +6,7 @@ Inputs and outputs keep their public names.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ def save_onnx(graph: Graph, path: str | Path) -> None:
     Raises ModelError as `to_onnx` does and for a model of over 2 GB, InputError if `path` cannot be written.
     """
     path = Path(path)
+    if not path.name:
+        raise InputError(f"{path}: not a file name")
     weights = sum(array.nbytes for array in graph.constants.values())
     if weights > WEIGHT_LIMIT:
         raise ModelError(
@@ -53,7 +56,8 @@ def save_onnx(graph: Graph, path: str | Path) -> None:
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 class Exporter:

@@ -33,7 +33,8 @@ def read(
     source: a path or a loaded ModelProto (any opset from 7; local functions are inlined).
     input_shape: overrides the declared shape of the only input, or of inputs by name; None, 0, -1 or 'N' in front
         leaves the batch symbolic. Needed where a model leaves height or width open.
-    allow_stripped: weights whose data is missing (location 'stripped') read as ones, for looking at structure only.
+    allow_stripped: weights whose data is missing (location 'stripped') read as constants, a different number each, for
+        looking at structure only.
     Raises ModelError for what cannot be read or compiled, InputError for an input shape that does not fit.
     """
     model = load_model(source, allow_stripped)
@@ -183,8 +184,8 @@ class Importer:
                 raise ModelError(
                     f"weight '{tensor.name}' was stripped from this file: fill it with `python -m optgraph.calibrate`"
                 )
-            shape = tuple(tensor.dims)
-            return np.broadcast_to(np.ones((), helper.tensor_dtype_to_np_dtype(tensor.data_type)), shape)
+            number = 1 + len(self.graph.constants) / 4096  # equal weights would be merged as common subexpressions
+            return np.full(tuple(tensor.dims), number, helper.tensor_dtype_to_np_dtype(tensor.data_type))
         try:
             return numpy_helper.to_array(tensor)
         except (ValueError, TypeError, OSError) as error:

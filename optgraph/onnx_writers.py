@@ -255,8 +255,11 @@ def _opaque(to: Exporter, node: Node, op: ops.Opaque) -> None:
 
 
 def _changed(op_type: str, opset: int, target: int) -> bool:
-    versions = [onnx.defs.get_schema(op_type, version, "").since_version for version in (opset, target)]
-    return versions[0] != versions[1]
+    try:
+        before, after = (onnx.defs.get_schema(op_type, version, "") for version in (opset, target))
+    except onnx.defs.SchemaError:
+        raise ModelError(f"ONNX opset {opset} has no such operator") from None
+    return bool(before.since_version != after.since_version)
 
 
 def _converted(
