@@ -121,7 +121,12 @@ def _choose(m: int, n: tuple[int, ...], k: int, runs: int, depthwise: int, items
         candidates = _SEPARABLE_16BIT if itemsize == 2 else _SEPARABLE_32BIT
     else:
         candidates = _GEMM_16BIT if itemsize == 2 else _GEMM_32BIT
-    fitting = [replace(tile, block_k=max(16, min(tile.block_k, ceil_pow2(k)))) for tile in candidates]
+    block_k = max(16, ceil_pow2(k))
+    if any(size * itemsize % 16 for size in (k, *n)):
+        # Elements are loaded one by one, each with an address in registers: bigger blocks would spill.
+        candidates = tuple(tile for tile in candidates if tile.block_m * tile.block_n <= 64 * 64)
+        block_k = min(block_k, 64 // itemsize)
+    fitting = [replace(tile, block_k=min(tile.block_k, block_k)) for tile in candidates]
     fitting = [tile for tile in fitting if _shared_bytes(tile, itemsize) <= device.shared]
     return min(fitting, key=lambda tile: _gpu_cost(tile, m, n, k, runs, depthwise, itemsize, device))
 

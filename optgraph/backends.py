@@ -46,6 +46,8 @@ def make_backend(name: str, simplified: Graph, fused: Graph, dtype: str) -> Back
             _require_triton(interpreted=False)
             return Engine(fused, dtype, torch.device("cuda", torch.cuda.current_device()))
         case "interpret":
+            if dtype == "bf16":
+                raise InputError("Triton's interpreter cannot multiply bf16: use fp32, tf32 or fp16 with interpret")
             _require_triton(interpreted=True)
             return Engine(fused, dtype, torch.device("cpu"))
         case "onnxruntime":

@@ -22,9 +22,8 @@ from optgraph.torch_ops import function
 
 BUDGET = 64 << 20  # bytes of output; more is allowed where the inputs already take as much
 
-RANDOM = frozenset(
-    "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
-)
+_FILLS = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+RANDOM = frozenset({"Bernoulli", "Dropout", "Multinomial"} | _FILLS)
 
 
 @dataclass

@@ -31,9 +31,9 @@ from optgraph.ops import (
 Perm = tuple[int, ...]
 
 # Opaque operators on each element alone, of one input.
-ELEMENTWISE = frozenset(
-    "Abs Ceil Elu Erf Exp Floor Gelu Log Mish Neg Reciprocal Round Selu Sign Softplus Softsign Sqrt".split()
-)
+_ACTIVATIONS = {"Elu", "Erf", "Gelu", "Mish", "Selu", "Softplus", "Softsign"}
+_ARITHMETIC = {"Abs", "Ceil", "Exp", "Floor", "Log", "Neg", "Reciprocal", "Round", "Sign", "Sqrt"}
+ELEMENTWISE = _ACTIVATIONS | _ARITHMETIC
 
 
 def identity(p: Perm) -> bool:
