@@ -48,6 +48,7 @@ _GEMM_16BIT: tuple[Tile, ...] = (
     Tile(128, 64, 64, 4, 4),
     Tile(64, 128, 64, 4, 4),
     Tile(64, 64, 64, 4, 4),
+    Tile(128, 32, 64, 4, 4),
     Tile(64, 32, 64, 4, 4),
     Tile(32, 64, 64, 4, 4),
     Tile(32, 32, 64, 4, 4),
@@ -57,6 +58,7 @@ _GEMM_32BIT: tuple[Tile, ...] = (
     Tile(128, 64, 32, 8, 3),
     Tile(64, 128, 32, 8, 3),
     Tile(64, 64, 32, 4, 3),
+    Tile(128, 32, 32, 4, 3),
     Tile(64, 32, 32, 4, 3),
     Tile(32, 64, 32, 4, 3),
     Tile(32, 32, 32, 4, 3),
@@ -169,10 +171,10 @@ def _shared_bytes(tile: Tile, itemsize: int) -> int:
 def _gpu_cost(
     tile: Tile, m: int, n: Sequence[int], k: int, runs: int, depthwise: int, itemsize: int, device: _Device
 ) -> tuple[float, int]:
-    """Estimated clocks: waves of blocks over the SMs, each bound by its multiply-adds or by what it reads through L2.
+    """Estimated clocks: waves of blocks over the SMs, each a time for its multiply-adds and one for what it reads.
 
     The constants are round figures from data sheets (32 bytes a clock from L2 to an SM, a microsecond to start and
-    drain a block); only their order of magnitude matters. Ties go to the bigger block.
+    drain a block); only their order of magnitude matters. The times add up: overlap is never whole. Ties go to the bigger block.
     """
     blocks = cdiv(m, tile.block_m) * sum(cdiv(size, tile.block_n) for size in n)
     depth = runs * cdiv(k, tile.block_k) * tile.block_k
@@ -181,4 +183,4 @@ def _gpu_cost(
     # Of a depthwise window's taps most hit L1: counted as two reads of x.
     loads = (tile.block_m * (2 if depthwise else 1) + tile.block_n) * depth * itemsize / 32
     store = tile.block_m * tile.block_n * itemsize / 32
-    return cdiv(blocks, device.sms) * (max(compute, loads) + store + 1500.0), -tile.block_m * tile.block_n
+    return cdiv(blocks, device.sms) * (compute + loads + store + 1500.0), -tile.block_m * tile.block_n

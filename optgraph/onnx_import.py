@@ -137,7 +137,7 @@ class Importer:
             [self.value(name) for name in inputs],
             [name or self.graph.fresh(f"{self._node.name or op.kind}:unused") for name in names],
             name=self._node.name or self._node.op_type,
-            origin=[label(self._node)],
+            origin=[self._node.name or self._node.output[0]],
         )
         return node.output
 

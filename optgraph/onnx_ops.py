@@ -262,12 +262,18 @@ def _lrn(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op:
     )
 
 
-def _softmax(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op:
+def _softmax(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op | None:
     shape = importer.shape(node.input[0])
     axis = int(attrs.get("axis", 1 if importer.opset < 13 else -1)) % len(shape)
-    if importer.opset < 13 and any(d != 1 for d in shape[axis + 1 :]):
-        raise _KeepError  # before opset 13, softmax ran over all axes from `axis` on
-    return Softmax(axis=axis)
+    if importer.opset >= 13 or all(d == 1 for d in shape[axis + 1 :]):
+        return Softmax(axis=axis)
+    # Before opset 13, softmax ran over all axes from `axis` on, taken as one.
+    front, back = _product(shape[:axis]), _product(shape[axis:])
+    if front is None or back is None:
+        raise _KeepError
+    rows = importer.add(Reshape(shape=(front, back)), [node.input[0]], [""])
+    importer.add(Reshape(shape=shape), [importer.add(Softmax(axis=1), [rows], [""])])
+    return None
 
 
 # ---- activations
