@@ -174,7 +174,8 @@ def _gpu_cost(
     """Estimated clocks: waves of blocks over the SMs, each a time for its multiply-adds and one for what it reads.
 
     The constants are round figures from data sheets (32 bytes a clock from L2 to an SM, a microsecond to start and
-    drain a block); only their order of magnitude matters. The times add up: overlap is never whole. Ties go to the bigger block.
+    drain a block); only their order of magnitude matters. The two add up, as their overlap is never whole. Ties go to
+    the bigger block.
     """
     blocks = cdiv(m, tile.block_m) * sum(cdiv(size, tile.block_n) for size in n)
     depth = runs * cdiv(k, tile.block_k) * tile.block_k

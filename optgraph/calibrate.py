@@ -81,10 +81,8 @@ def images(seed: int | np.random.Generator, shape: tuple[int, ...], channels_las
     """
     rng = np.random.default_rng(seed)
     n, c, h, w = (shape[0], shape[3], shape[1], shape[2]) if channels_last else shape
-    waves = np.arange(4)
-    down, across = (np.cos(np.pi * np.outer(waves, np.linspace(0.0, 1.0, length))) for length in (h, w))
-    amplitude = rng.standard_normal((n, c, 4, 4)) / (1.0 + waves[:, None] + waves)
-    amplitude *= rng.uniform(0.7, 1.5, (n, 1, 1, 1))
+    down, across = (np.cos(np.pi * np.outer(np.arange(5), np.linspace(0.0, 1.0, length))) for length in (h, w))
+    amplitude = rng.standard_normal((n, c, 5, 5)) * rng.uniform(0.8, 1.2, (n, 1, 1, 1)) / 3.0
     picture = np.einsum("ncuv,uh,vw->nchw", amplitude, down, across)
     picture += rng.normal(0.0, 0.3, picture.shape)
     return np.ascontiguousarray(picture.transpose(0, 2, 3, 1) if channels_last else picture, dtype=np.float32)

@@ -13,9 +13,11 @@ from optgraph.errors import InputError
 
 
 def check_output(path: Path, *sources: Path) -> None:
-    """Raises InputError if `path` cannot be a file to write: a directory, one of `sources`, or a place in none."""
+    """Raises InputError if `path` is no place for a file: a directory, a device, in no directory, or one of `sources`."""
     if path.is_dir():
         raise InputError(f"{path}: is a directory: name a file in it")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is not a regular file, and would be replaced by one: name another output")
     if not path.parent.is_dir():
         raise InputError(f"{path}: cannot be written, for {path.parent} is not a directory: make it first")
     for source in sources:

@@ -71,7 +71,7 @@ def _check(graph: Graph, found: _Found) -> str | None:
 
 def _rewrite(graph: Graph, found: _Found) -> None:
     x, op = found.inner.inputs[0], Activation(act=found.act)
-    graph.update(found.outer, op, [x], origin=found.inner.origin)
+    graph.update(found.outer, op, [x], found.inner.origin, same_value=True)
     graph.remove(found.inner)
 
 

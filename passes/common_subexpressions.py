@@ -79,7 +79,7 @@ def run(graph: Graph) -> Outcome:
 
 
 def _merge(graph: Graph, kept: Node, node: Node) -> None:
-    kept = graph.update(kept, origin=node.origin)
+    kept = graph.update(kept, origin=node.origin, same_value=True)
     for old, new in zip(node.outputs, kept.outputs, strict=True):
         graph.rewire(old, new)
     graph.remove(graph.node(node.name))

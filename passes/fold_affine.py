@@ -86,7 +86,7 @@ def _fold_after(graph: Graph, found: _Found) -> None:
     # The product of two float32 is exact in float64: rounding it to float32 is what float32 arithmetic does.
     scaled = weight * found.scale.reshape(-1, *[1] * (weight.ndim - 1))
     shifted = bias * found.scale.astype(np.float64) + found.shift.astype(np.float64)
-    _replace(graph, found, found.layer.inputs[0], scaled, shifted)
+    _replace(graph, found, found.layer.inputs[0], scaled, shifted, same_value=False)
     graph.rewire(found.affine.output, found.layer.output)
     graph.remove(graph.node(found.affine.name))
 
@@ -101,7 +101,7 @@ def _fold_before(graph: Graph, found: _Found) -> None:
         taps = split.sum(axis=3, dtype=np.float64)
         shift = found.shift.astype(np.float64).reshape(groups, -1, 1)
         bias = bias + np.matmul(taps, shift).reshape(-1)
-    _replace(graph, found, found.affine.inputs[0], scaled.reshape(weight.shape), bias)
+    _replace(graph, found, found.affine.inputs[0], scaled.reshape(weight.shape), bias, same_value=True)
     graph.remove(graph.node(found.affine.name))
 
 
@@ -112,7 +112,7 @@ def _weights(graph: Graph, layer: Node) -> tuple[np.ndarray, np.ndarray]:
     return weight, bias.astype(np.float64)
 
 
-def _replace(graph: Graph, found: _Found, x: str, weight: np.ndarray, bias: np.ndarray) -> None:
+def _replace(graph: Graph, found: _Found, x: str, weight: np.ndarray, bias: np.ndarray, *, same_value: bool) -> None:
     """New weights for the layer, which now reads `x`; no bias where it is zero and there was none."""
     layer, old = found.layer, found.layer.get("w")
     b = layer.get("b")
@@ -123,7 +123,7 @@ def _replace(graph: Graph, found: _Found, x: str, weight: np.ndarray, bias: np.n
     inputs = layer.inputs_with(**slots)
     while not inputs[-1]:
         inputs = inputs[:-1]
-    graph.update(layer, inputs=inputs, origin=found.affine.origin)
+    graph.update(layer, inputs=inputs, origin=found.affine.origin, same_value=same_value)
 
 
 def run(graph: Graph) -> Outcome:

@@ -85,7 +85,7 @@ def _rewrite(graph: Graph, found: _Found) -> None:
     if isinstance(changed, Pool) and changed.mode == "average":
         changed = replace(changed, count_include_pad=True)
     inputs = (found.pad.inputs[0], *window.inputs[1:])
-    graph.update(window, changed, inputs, origin=found.pad.origin)
+    graph.update(window, changed, inputs, found.pad.origin, same_value=True)
     if not graph.users(found.pad.output) and not graph.is_output(found.pad.output):
         graph.remove(found.pad)
 

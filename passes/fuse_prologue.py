@@ -56,7 +56,7 @@ def _rewrite(graph: Graph, node: Node) -> None:
     for user, _ in graph.users(node.output):
         assert isinstance(user.op, Conv | Separable | Pool)
         op = replace(user.op, pre_act=_act(node) or user.op.pre_act)
-        graph.update(user, op, user.inputs_with(**changes), node.origin)
+        graph.update(user, op, user.inputs_with(**changes), node.origin, same_value=True)
     graph.remove(node)
 
 

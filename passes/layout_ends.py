@@ -39,7 +39,10 @@ def _match_chain(graph: Graph, node: Node) -> _Chain | None:
     while (user := graph.sole_user(value)) is not None:
         if isinstance(user.op, Transpose):
             return _Chain(start, operators, user, user.op.perm)
-        if len(user.outputs) > 1 or any(v != value and v not in graph.constants for v in user.inputs):
+        in_place = tuple(range(len(graph.shape(value))))
+        if permuted(user.op, in_place) is None or len(user.outputs) > 1:
+            return None
+        if any(v != value and v not in graph.constants for v in user.inputs):
             return None
         operators.append(user)
         value = user.output
@@ -47,13 +50,9 @@ def _match_chain(graph: Graph, node: Node) -> _Chain | None:
 
 
 def _check_chain(graph: Graph, found: _Chain) -> str | None:
-    back = inverse(found.perm)
     for node in found.operators:
-        moved = permuted(node.op, back)
-        if moved is None or moved[1] != back:
-            return f"'{node.name}' ({node.op.kind}) does not move across a transpose"
-        if any(v in graph.constants and graph.constants[v].ndim > len(back) for v in node.inputs):
-            return f"'{node.name}' changes the rank"
+        if len(graph.shape(node.output)) != len(graph.shape(found.start)):
+            return f"'{node.name}' ({node.op.kind}) changes the rank"
     return None
 
 
@@ -111,7 +110,7 @@ def _reorder(graph: Graph, found: _Flatten) -> None:
     turned = weight.reshape(-1, *image).transpose(inverse(found.perm))
     w = graph.add_constant(np.ascontiguousarray(turned).reshape(weight.shape), found.gemm.get("w"))
     graph.update(found.reshape, inputs=found.transpose.inputs)
-    graph.update(graph.node(found.gemm.name), inputs=found.gemm.inputs_with(w=w))
+    graph.update(graph.node(found.gemm.name), inputs=found.gemm.inputs_with(w=w), same_value=True)
 
 
 def run(graph: Graph) -> Outcome:

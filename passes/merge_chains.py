@@ -38,7 +38,7 @@ def _check_reshapes(graph: Graph, found: _Reshapes) -> str | None:
 
 def _merge_reshapes(graph: Graph, found: _Reshapes) -> None:
     op = Reshape(shape=graph.shape(found.outer.output))
-    graph.update(found.outer, op, found.inner.inputs, origin=found.inner.origin)
+    graph.update(found.outer, op, found.inner.inputs, found.inner.origin, same_value=True)
     if not graph.users(found.inner.output) and not graph.is_output(found.inner.output):
         graph.remove(found.inner)
 
@@ -69,7 +69,8 @@ def _check_concats(graph: Graph, found: _Concats) -> str | None:
 def _merge_concats(graph: Graph, found: _Concats) -> None:
     owned = _owned(graph, found)
     inputs = [v for value in found.outer.inputs for v in (owned[value].inputs if value in owned else (value,))]
-    graph.update(found.outer, inputs=inputs, origin=[name for node in owned.values() for name in node.origin])
+    origin = [name for node in owned.values() for name in node.origin]
+    graph.update(found.outer, inputs=inputs, origin=origin, same_value=True)
     for node in owned.values():
         graph.remove(node)
 

@@ -74,7 +74,7 @@ def _check(graph: Graph, node: Node, homes: Homes) -> str | None:
 def _rewrite(graph: Graph, node: Node, homes: Homes) -> None:
     assert isinstance(node.op, Concat)
     flags = tuple(_obstacle(graph, node, slot, homes) is None for slot in range(len(node.inputs)))
-    graph.update(node, replace(node.op, in_place=flags))
+    graph.update(node, replace(node.op, in_place=flags), same_value=True)
 
 
 def run(graph: Graph) -> Outcome:

@@ -143,7 +143,7 @@ def _check_casts(graph: Graph, found: _Casts) -> str | None:
 
 def _collapse_casts(graph: Graph, found: _Casts) -> None:
     source = found.first.inputs[0]
-    second = graph.update(found.second, inputs=[source], origin=found.first.origin)
+    second = graph.update(found.second, inputs=[source], origin=found.first.origin, same_value=True)
     if graph.values[source] == graph.values[second.output]:
         _remove(graph, _Found(second, source))
 

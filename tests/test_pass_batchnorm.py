@@ -5,7 +5,7 @@ from optgraph.graph import Graph
 from optgraph.ops import BatchNorm, Binary, GlobalPool, RELU, Reshape
 from optgraph.passes import batchnorm
 from tests.networks import Builder, kinds, of_kind
-from tests.simplify_checks import applied, binary, constant, refusal
+from tests.simplify_checks import applied, binary, constant
 
 
 def _batch_norm(b: Builder, x: str, variance: str | None = None) -> str:
@@ -26,14 +26,6 @@ def test_batch_norm():
     after = _affine(b.done(b.act(_batch_norm(b, b.x))))
     assert kinds(after) == {"Affine": 1, "Activation": 1} and of_kind(after, "Affine")[0].origin == ("bn",)
     assert all(a.shape == (12,) and a.dtype == np.float32 for a in after.constants.values())
-
-
-def test_variance_that_is_computed():
-    b = Builder()
-    pooled = b.graph.add(GlobalPool(mode="max"), [b.x]).output
-    variance = b.graph.add(Reshape(shape=(24,)), [pooled]).output  # of a batch of 2
-    b.graph.values[variance]
-    assert applied(batchnorm.run, b.done(b.act(b.x)))[1].rewrites == 0
 
 
 def test_keras_pieces():
@@ -60,7 +52,7 @@ def test_each_operator_on_each_side(fn, left):
     x = b.act(b.x)
     graph = b.done(binary(b, fn, *((c, x) if left else (x, c))))
     if fn == "div" and left:
-        graph = b.done(binary(b, fn, c, binary(b, "add", x, constant(b, 9))), b.x)
+        graph = b.done(binary(b, fn, c, binary(b, "add", x, constant(b, 0.5))), x)
         assert kinds(_affine(graph, 1)) == {"Activation": 1, "Affine": 1, "Binary": 1}
     else:
         assert kinds(_affine(graph)) == {"Activation": 1, "Affine": 1}
@@ -73,17 +65,14 @@ def test_features():
     assert kinds(after) == {"Reshape": 1, "Affine": 1}
 
 
-def test_composition_is_exact():
-    """Composed in float64: three roundings of single numbers would show at this size of mean over deviation."""
+def test_composition_is_in_float64():
+    """(x - m) s + m s is x s: what rounding of m s leaves is as large as m."""
     b = Builder()
-    y = b.x
-    for _ in range(20):
-        y = binary(
-            b, "mul", binary(b, "sub", y, b.constant(12, 1, 1, mean=100.0)), b.constant(12, 1, 1, mean=1.0, scale=0.1)
-        )
-    graph = b.done(y)
-    after, _ = applied(batchnorm.run, graph, 1e-7)
-    assert kinds(after) == {"Affine": 1}
+    mean, scale = b.constant(12, 1, 1, mean=1e6), b.constant(12, 1, 1, mean=1.0, scale=0.1)
+    back = b.graph.add_constant(b.graph.constants[mean].astype(np.float64) * b.graph.constants[scale])
+    y = binary(b, "add", binary(b, "mul", binary(b, "sub", b.x, mean), scale), back)
+    after, outcome = applied(batchnorm.run, b.done(y), 1e-7)
+    assert outcome.rewrites == 1 and kinds(after) == {"Affine": 1}
 
 
 def test_a_value_read_elsewhere_ends_a_chain():
@@ -151,6 +140,3 @@ def test_long_chains_are_walked_once(monkeypatch):
         y = binary(b, "add", y, constant(b, 0.01))
     assert batchnorm.run(b.done(y)).rewrites == 1
     assert calls <= 4 * 200
-
-
-assert refusal

@@ -113,12 +113,10 @@ def test_activation_in_between():
 @pytest.mark.parametrize("fields", [{"act": RELU}, {"post": RELU}, {"pre_act": RELU}])
 def test_convolution_that_is_fused_already(fields):
     b = Builder()
-    y = b.conv(b.x, 12, **fields)
     if "pre_act" in fields:
-        graph = b.done(b.conv(b.affine(b.x), 12, pre_act=RELU))
-        assert "prologue" in refusal(fold_affine.run, graph)
+        assert "prologue" in refusal(fold_affine.run, b.done(b.conv(b.affine(b.x), 12, **fields)))
     else:
-        assert "epilogue" in refusal(fold_affine.run, b.done(b.affine(y)))
+        assert "epilogue" in refusal(fold_affine.run, b.done(b.affine(b.conv(b.x, 12, **fields))))
 
 
 def test_weight_that_is_computed():

@@ -84,6 +84,15 @@ def test_activation_addition_and_its_activation():
     first, second = after.nodes()
     assert outcome.rewrites == 4
     assert second.op.act == SIGMOID and second.op.post == RELU and second.get("residual") == first.output
+    assert [name[:4] for name in second.origin] == ["conv", "act_", "add_", "act_"]
+
+
+def test_addition_with_an_activation_of_its_own():
+    b = Builder()
+    y = b.graph.add(Binary(fn="add", post=SIGMOID), (b.conv(b.x, 12, act=RELU), b.x)).output
+    after, outcome = fused(b.done(y))
+    (conv,) = after.nodes()
+    assert outcome.rewrites == 1 and conv.op.act == RELU and conv.op.post == SIGMOID
 
 
 @pytest.mark.parametrize("swap", [False, True])
@@ -100,9 +109,9 @@ def test_the_deeper_operand_takes_the_addition(swap):
 def test_a_tie_goes_to_the_pool(swap, first):
     b = Builder()
     if first == "pool":
-        pool, conv = b.pool(b.x, "max"), b.conv(b.x, 12)
+        pool, conv = b.pool(b.x, "max"), b.conv(b.x, 12, 5)
     else:
-        conv, pool = b.conv(b.x, 12), b.pool(b.x, "max")
+        conv, pool = b.conv(b.x, 12, 5), b.pool(b.x, "max")
     after, _ = fused(b.done(b.add(conv, pool) if swap else b.add(pool, conv)))
     assert of_kind(after, "Pool")[0].get("residual") == conv
 

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 from optgraph.graph import Graph
-from optgraph.ops import IDENTITY, RELU, Act
+from optgraph.ops import IDENTITY, RELU, Act, Conv
 from optgraph.passes import fuse_epilogue, fuse_separable
 from tests.networks import Builder, difference, kinds, of_kind, xception
 
@@ -41,6 +41,14 @@ def test_fuses_with_everything_around_it():
     assert (node.op.pre_act, node.op.mid, node.op.act, node.op.post) == (RELU, SIGMOID, RELU, SIGMOID)
     assert all(node.inputs) and node.get("residual") == r
     assert len(node.origin) == 6
+
+
+def test_keeps_dilation():
+    b = Builder(channels=6)
+    op = Conv(kernel=(3, 3), dilation=(2, 1), groups=6)
+    y = b.graph.add(op, (b.x, b.constant(6, 1, 3, 3), "")).output
+    after, outcome = fused(b.done(b.conv(y, 5)))
+    assert outcome.rewrites == 1 and of_kind(after, "Separable")[0].op.dilation == (2, 1)
 
 
 def test_network():

@@ -71,7 +71,7 @@ def test_permutations_invert_and_compose():
 @pytest.mark.parametrize("fn, left", [("sub", False), ("sub", True), ("mul", False)])
 def test_constant_operands_are_permuted(shape, fn, left):
     b = Builder()
-    x, c = transpose(b, b.x, TO_NHWC), b.constant(*shape)
+    x, c = transpose(b, b.x, TO_NHWC), constant(b, np.random.default_rng(0).standard_normal(shape))
     y = binary(b, fn, *((c, x) if left else (x, c)))
     after = _sunk(b.done(transpose(b, y, TO_NCHW)))
     assert kinds(after) == {"Binary": 1}

@@ -59,6 +59,14 @@ def test_prologue_and_stride_must_be_equal():
     }
 
 
+def test_another_affine_prologue_makes_no_sibling():
+    b = Builder()
+    graph = b.done(*(b.conv(b.affine(b.x), 4) for _ in range(2)))
+    assert fuse_prologue.run(graph).rewrites == 2
+    after, outcome = merged(graph)
+    assert outcome.rewrites == 0 and kinds(after) == {"Conv": 2}
+
+
 def test_other_activation_stays_outside():
     b = Builder()
     y = [b.conv(b.x, 5, act=act) for act in (RELU, SIGMOID, RELU, IDENTITY)]

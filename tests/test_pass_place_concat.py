@@ -1,5 +1,5 @@
 from optgraph.graph import Graph
-from optgraph.ops import Concat
+from optgraph.ops import BATCH, Concat, Value
 from optgraph.passes import fuse_epilogue, merge_siblings, place_concat
 from tests.networks import Builder, difference, inception_a, of_kind
 
@@ -71,3 +71,8 @@ def test_refuses_another_axis_and_rank():
     y = b.graph.add(Concat(axis=2), (b.conv(b.x, 5), b.conv(b.x, 5))).output
     flags, outcome = placed(b.done(y))
     assert flags == [()] and outcome.refusals[0].reason == "not a concatenation of the channels of 4-D values"
+    b = Builder()
+    x = b.graph.add_input("flat", Value((BATCH, 6)))
+    graph = b.done(b.concat(b.act(x), b.act(x)))
+    outcome = place_concat.run(graph)
+    assert [r.reason for r in outcome.refusals] == ["not a concatenation of the channels of 4-D values"]
