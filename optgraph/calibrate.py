@@ -133,7 +133,7 @@ class _Calibration:
         pixels = () if len(dims) != 4 else (1, 2) if last else (2, 3)
         for axis, length in enumerate(dims):
             if not length or (resize and (axis == 0 or axis in pixels)):
-                dims[axis] = 2 if axis == 0 else size
+                dims[axis] = 4 if axis == 0 else size
         self.batch = dims[0] if dims else 0
         picture = images(self.rng, tuple(dims), last) if len(dims) == 4 else self.rng.standard_normal(dims)
         return picture.astype(dtype)

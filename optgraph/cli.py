@@ -130,16 +130,17 @@ def compile(
       optgraph compile xception.onnx -o fast.optgraph --dtype fp16 --batch 1,8
       optgraph compile dynamic.onnx --input-shape N,3,299,299
     """
-    from optgraph import report
+    from optgraph import net, report
     from optgraph.files import check_output
 
     batches = _batches(batch)
     output = output or model.with_suffix(ARTIFACT)
     check_output(output, model)
     with _busy(f"compiling {model.name}"):
-        net = _net(model, "torch", dtype, input_shape, batches)
-        data = report.net_dict(net, batches) | {"passes": report.passes_dict(net.reports), "output": str(output)}
-        net.save(output)
+        compiled = net.compile(model, "torch", dtype or "fp32", _shapes(input_shape), batches=batches)
+        data = report.net_dict(compiled, batches)
+        data |= {"passes": report.passes_dict(compiled.reports), "output": str(output)}
+        compiled.save(output)
     _print(json, data, report.passes_table(data["passes"]), report.net_table(data), f"wrote {output}")
 
 
@@ -191,6 +192,39 @@ def run(
         data["output"] = str(output)
         lines.append(f"wrote {output}")
     _print(json, data, report.results_table(data["outputs"]), *lines)
+
+
+@command
+def verify(
+    model: Model,
+    backend: Backend = "auto",
+    original: Annotated[
+        Path | None,
+        typer.Option(metavar="M.onnx", help="What a .optgraph was compiled from. Default: the file beside it."),
+    ] = None,
+    dtype: Dtype = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images to compare on.")] = 1,
+    input_shape: Shapes = None,
+    json: Json = False,
+) -> None:
+    """Compare a backend with ONNX Runtime on the original model, region by region. Exit code 1 if they differ.
+
+    \b
+    Examples:
+      optgraph verify model.onnx --backend interpret
+      optgraph verify fast.optgraph --original model.onnx --batch 4 --json
+    """
+    from optgraph import report
+    from optgraph.verify import open_with_original, verify_net
+
+    with _busy(f"loading {model.name}"):
+        net, source = open_with_original(model, backend, dtype or "fp32", _shapes(input_shape), original)
+    _check_settled(model, net, dtype, input_shape)
+    with _progress() as progress:
+        found = verify_net(net, source, batch, progress=progress)
+    data = found.to_json()
+    _print(json, data, report.verification_table(data))
+    raise typer.Exit(0 if found.ok else 1)
 
 
 @command
@@ -255,24 +289,23 @@ def optimize(
 # ---- what they share
 
 
-def _net(
-    model: Path,
-    backend: str,
-    dtype: str | None,
-    input_shape: Sequence[str] | None,
-    batches: Sequence[int] = (1,),
-) -> Net:
+def _net(model: Path, backend: str, dtype: str | None, input_shape: Sequence[str] | None) -> Net:
     """A .optgraph file loaded, or an ONNX model compiled."""
     from optgraph import net
 
     if model.suffix != ARTIFACT:
-        return net.compile(model, backend, dtype or "fp32", _shapes(input_shape), batches=batches)
-    if input_shape:
-        raise InputError(f"{model}: its shapes are fixed: give --input-shape when it is compiled")
+        return net.compile(model, backend, dtype or "fp32", _shapes(input_shape))
     loaded = net.load(model, backend)
-    if dtype not in (None, loaded.dtype):
-        raise InputError(f"{model}: was compiled for {loaded.dtype}, not {dtype}: compile the model again")
+    _check_settled(model, loaded, dtype, input_shape)
     return loaded
+
+
+def _check_settled(model: Path, net: Net, dtype: str | None, input_shape: Sequence[str] | None) -> None:
+    """Raises InputError for an option that a .optgraph file has settled otherwise."""
+    if model.suffix == ARTIFACT and input_shape:
+        raise InputError(f"{model}: its shapes are fixed: give --input-shape when it is compiled")
+    if dtype not in (None, net.dtype):
+        raise InputError(f"{model}: was compiled for {net.dtype}, not {dtype}: compile the model again")
 
 
 def _shapes(arguments: Sequence[str] | None) -> InputShape | dict[str, InputShape] | None:
@@ -305,6 +338,17 @@ def _busy(what: str) -> Iterator[None]:
 
     with Console(stderr=True).status(printable(what)):
         yield
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float], None]]:
+    """A progress bar on stderr, if that is a terminal; call it with what is being done and how much of it, 0 to 1."""
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda what, done: bar.update(task, description=what, completed=done)
 
 
 def _print(json: bool, data: Mapping[str, Any], *parts: RenderableType) -> None:

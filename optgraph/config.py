@@ -12,8 +12,8 @@ def dump_directory() -> Path | None:
     return Path(value) if value else None
 
 
-def show_refusals() -> bool:
-    """OPTGRAPH_DEBUG=1: what each pass refused, and why, is printed to standard error."""
+def debug() -> bool:
+    """OPTGRAPH_DEBUG=1: what each pass refused, and why, and the traceback of an internal error go to standard error."""
     return os.environ.get("OPTGRAPH_DEBUG", "") not in ("", "0")
 
 

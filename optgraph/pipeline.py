@@ -99,7 +99,7 @@ def apply(graph: Graph, passes: Sequence[Pass], dump: Path | None = None) -> lis
         if dump is not None:
             dump.mkdir(parents=True, exist_ok=True)
             (dump / f"{i:02}_{step.name}.txt").write_text(graph_text(graph))
-        if config.show_refusals():
+        if config.debug():
             for refusal in outcome.refusals:
                 print(f"{step.name}: {refusal.rule} refused at '{refusal.node}': {refusal.reason}", file=sys.stderr)
     return reports

@@ -111,9 +111,7 @@ def net_table(data: Mapping[str, Any]) -> Table:
         "weights": size(data["weight_bytes"]),
         "fallbacks": str(len(data["fallbacks"])),
     }
-    table = Table.grid("", "", padding=(0, 2))
-    for key, value in rows.items():
-        table.add_row(Text(key, style="bold"), plain(value))
+    table = _facts(rows)
     for fallback in data["fallbacks"]:
         table.add_row("", plain(f"{fallback['node']} ({fallback['op']}): {fallback['reason']}"))
     return table
@@ -140,6 +138,34 @@ def results_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
+def verification_table(data: Mapping[str, Any]) -> Table:
+    """The table of `Verification.to_json()`."""
+    rows = {
+        "answer": "ok" if data["ok"] else f"not ok: {data['reason']}",
+        "compared": f"{data['backend']} ({data['dtype']}) with {data['reference']}, batch {data['batch']}",
+        "bound": f"{data['bound']:g} relative L2",
+        "outputs": "\n".join(
+            f"{o['name']}: {number(o['rel_l2'])} relative L2, {number(o['max_abs'])} largest difference"
+            for o in data["outputs"]
+        ),
+        "regions": f"{data['regions_compared']} of {data['regions_total']} compared",
+        "two inputs": f"{number(data['input_sensitivity'])} relative L2 apart in the reference's answers",
+    }
+    if data["first_bad_region"]:
+        bad = data["first_bad_region"]
+        nodes = ", ".join(bad["onnx_nodes"])
+        rows["first wrong"] = f"{bad['region']} ({bad['op']}): {number(bad['rel_l2'])}; ONNX nodes {nodes}"
+    return _facts(rows)
+
+
+def _facts(rows: Mapping[str, str]) -> Table:
+    """A table of one name and one text a row."""
+    table = Table.grid("", "", padding=(0, 2))
+    for key, value in rows.items():
+        table.add_row(Text(key, style="bold"), plain(value))
+    return table
+
+
 def _table(*columns: str) -> Table:
     """A table whose first column is text and whose others, but for a last 'top' one, are numbers."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -151,6 +177,11 @@ def _table(*columns: str) -> Table:
 def counts(numbers: Mapping[str, int]) -> str:
     """'conv2d 12, pool 3', the most frequent first."""
     return ", ".join(f"{name} {n}" for name, n in sorted(numbers.items(), key=lambda item: (-item[1], item[0])))
+
+
+def number(value: float | None) -> str:
+    """Three digits; None is what JSON has for NaN and infinity."""
+    return "not finite" if value is None else f"{value:.3g}"
 
 
 def size(count: float) -> str:

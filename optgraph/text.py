@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 
 from optgraph.graph import Graph, Node
@@ -52,3 +53,26 @@ def _field(value: object) -> str:
 def _type(value: Value) -> str:
     shape = "×".join(str(d) for d in value.shape)
     return shape if value.dtype == "float32" else f"{shape} {value.dtype}"
+
+
+def graph_dot(graph: Graph) -> str:
+    """The graph for Graphviz: operators with the shapes of their outputs; constants are left out."""
+    lines = ["digraph {", "  node [shape=box, fontname=monospace];"]
+    made: dict[str, str] = {}  # value -> the id of the box it comes out of
+    for i, name in enumerate(graph.inputs):
+        made[name] = f"i{i}"
+        lines.append(f"  i{i} [label={_quoted(name, _type(graph.values[name]))}, shape=ellipse];")
+    for i, node in enumerate(graph.nodes()):
+        made.update(dict.fromkeys(node.outputs, f"n{i}"))
+        shapes = ", ".join(_type(graph.values[value]) for value in node.outputs)
+        lines.append(f"  n{i} [label={_quoted(op_text(node.op), shapes)}];")
+        lines += [f"  {made[value]} -> n{i};" for value in node.inputs if value in made]
+    for i, (public, value) in enumerate(graph.outputs.items()):
+        lines.append(f"  o{i} [label={_quoted(public, _type(graph.values[value]))}, shape=ellipse];")
+        lines += [f"  {made[value]} -> o{i};"] if value in made else []
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _quoted(*rows: str) -> str:
+    """Rows of text as a Graphviz string, whose escapes are those of JSON."""
+    return json.dumps("\n".join(rows), ensure_ascii=False)

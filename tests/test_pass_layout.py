@@ -3,8 +3,8 @@ import pytest
 
 from optgraph.graph import Graph
 from optgraph.ops import (
-    Activation,
     Act,
+    Activation,
     Cast,
     Concat,
     GlobalPool,

@@ -1,0 +1,113 @@
+"""The oracle: what an original model answers, inside and out, and how far another answer is from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnx.inliner
+import torch
+from onnx import helper
+
+from optgraph import calibrate
+from optgraph.backends import session
+from optgraph.errors import InputError
+from optgraph.ops import BATCH, Value
+
+Feeds = Mapping[str, np.ndarray]
+
+BOUNDS = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 5e-3, "bf16": 3e-2}  # relative L2 of an output, by dtype
+CHUNK = 16  # inner values held at a time
+
+
+class Reference:
+    """ONNX Runtime on the CPU with nothing optimised, which can be asked for any value inside a model."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        # As import does, so that the names inside are the same.
+        self._model = onnx.inliner.inline_local_functions(model) if model.functions else model
+        self._position = {name: i for i, node in enumerate(self._model.graph.node) for name in node.output if name}
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a node of the model computes `name`."""
+        return name in self._position
+
+    def run(self, names: Sequence[str], *runs: Feeds) -> list[dict[str, np.ndarray]]:
+        """The named values, for each of the feeds, which are all of one shape."""
+        names = list(dict.fromkeys(names))
+        running = session(self._upto(names, runs[0]).SerializeToString(), optimize=False)
+        return [dict(zip(names, running.run(names, dict(feeds)), strict=True)) for feeds in runs]
+
+    def stream(self, names: Sequence[str], feeds: Feeds) -> Iterator[np.ndarray]:
+        """The named values one after the other, at most CHUNK of them in memory."""
+        for start in range(0, len(names), CHUNK):
+            yield from self._chunk(names[start : start + CHUNK], feeds)
+
+    def _chunk(self, names: Sequence[str], feeds: Feeds) -> Iterator[np.ndarray]:
+        (values,) = self.run(names, feeds)
+        for name in names:
+            yield values[name]
+
+    def _upto(self, names: Sequence[str], feeds: Feeds) -> onnx.ModelProto:
+        """The model as far as the last of `names`, which are its outputs; its inputs are of the shapes of `feeds`."""
+        whole = self._model.graph
+        # ONNX keeps nodes in topological order, so a head of the list is a model: import refuses subgraphs, whose
+        # reading of outer values does not show.
+        nodes = whole.node[: max(self._position.get(name, -1) for name in names) + 1]
+        read = {name for node in nodes for name in node.input}.union(names)
+        part = onnx.ModelProto(ir_version=max(4, self._model.ir_version), opset_import=self._model.opset_import)
+        part.graph.name = whole.name or "reference"
+        part.graph.node.extend(nodes)
+        part.graph.input.extend(
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in feeds.items()
+        )
+        part.graph.initializer.extend(tensor for tensor in whole.initializer if tensor.name in read)
+        part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        return part
+
+
+def distance(result: torch.Tensor | np.ndarray, reference: torch.Tensor | np.ndarray) -> tuple[float, float]:
+    """Relative L2, ‖result - reference‖ / ‖reference‖, and the largest absolute difference.
+
+    Both are infinite where the shapes differ or either side has a NaN or an Inf.
+    """
+    out, ref = (torch.as_tensor(a).detach().cpu().double() for a in (result, reference))
+    if out.shape != ref.shape or not (out.isfinite().all() and ref.isfinite().all()):
+        return math.inf, math.inf
+    difference, norm = float((out - ref).norm()), float(ref.norm())
+    if difference == 0.0:
+        return 0.0, 0.0
+    return difference / norm if norm else math.inf, float((out - ref).abs().max())
+
+
+def example(inputs: Mapping[str, Value], batch: int, seed: int) -> dict[str, np.ndarray]:
+    """Something to feed each input: smooth images to a rank-4 one, random numbers to the others."""
+    rng = np.random.default_rng(seed)
+    feeds = {}
+    for name, value in inputs.items():
+        shape = tuple(batch if isinstance(d, str) else d for d in value.shape)
+        dtype = np.dtype(value.dtype)
+        if dtype.kind != "f":
+            array = rng.integers(0, 2 if dtype.kind == "b" else 128, shape)
+        elif len(shape) == 4:
+            array = calibrate.images(rng, shape, channels_last=shape[3] in (1, 3) and shape[1] not in (1, 3))
+        else:
+            array = rng.standard_normal(shape)
+        feeds[name] = array.astype(dtype)
+    return feeds
+
+
+def fitting_batch(inputs: Mapping[str, Value], batch: int) -> int:
+    """`batch`, or the size the model fixes. Raises InputError if another than that or 1 was asked for."""
+    if batch < 1:
+        raise InputError(f"batch {batch}: a batch has at least one image")
+    shapes = [value.shape for value in inputs.values()]
+    if any(BATCH in shape for shape in shapes) or not shapes[0]:
+        return batch
+    fixed = int(shapes[0][0])
+    if batch not in (1, fixed):
+        raise InputError(f"batch {batch}: the model fixes it to {fixed}; compile it with an input shape of N,...")
+    return fixed
