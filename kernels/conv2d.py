@@ -169,11 +169,10 @@ def conv2d(
 
     rows = batch * height * width
     flatten = channels < _FLATTEN_BELOW
-    chosen = tile or (
-        tiles.gemm(rows, columns, kh * kw * channels, weight.element_size(), target_of(x))
-        if flatten
-        else tiles.gemm(rows, columns, channels, weight.element_size(), target_of(x), taps=kh * kw)
-    )
+    has_pre = pre_scale is not None or pre_shift is not None or bool(pre_act)
+    depth, taps = (kh * kw * channels, 1) if flatten else (channels, kh * kw)
+    plain = not has_pre and residual is None
+    chosen = tile or tiles.gemm(rows, columns, depth, weight.element_size(), target_of(x), taps, plain)
     return Launch(
         "conv2d",
         _conv2d,
@@ -219,7 +218,7 @@ def conv2d(
             "PRE": activation(pre_act),
             "ACT": activation(act),
             "POST": activation(post),
-            "HAS_PRE": pre_scale is not None or pre_shift is not None or bool(pre_act),
+            "HAS_PRE": has_pre,
             "PRECISION": precision,
             "ALIGN_K": alignment(channels, stride_n, stride_h, stride_w) if stride_c == 1 else 1,
             "ALIGN_N": alignment(columns, out_row, residual_row),

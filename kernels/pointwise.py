@@ -158,7 +158,9 @@ def pointwise(
     act = distinct.pop() if distinct else IDENTITY
 
     rows = batch * height * width
-    chosen = tile or tiles.gemm(rows, sizes, channels, weight.element_size(), target_of(x))
+    has_pre = pre_scale is not None or pre_shift is not None or bool(pre_act)
+    plain = not has_pre and residual is None
+    chosen = tile or tiles.gemm(rows, sizes, channels, weight.element_size(), target_of(x), plain=plain)
     block_n = chosen.block_n
     grid = (tiles.cdiv(rows, chosen.block_m) * sum(tiles.cdiv(size, block_n) for size in sizes),)
     # Absent segments repeat the first output with no columns: no tile ever selects them.
@@ -202,7 +204,7 @@ def pointwise(
             "PRE": activation(pre_act),
             "ACT": activation(act),
             "POST": activation(post),
-            "HAS_PRE": pre_scale is not None or pre_shift is not None or bool(pre_act),
+            "HAS_PRE": has_pre,
             "SEGMENTS": len(outs),
             "ACT_BITS": sum(1 << i for i, segment_act in enumerate(acts) if segment_act or not act),
             "FLAT": stride == (1, 1) and flat_pixels(x),

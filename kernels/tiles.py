@@ -89,17 +89,18 @@ def ceil_pow2(x: int) -> int:
     return 1 << max(0, x - 1).bit_length()
 
 
-def gemm(m: int, n: int | Sequence[int], k: int, itemsize: int, target: str, taps: int = 1) -> Tile:
+def gemm(m: int, n: int | Sequence[int], k: int, itemsize: int, target: str, taps: int = 1, plain: bool = True) -> Tile:
     """Tile of an [m, k] x [k, n] GEMM; `n` may be the widths of several segments that no tile straddles.
 
     An implicit GEMM counts output pixels as `m`; its depth is `taps` runs of `k` channels, each padded to block_k.
+    A launch with a prologue or a residual is not `plain`: beside them the biggest accumulators would spill.
     """
-    return _choose(m, (n,) if isinstance(n, int) else tuple(n), k, taps, 0, itemsize, target)
+    return _choose(m, (n,) if isinstance(n, int) else tuple(n), k, taps, 0, itemsize, target, plain)
 
 
 def separable(m: int, n: int, c: int, itemsize: int, target: str, taps: int = 9) -> Tile:
     """Tile of a depthwise convolution feeding a GEMM [m, c] x [c, n]: every n-block repeats the depthwise."""
-    return _choose(m, (n,), c, 1, taps, itemsize, target)
+    return _choose(m, (n,), c, 1, taps, itemsize, target, True)
 
 
 def rows(m: int, c: int, itemsize: int, target: str) -> tuple[int, int]:
@@ -114,7 +115,9 @@ def rows(m: int, c: int, itemsize: int, target: str) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=4096)
-def _choose(m: int, n: tuple[int, ...], k: int, runs: int, depthwise: int, itemsize: int, target: str) -> Tile:
+def _choose(
+    m: int, n: tuple[int, ...], k: int, runs: int, depthwise: int, itemsize: int, target: str, plain: bool
+) -> Tile:
     """`runs` is the taps of a convolution, `depthwise` those of a depthwise one before the GEMM, or 0."""
     if target == "interpret":
         return min(_interpreter_tiles(m, max(n), k), key=lambda tile: _interpreter_cost(tile, m, n, k, runs, depthwise))
@@ -128,6 +131,8 @@ def _choose(m: int, n: tuple[int, ...], k: int, runs: int, depthwise: int, items
         # Elements are loaded one by one, each with an address in registers: bigger blocks would spill.
         candidates = tuple(tile for tile in candidates if tile.block_m * tile.block_n <= 64 * 64)
         block_k = min(block_k, 64 // itemsize)
+    if not plain:
+        candidates = tuple(tile for tile in candidates if tile.block_m * tile.block_n < 128 * 256)
     fitting = [replace(tile, block_k=min(tile.block_k, block_k)) for tile in candidates]
     fitting = [tile for tile in fitting if _shared_bytes(tile, itemsize) <= device.shared]
     return min(fitting, key=lambda tile: _gpu_cost(tile, m, n, k, runs, depthwise, itemsize, device))

@@ -47,7 +47,7 @@ def calibrate(model: onnx.ModelProto, seed: int = 0, size: int = 128, refill: bo
     if not refill and not is_stripped(model):
         return _copy(model)
     first = None
-    for resize in (False,):
+    for resize in (True, False):
         run = _Calibration(model, np.random.default_rng(seed), size, resize, refill)
         try:
             return run.fill()
@@ -179,6 +179,9 @@ class _Calibration:
         # Few samples may agree by chance: the rest of the way the channels differ bounds what is made of their spread.
         spread = max(float(out.std(others).mean()), float(np.sqrt(np.mean(out**2))) / 4.0, 1e-6)
         gain = (1.0 if image else LOGIT_STD) / spread
+        if not image and root == node.input[1]:
+            self.values[root] = _blind_to(self.values[node.input[0]], self.values[root], out.shape[-1])
+            out = self._run(node, zero)[node.output[0]].astype(np.float32)
         for name in self.views[root]:
             if name in self.values:
                 self.values[name] = (self.values[name] * gain).astype(self.values[name].dtype)
@@ -234,6 +237,15 @@ class _Calibration:
         except Exception as error:  # ONNX Runtime has an exception class for each status, and no common base
             what = str(error).splitlines()[0]
             raise ModelError(f"node '{node.name}' ({node.op_type}) cannot be calibrated: {what}") from error
+
+
+def _blind_to(x: Array, weight: Array, outputs: int) -> Array:
+    """The weight of a matrix product less its answer to the mean of the rows of `x`, which all images share."""
+    mean = x.reshape(-1, x.shape[-1]).mean(0, dtype=np.float32)
+    mean /= np.linalg.norm(mean) + 1e-6
+    if weight.shape[-1] == outputs:  # [K, N]
+        return weight - np.outer(mean, mean @ weight).astype(weight.dtype)
+    return weight - np.outer(weight @ mean, mean).astype(weight.dtype)
 
 
 def _options() -> ort.SessionOptions:

@@ -52,8 +52,8 @@ Dtype = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="What kernels store and multiply in: fp32, tf32, fp16 or bf16. Default: fp32, or what MODEL was "
-        "compiled for.",
+        help="What kernels store and multiply in: fp32, tf32, fp16 or bf16. Default: fp32, or what a .optgraph "
+        "was compiled for.",
     ),
 ]
 Shapes = Annotated[
@@ -168,7 +168,7 @@ def run(
     Examples:
       optgraph run xception.optgraph --input cat.png
       optgraph run model.onnx --input x.npy --output y.npy --backend interpret
-      optgraph run two_inputs.onnx --input left=a.npy --input right=b.npy --output y.npz
+      optgraph run two_inputs.onnx --input left=a.npy --input right=random
     """
     from optgraph import images, report
     from optgraph.files import check_output
@@ -241,7 +241,7 @@ def inspect(
     Examples:
       optgraph inspect xception.optgraph
       optgraph inspect model.onnx --json
-      optgraph inspect model.onnx --dot graph.dot && dot -Tsvg graph.dot -o graph.svg
+      optgraph inspect model.onnx --dot graph.dot
     """
     from optgraph import report, text
     from optgraph.files import check_output, replacing
@@ -254,7 +254,7 @@ def inspect(
     if dot is not None:
         with replacing(dot) as file:
             file.write(text.graph_dot(net.fused).encode())
-    _print(json, data, text.graph_text(net.fused), report.net_table(data))
+    _print(json, data, text.graph_text(net.fused).rstrip(), report.net_table(data))
 
 
 @command
@@ -284,6 +284,34 @@ def optimize(
     data = {"nodes": graph.source_nodes, "optimized_nodes": len(graph), "passes": passes, "output": str(output)}
     summary = f"{data['nodes']} operators before, {data['optimized_nodes']} after"
     _print(json, data, report.passes_table(passes), summary, f"wrote {output}")
+
+
+@command
+def calibrate(
+    model: OnnxModel,
+    output: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="Where.", show_default=False)],
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights and the images.")] = 0,
+    size: Annotated[int, typer.Option(min=1, help="Height and width of the images, where the model allows it.")] = 128,
+) -> None:
+    """Fill a model whose weights were stripped with random ones of sound scale.
+
+    \b
+    Example:
+      optgraph calibrate stripped.onnx whole.onnx --size 96
+    """
+    from optgraph import calibrate as calibration
+    from optgraph.files import check_output, replacing
+    from optgraph.onnx_import import load_model
+
+    check_output(output, model)
+    with _busy(f"calibrating {model.name}"):
+        proto = load_model(model, allow_stripped=True)
+        if not calibration.is_stripped(proto):
+            proto = load_model(model)
+        filled = calibration.calibrate(proto, seed, size)
+    with replacing(output) as file:
+        file.write(filled.SerializeToString())
+    print(f"wrote {output}")
 
 
 # ---- what they share

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from optgraph.graph import Graph
-from optgraph.lower import STORAGE
+from optgraph.lower import STORAGE, fitting_batch
 from optgraph.ops import Identity, Reshape
 from optgraph.plan import ITEMSIZE
 
@@ -23,7 +23,7 @@ def bytes_per_image(graph: Graph, dtype: str = "fp32") -> int:
         for value in (*node.inputs, *node.outputs):
             if value and value not in graph.constants:
                 total += math.prod(d for d in graph.values[value].shape if isinstance(d, int)) * itemsize
-    return total
+    return total // fitting_batch({name: graph.values[name] for name in graph.inputs}, 1)
 
 
 def weight_bytes(graph: Graph, dtype: str = "fp32") -> int:

@@ -16,7 +16,7 @@ from optgraph import ops
 from optgraph.errors import InputError, ModelError
 from optgraph.graph import Graph, Node
 from optgraph.memory import Lifetime, allocate
-from optgraph.ops import IDENTITY, Act
+from optgraph.ops import IDENTITY, Act, Value
 from optgraph.plan import ITEMSIZE, Call, Fallback, Packed, Plan, View
 
 STORAGE = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -28,9 +28,28 @@ def lower(graph: Graph, batch: int = 1, dtype: str = "fp32") -> Plan:
 
     Raises InputError for an unknown dtype or a batch that the model fixes otherwise.
     """
+    check_dtype(dtype)
+    batch = fitting_batch({name: graph.values[name] for name in graph.inputs}, batch)
+    return Lowering(graph, batch, dtype).plan()
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises InputError for an unknown dtype."""
     if dtype not in STORAGE:
         raise InputError(f"unknown dtype '{dtype}': use {', '.join(STORAGE)}")
-    return Lowering(graph, batch, dtype).plan()
+
+
+def fitting_batch(inputs: Mapping[str, Value], batch: int) -> int:
+    """`batch`, or the size the model fixes. Raises InputError if another than that or 1 was asked for."""
+    if batch < 1:
+        raise InputError(f"batch {batch}: a batch has at least one image")
+    shapes = [value.shape for value in inputs.values()]
+    if any(ops.BATCH in shape for shape in shapes) or not shapes[0]:
+        return batch
+    fixed = int(shapes[0][0])
+    if batch not in (1, fixed):
+        raise InputError(f"batch {batch}: the model fixes it to {fixed}; compile it with an input shape of N,...")
+    return fixed
 
 
 class Lowering:

@@ -13,10 +13,11 @@ import torch
 
 from optgraph import artifact, onnx_import, pipeline
 from optgraph.backends import Backend, make_backend, resolve_backend
+from optgraph.checks import check_finite
 from optgraph.cost import bytes_per_image
 from optgraph.errors import InputError
 from optgraph.graph import Graph
-from optgraph.lower import STORAGE, lower
+from optgraph.lower import check_dtype, lower
 from optgraph.onnx_import import InputShape
 from optgraph.ops import BATCH, Value
 from optgraph.pipeline import Pass, PassReport
@@ -56,8 +57,7 @@ class Net:
         reports: Sequence[PassReport] = (),
         batches: Sequence[int] = (1,),
     ) -> None:
-        if dtype not in STORAGE:
-            raise InputError(f"unknown dtype '{dtype}': use {', '.join(STORAGE)}")
+        check_dtype(dtype)
         self.simplified = simplified
         self.fused = fused
         self.source = source
@@ -156,7 +156,10 @@ def compile(
     input_shape: fixes open dimensions, see `read`. batches: sizes worth reporting on; any size runs.
     Raises ModelError, InputError; see `optgraph.errors`.
     """
+    check_dtype(dtype)
+    backend = resolve_backend(backend)
     graph = onnx_import.read(model, input_shape)
+    check_finite(graph)
     digest = "" if isinstance(model, onnx.ModelProto) else hashlib.sha256(Path(model).read_bytes()).hexdigest()
     source = Source(graph.name, digest, graph.source_nodes, bytes_per_image(graph, dtype))
     reports = pipeline.apply(graph, simplify_passes)

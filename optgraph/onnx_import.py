@@ -53,7 +53,10 @@ def load_model(source: str | Path | onnx.ModelProto, allow_stripped: bool = Fals
         if not path.is_file():
             raise ModelError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
         try:
-            model = onnx.load(str(path), load_external_data=not allow_stripped)
+            model = onnx.load(str(path), load_external_data=False)
+            # Nothing to load where weights were stripped; the import says which.
+            if not any(is_stripped(tensor) for tensor in model.graph.initializer):
+                onnx.load_external_data_for_model(model, str(path.parent))
         except DecodeError:
             raise ModelError(f"{path}: not an ONNX model, or a truncated one") from None
         except (onnx.checker.ValidationError, OSError, ValueError) as error:

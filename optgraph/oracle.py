@@ -75,12 +75,15 @@ def distance(result: torch.Tensor | np.ndarray, reference: torch.Tensor | np.nda
     Both are infinite where the shapes differ or either side has a NaN or an Inf.
     """
     out, ref = (torch.as_tensor(a).detach().cpu().double() for a in (result, reference))
-    if out.shape != ref.shape or not (out.isfinite().all() and ref.isfinite().all()):
+    if out.shape != ref.shape:
         return math.inf, math.inf
-    difference, norm = float((out - ref).norm()), float(ref.norm())
-    if difference == 0.0:
+    difference = out - ref
+    error, norm = float(difference.norm()), float(ref.norm())
+    if not (math.isfinite(error) and math.isfinite(norm)):
+        return math.inf, math.inf
+    if error == 0.0:
         return 0.0, 0.0
-    return difference / norm if norm else math.inf, float((out - ref).abs().max())
+    return error / norm if norm else math.inf, float(difference.abs().max())
 
 
 def example(inputs: Mapping[str, Value], batch: int, seed: int) -> dict[str, np.ndarray]:

@@ -197,8 +197,7 @@ def _split(op: ops.Split, inputs: Inputs) -> Outputs:
 def _slice(op: ops.Slice, inputs: Inputs) -> Outputs:
     (x,) = _slots(op, inputs)
     for start, end, axis, step in zip(op.starts, op.ends, op.axes, op.steps, strict=True):
-        size = x.shape[axis]
-        kept = range(size)[slice(start, end if step > 0 or end >= -size else None, step)]
+        kept = range(x.shape[axis])[start:end:step]
         x = x.index_select(axis, torch.tensor(kept, dtype=torch.int64, device=x.device))
     return (x,)
 

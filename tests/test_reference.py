@@ -181,6 +181,7 @@ def test_separable(window: str) -> None:
 POOL_WINDOWS = {
     **WINDOWS,
     "symmetric": {"stride": (2, 1), "pads": (1, 1, 1, 1), "dilation": (1, 1)},
+    "dilated_symmetric": {"stride": (1, 1), "pads": (1, 1, 1, 1), "dilation": (2, 3)},
     # More than half of the window, which torch's pools refuse.
     "wide": {"stride": (1, 1), "pads": (2, 1, 2, 1), "dilation": (1, 1)},
 }
@@ -534,8 +535,8 @@ def test_opaque_is_of_the_opset_it_came_from() -> None:
     """ReduceSumSquare took `axes` as an attribute until opset 17 and as an input from 18 on."""
     graph = single(opaque("ReduceSumSquare", ["a"], [Value(("N", 1))], axes=[1]), "squares")
     graph.opset = 17
-    out = run(graph, {"x": np.array([[1.0, 2.0, 3.0, 4.0]])})["y"]
-    assert out.tolist() == [[30.0]]
+    out = run(graph, {"x": np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 0.0, 0.0]])})["y"]
+    assert out.tolist() == [[30.0], [1.0]]
 
 
 @pytest.mark.parametrize(("op_type", "domain"), [("Nonsense", ""), ("FusedConv", "com.microsoft")])
