@@ -58,7 +58,9 @@ def main() -> None:
         )
         net = optgraph.compile(path)
 
-    print(f"{net.source.nodes} ONNX nodes become {len(net.fused)} operators: {net.plan().launches_by_kernel()}")
+    plan = net.plan()
+    print(f"{net.source.nodes} ONNX nodes become {len(plan.calls)} launches: {plan.launches_by_kernel()}")
+    assert not plan.fallbacks
     x = torch.randn(5, 3, 48, 48)
     with torch.no_grad():
         expected = network(x)

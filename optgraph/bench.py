@@ -6,7 +6,6 @@ Nothing is timed before both have given the same answer.
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 import time
@@ -91,7 +90,7 @@ def bench(
     """Times a backend against ONNX Runtime with its default settings (CPU, float32) on the original ONNX model.
 
     model, backend, dtype, input_shape, original: as for `verify`.
-    threads: of both sides on the CPU; by default all that this process may use.
+    threads: of both sides on the CPU; by default as many as torch takes, one for a physical core.
     repeats, min_seconds: pairs of runs; more, if these take less than `min_seconds` in all.
     Raises OptgraphError if the two answers differ by more than the dtype's bound, and else as `verify`.
     """
@@ -104,7 +103,7 @@ def bench(
     net, source = open_with_original(model, backend, dtype, input_shape, original)
     batch = fitting_batch(net.inputs, batch)
     feeds = example(net.inputs, batch, seed=0)
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or torch.get_num_threads()
     theirs = _onnxruntime(source, threads)
     with _torch_threads(threads):
         ours = _ours(net, threads)
@@ -171,7 +170,11 @@ def _onnxruntime(path: Path, threads: int) -> Runner:
     names = [output.name for output in running.get_outputs()]
 
     def call(feeds: Feeds) -> dict[str, np.ndarray]:
-        return dict(zip(names, running.run(names, dict(feeds)), strict=True))
+        try:
+            return dict(zip(names, running.run(names, dict(feeds)), strict=True))
+        except Exception as error:  # ONNX Runtime's own, with no base but Exception
+            reason = str(error).splitlines()[0]
+            raise OptgraphError(f"{path}: ONNX Runtime cannot run it on the same input: {reason}") from None
 
     return call
 

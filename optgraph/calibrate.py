@@ -3,7 +3,7 @@
 In a stripped file a large tensor keeps its name, shape and type and has no data: EXTERNAL, location 'stripped'.
 
 Plain random weights make a bad test: signals grow or die with depth and every image gets the same answer. So the
-nodes run one by one on two smooth random images, and each parameter is set when it is reached, as training would:
+nodes run one by one on a few smooth random images, and each parameter is set when it is reached, as training would:
 
     weight of Conv, Gemm, MatMul    normal, scaled so that the output has unit variance (LOGIT_STD after a matrix)
     bias                            small, less the mean of the output
@@ -30,8 +30,9 @@ from optgraph.errors import ModelError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+IMAGES = 4  # fewer, and a network fits only those and amplifies any other
 STRIPPED_ABOVE = 4096  # values; what is smaller stays in a stripped file
-LOGIT_STD = 3.0  # so that a softmax over the outputs is neither flat nor a single one
+LOGIT_STD = 2.0  # so that a softmax over the outputs is neither flat nor a single one
 LOCATION = "stripped"
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 VIEWS = ("Identity", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -40,21 +41,13 @@ VIEWS = ("Identity", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squ
 def calibrate(model: onnx.ModelProto, seed: int = 0, size: int = 128, refill: bool = False) -> onnx.ModelProto:
     """A copy of `model` with every stripped tensor filled; an unchanged copy if none is.
 
-    seed: of the weights and the two images. size: height and width of the images in pixels, where the graph allows
-    another size than its own. refill: draw all the weights of Conv, Gemm and MatMul anew, stripped or not.
+    seed: of the weights and the images. size: height and width of the images in pixels where the graph leaves them
+    open. refill: draw all the weights of Conv, Gemm and MatMul anew, stripped or not.
     Raises ModelError if a node cannot be run.
     """
     if not refill and not is_stripped(model):
         return _copy(model)
-    first = None
-    for resize in (True, False):
-        run = _Calibration(model, np.random.default_rng(seed), size, resize, refill)
-        try:
-            return run.fill()
-        except ModelError as error:
-            first = error if resize else first
-            last = error
-    raise last from first
+    return _Calibration(model, np.random.default_rng(seed), size, refill).fill()
 
 
 def is_stripped(model: onnx.ModelProto) -> bool:
@@ -89,11 +82,9 @@ def images(seed: int | np.random.Generator, shape: tuple[int, ...], channels_las
 
 
 class _Calibration:
-    """One run through a graph. `resize`: use `size` even where the input's height, width and batch are fixed."""
+    """One run through a graph."""
 
-    def __init__(
-        self, model: onnx.ModelProto, rng: np.random.Generator, size: int, resize: bool, refill: bool
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, rng: np.random.Generator, size: int, refill: bool) -> None:
         self.model = _copy(model)
         self.rng = rng
         self.uses = Counter(name for node in self.model.graph.node for name in node.input)
@@ -106,7 +97,9 @@ class _Calibration:
         for name, root in self.root.items():
             self.views[root].append(name)
 
-        weights = {self.root.get(n.input[1], "") for n in self.model.graph.node if n.op_type in LINEAR} if refill else ()
+        weights = (
+            {self.root.get(n.input[1], "") for n in self.model.graph.node if n.op_type in LINEAR} if refill else ()
+        )
         self.values: dict[str, Array] = {}
         self.drawn: set[str] = set()
         for name, tensor in self.tensors.items():
@@ -119,22 +112,17 @@ class _Calibration:
         self.changed = set(self.drawn)
         self.unscaled = set(self.drawn)
         self.depends = {i.name for i in self.model.graph.input if i.name not in self.values}  # on the images
-        self.batch = 0
         for value in self.model.graph.input:
             if value.name in self.depends:
-                self.values[value.name] = self._picture(value.type.tensor_type, size, resize)
+                self.values[value.name] = self._picture(value.type.tensor_type, size)
 
-    def _picture(self, tensor: onnx.TypeProto.Tensor, size: int, resize: bool) -> Array:
+    def _picture(self, tensor: onnx.TypeProto.Tensor, size: int) -> Array:
         dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         if not _is_float(dtype):
             raise ModelError(f"cannot calibrate a model with a {dtype} input: inputs must be floating point")
         dims = [d.dim_value for d in tensor.shape.dim]
         last = len(dims) == 4 and dims[3] in (1, 3) and dims[1] not in (1, 3)
-        pixels = () if len(dims) != 4 else (1, 2) if last else (2, 3)
-        for axis, length in enumerate(dims):
-            if not length or (resize and (axis == 0 or axis in pixels)):
-                dims[axis] = 4 if axis == 0 else size
-        self.batch = dims[0] if dims else 0
+        dims = [length or (size if axis else IMAGES) for axis, length in enumerate(dims)]
         picture = images(self.rng, tuple(dims), last) if len(dims) == 4 else self.rng.standard_normal(dims)
         return picture.astype(dtype)
 
@@ -157,9 +145,6 @@ class _Calibration:
                 left[name] -= 1
                 if not left[name] and name not in self.tensors:
                     self.values.pop(name, None)
-        for value in self.model.graph.output:
-            if value.name in self.depends and self.values[value.name].shape[:1] != (self.batch,):
-                raise ModelError(f"output '{value.name}' does not keep a batch of {self.batch}")
         for name in self.changed:
             tensor = self.tensors[name]
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(self.values[name]), tensor.name))
@@ -194,7 +179,12 @@ class _Calibration:
         x = self.values[node.input[0]].astype(np.float32)
         others = (0, *range(2, x.ndim))
         channels = x.shape[1]
-        found = (self.rng.normal(1.0, 0.1, channels), self.rng.normal(0.0, 0.2, channels), x.mean(others), x.var(others))
+        found = (
+            self.rng.normal(1.0, 0.1, channels),
+            self.rng.normal(0.0, 0.2, channels),
+            x.mean(others),
+            x.var(others),
+        )
         for name, value in zip(node.input[1:], found, strict=True):
             if self._private(name):
                 self._set(name, value)

@@ -1,25 +1,17 @@
-"""The command line. Heavy modules are imported by the command that needs them, so that --help is quick.
-
-Exit codes: 0 good, 1 the answer is no (a verification failed), 2 bad input, 3 a bug or out of memory, 130 interrupted.
-"""
+"""The command line. Heavy modules are imported by the command that needs them, so that --help is quick."""
 
 from __future__ import annotations
 
-import functools
-import os
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
 
-from optgraph import config
-from optgraph.errors import GraphError, InputError, OptgraphError
+from optgraph.errors import InputError
+from optgraph.terminal import busy, guarded, progress, show
 
 if TYPE_CHECKING:
     from optgraph.net import Net
@@ -52,66 +44,28 @@ Dtype = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="What kernels store and multiply in: fp32, tf32, fp16 or bf16. Default: fp32, or what a .optgraph "
-        "was compiled for.",
+        help="What kernels store and multiply in: fp32 (the default), tf32, fp16 or bf16. A .optgraph has its own.",
     ),
+]
+Original = Annotated[
+    Path | None,
+    typer.Option(metavar="M.onnx", help="What a .optgraph was compiled from. Default: the file of its name beside it."),
 ]
 Shapes = Annotated[
     list[str] | None,
     typer.Option(
         "--input-shape",
         metavar="SHAPE",
-        help="Fixes open dimensions, such as N,3,299,299, where N stays open; NAME=SHAPE if there are several inputs.",
+        help="Fixes open dimensions: N,3,299,299, where N stays open, or NAME=SHAPE if there are several inputs.",
     ),
 ]
-
-
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Registers a command whose errors are one line on stderr and an exit code, never a traceback."""
-
-    @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        try:
-            function(*args, **kwargs)
-            sys.stdout.flush()
-        except typer.Exit:
-            raise
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
-        except BrokenPipeError:  # a reader such as `head` has left
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(141) from None
-        except MemoryError:
-            _fail(3, "error: out of memory: use a smaller batch or model")
-        except GraphError as error:
-            _internal(error)
-        except OptgraphError as error:
-            _fail(2, f"error: {error}")
-        except OSError as error:
-            _fail(2, f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
-        except Exception as error:
-            _internal(error)
-
-    return app.command()(guarded)
-
-
-def _internal(error: Exception) -> None:
-    if config.debug():
-        traceback.print_exception(error)
-    _fail(3, f"internal error: {type(error).__name__}: {error}: please report, OPTGRAPH_DEBUG=1 shows the traceback")
-
-
-def _fail(code: int, message: str) -> None:
-    from optgraph.report import printable
-
-    print(printable(message), file=sys.stderr)
-    raise typer.Exit(code)
 
 
 # ---- commands
 
 
-@command
+@app.command()
+@guarded
 def compile(
     model: OnnxModel,
     output: Annotated[
@@ -136,15 +90,16 @@ def compile(
     batches = _batches(batch)
     output = output or model.with_suffix(ARTIFACT)
     check_output(output, model)
-    with _busy(f"compiling {model.name}"):
+    with busy(f"compiling {model.name}"):
         compiled = net.compile(model, "torch", dtype or "fp32", _shapes(input_shape), batches=batches)
         data = report.net_dict(compiled, batches)
         data |= {"passes": report.passes_dict(compiled.reports), "output": str(output)}
         compiled.save(output)
-    _print(json, data, report.passes_table(data["passes"]), report.net_table(data), f"wrote {output}")
+    show(json, data, report.passes_table(data["passes"]), report.net_table(data), f"wrote {output}")
 
 
-@command
+@app.command()
+@guarded
 def run(
     model: Model,
     input: Annotated[
@@ -173,13 +128,13 @@ def run(
     from optgraph import images, report
     from optgraph.files import check_output
 
-    with _busy(f"loading {model.name}"):
+    with busy(f"loading {model.name}"):
         net = _net(model, backend, dtype, input_shape)
     feeds = images.read_inputs(input or [images.RANDOM], net.inputs)
     if output is not None:
         images.check_results(output, list(net.outputs))
         check_output(output, model)
-    with _busy(f"running on {net.backend}"):
+    with busy(f"running on {net.backend}"):
         start = time.perf_counter()
         found: Any = net(feeds)
         seconds = time.perf_counter() - start
@@ -191,17 +146,15 @@ def run(
         images.write_results(output, results)
         data["output"] = str(output)
         lines.append(f"wrote {output}")
-    _print(json, data, report.results_table(data["outputs"]), *lines)
+    show(json, data, report.results_table(data["outputs"]), *lines)
 
 
-@command
+@app.command()
+@guarded
 def verify(
     model: Model,
     backend: Backend = "auto",
-    original: Annotated[
-        Path | None,
-        typer.Option(metavar="M.onnx", help="What a .optgraph was compiled from. Default: the file beside it."),
-    ] = None,
+    original: Original = None,
     dtype: Dtype = None,
     batch: Annotated[int, typer.Option(min=1, help="Images to compare on.")] = 1,
     input_shape: Shapes = None,
@@ -215,19 +168,48 @@ def verify(
       optgraph verify fast.optgraph --original model.onnx --batch 4 --json
     """
     from optgraph import report
-    from optgraph.verify import open_with_original, verify_net
+    from optgraph.verify import verify
 
-    with _busy(f"loading {model.name}"):
-        net, source = open_with_original(model, backend, dtype or "fp32", _shapes(input_shape), original)
-    _check_settled(model, net, dtype, input_shape)
-    with _progress() as progress:
-        found = verify_net(net, source, batch, progress=progress)
+    settings = _settings(model, dtype, input_shape)
+    with progress() as tell:
+        found = verify(model, backend, original=original, batch=batch, progress=tell, **settings)
     data = found.to_json()
-    _print(json, data, report.verification_table(data))
+    show(json, data, report.verification_table(data))
     raise typer.Exit(0 if found.ok else 1)
 
 
-@command
+@app.command()
+@guarded
+def bench(
+    model: Model,
+    against: Annotated[str, typer.Option(metavar="NAME", help="What to compare with: onnxruntime.")] = "onnxruntime",
+    backend: Backend = "auto",
+    original: Original = None,
+    dtype: Dtype = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of both sides, on the CPU. Default: all.")] = None,
+    input_shape: Shapes = None,
+    json: Json = False,
+) -> None:
+    """Time a backend against ONNX Runtime on the original model, run by run in turns.
+
+    \b
+    Examples:
+      optgraph bench model.onnx --threads 2
+      optgraph bench fast.optgraph --backend triton --batch 8 --json
+    """
+    from optgraph import report
+    from optgraph.bench import bench
+
+    settings = _settings(model, dtype, input_shape)
+    with progress() as tell:
+        found = bench(model, against, backend, batch, threads=threads, original=original, progress=tell, **settings)
+    data = found.to_json()
+    show(json, data, report.comparison_table(data))
+
+
+@app.command()
+@guarded
 def inspect(
     model: Model,
     dtype: Dtype = None,
@@ -248,16 +230,17 @@ def inspect(
 
     if dot is not None:
         check_output(dot, model)
-    with _busy(f"reading {model.name}"):
+    with busy(f"reading {model.name}"):
         net = _net(model, "torch", dtype, input_shape)
         data = report.net_dict(net, net.batches)
     if dot is not None:
         with replacing(dot) as file:
             file.write(text.graph_dot(net.fused).encode())
-    _print(json, data, text.graph_text(net.fused).rstrip(), report.net_table(data))
+    show(json, data, text.graph_text(net.fused).rstrip(), report.net_table(data))
 
 
-@command
+@app.command()
+@guarded
 def optimize(
     model: OnnxModel,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="Where.", show_default=False)],
@@ -276,17 +259,18 @@ def optimize(
     from optgraph.onnx_export import save_onnx
 
     check_output(output, model)
-    with _busy(f"optimizing {model.name}"):
+    with busy(f"optimizing {model.name}"):
         graph = onnx_import.read(model, _shapes(input_shape))
         check_finite(graph)
         passes = report.passes_dict(pipeline.apply(graph, pipeline.SIMPLIFY))
         save_onnx(graph, output)
     data = {"nodes": graph.source_nodes, "optimized_nodes": len(graph), "passes": passes, "output": str(output)}
     summary = f"{data['nodes']} operators before, {data['optimized_nodes']} after"
-    _print(json, data, report.passes_table(passes), summary, f"wrote {output}")
+    show(json, data, report.passes_table(passes), summary, f"wrote {output}")
 
 
-@command
+@app.command()
+@guarded
 def calibrate(
     model: OnnxModel,
     output: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="Where.", show_default=False)],
@@ -304,14 +288,11 @@ def calibrate(
     from optgraph.onnx_import import load_model
 
     check_output(output, model)
-    with _busy(f"calibrating {model.name}"):
-        proto = load_model(model, allow_stripped=True)
-        if not calibration.is_stripped(proto):
-            proto = load_model(model)
-        filled = calibration.calibrate(proto, seed, size)
+    with busy(f"calibrating {model.name}"):
+        filled = calibration.calibrate(load_model(model), seed, size)
     with replacing(output) as file:
         file.write(filled.SerializeToString())
-    print(f"wrote {output}")
+    show(False, {}, f"wrote {output}")
 
 
 # ---- what they share
@@ -321,19 +302,15 @@ def _net(model: Path, backend: str, dtype: str | None, input_shape: Sequence[str
     """A .optgraph file loaded, or an ONNX model compiled."""
     from optgraph import net
 
-    if model.suffix != ARTIFACT:
-        return net.compile(model, backend, dtype or "fp32", _shapes(input_shape))
-    loaded = net.load(model, backend)
-    _check_settled(model, loaded, dtype, input_shape)
-    return loaded
+    settings = _settings(model, dtype, input_shape)
+    return net.load(model, backend) if model.suffix == ARTIFACT else net.compile(model, backend, **settings)
 
 
-def _check_settled(model: Path, net: Net, dtype: str | None, input_shape: Sequence[str] | None) -> None:
-    """Raises InputError for an option that a .optgraph file has settled otherwise."""
-    if model.suffix == ARTIFACT and input_shape:
-        raise InputError(f"{model}: its shapes are fixed: give --input-shape when it is compiled")
-    if dtype not in (None, net.dtype):
-        raise InputError(f"{model}: was compiled for {net.dtype}, not {dtype}: compile the model again")
+def _settings(model: Path, dtype: str | None, input_shape: Sequence[str] | None) -> dict[str, Any]:
+    """The arguments dtype and input_shape for compiling. Raises InputError if `model` is compiled already."""
+    if model.suffix == ARTIFACT and (dtype or input_shape):
+        raise InputError(f"{model}: its dtype and shapes are settled: give --dtype and --input-shape to compile")
+    return {"dtype": dtype or "fp32", "input_shape": _shapes(input_shape)}
 
 
 def _shapes(arguments: Sequence[str] | None) -> InputShape | dict[str, InputShape] | None:
@@ -349,7 +326,7 @@ def _shapes(arguments: Sequence[str] | None) -> InputShape | dict[str, InputShap
             shapes[name] = [None if d.strip() in ("N", "?") else int(d) for d in dims.split(",")]
         except ValueError:
             raise InputError(f"--input-shape {argument}: expects sizes such as N,3,299,299") from None
-    return shapes[""] if "" in shapes else shapes
+    return shapes.get("", shapes)
 
 
 def _batches(argument: str) -> list[int]:
@@ -357,44 +334,6 @@ def _batches(argument: str) -> list[int]:
     if min(sizes) < 1:
         raise InputError(f"--batch {argument}: expects sizes such as 1,8")
     return sizes
-
-
-@contextmanager
-def _busy(what: str) -> Iterator[None]:
-    """Shows on stderr, if that is a terminal, that something is under way."""
-    from optgraph.report import printable
-
-    with Console(stderr=True).status(printable(what)):
-        yield
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, float], None]]:
-    """A progress bar on stderr, if that is a terminal; call it with what is being done and how much of it, 0 to 1."""
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda what, done: bar.update(task, description=what, completed=done)
-
-
-def _print(json: bool, data: Mapping[str, Any], *parts: RenderableType) -> None:
-    """To stdout: `data` as JSON, or `parts` for people, with an empty line between them."""
-    from optgraph import report
-
-    if json:
-        print(report.dumps(data))
-        return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    with console.capture() as captured:  # rich would leave on a broken pipe with a code of its own
-        for i, part in enumerate(parts):
-            if i:
-                console.print()
-            console.print(part, markup=False, highlight=False, soft_wrap=isinstance(part, str))
-    print(captured.get(), end="")
 
 
 def main() -> None:

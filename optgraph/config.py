@@ -13,7 +13,7 @@ def dump_directory() -> Path | None:
 
 
 def debug() -> bool:
-    """OPTGRAPH_DEBUG=1: what each pass refused, and why, and the traceback of an internal error go to standard error."""
+    """OPTGRAPH_DEBUG=1: standard error gets what each pass refused, and why, and the traceback of an internal error."""
     return os.environ.get("OPTGRAPH_DEBUG", "") not in ("", "0")
 
 

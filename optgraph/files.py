@@ -13,7 +13,7 @@ from optgraph.errors import InputError
 
 
 def check_output(path: Path, *sources: Path) -> None:
-    """Raises InputError if `path` is no place for a file: a directory, a device, in no directory, or one of `sources`."""
+    """Raises InputError if `path` is no place for a file: a directory, a device, in none, or one of `sources`."""
     if path.is_dir():
         raise InputError(f"{path}: is a directory: name a file in it")
     if path.exists() and not path.is_file():

@@ -74,7 +74,9 @@ def read_image(path: Path, name: str, value: Value) -> np.ndarray:
     shape = _one(value.shape)
     channels_last = len(shape) == 4 and shape[1] not in (1, 3) and shape[3] in (1, 3)
     if len(shape) != 4 or not value.dtype.startswith("float") or (shape[1] not in (1, 3) and not channels_last):
-        raise InputError(f"{path}: input '{name}' ({value.dtype}, {list(value.shape)}) takes no image: pass a .npy file")
+        raise InputError(
+            f"{path}: input '{name}' ({value.dtype}, {list(value.shape)}) takes no image: pass a .npy file"
+        )
     height, width, channels = shape[1:] if channels_last else (*shape[2:], shape[1])
     try:
         with Image.open(path) as image:

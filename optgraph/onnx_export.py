@@ -21,8 +21,8 @@ from optgraph import ops
 from optgraph.errors import InputError, ModelError
 from optgraph.graph import Graph
 from optgraph.onnx_writers import WRITERS, value_info
+from optgraph.opaque import OPSET
 
-OPSET = 17
 WEIGHT_LIMIT = 2**31 - 2**24  # bytes: what protobuf can write, with room for the nodes
 
 

@@ -37,15 +37,18 @@ def read(
         looking at structure only.
     Raises ModelError for what cannot be read or compiled, InputError for an input shape that does not fit.
     """
-    model = load_model(source, allow_stripped)
+    model = load_model(source)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     name = source.name if isinstance(source, Path) else str(source) if isinstance(source, str) else model.graph.name
     return Importer(model, Path(name).name, allow_stripped).build(input_shape)
 
 
-def load_model(source: str | Path | onnx.ModelProto, allow_stripped: bool = False) -> onnx.ModelProto:
-    """Loads a ModelProto with its external data. Raises ModelError, in one line, for anything that is not one."""
+def load_model(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
+    """Loads a ModelProto with its external data, none of it where weights were stripped.
+
+    Raises ModelError, in one line, for anything that is not one.
+    """
     if isinstance(source, onnx.ModelProto):
         model = source
     else:
@@ -54,7 +57,6 @@ def load_model(source: str | Path | onnx.ModelProto, allow_stripped: bool = Fals
             raise ModelError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
         try:
             model = onnx.load(str(path), load_external_data=False)
-            # Nothing to load where weights were stripped; the import says which.
             if not any(is_stripped(tensor) for tensor in model.graph.initializer):
                 onnx.load_external_data_for_model(model, str(path.parent))
         except DecodeError:

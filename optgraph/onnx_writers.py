@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper, version_converter
+from onnx import helper, numpy_helper
 
 from optgraph import ops
 from optgraph.errors import ModelError
 from optgraph.graph import Node
+from optgraph.opaque import as_graph
 from optgraph.ops import Act, Value
 
 if TYPE_CHECKING:
@@ -229,58 +230,19 @@ def _same(op_type: str, attrs: Callable[[Any], dict[str, Any]] = lambda op: {}) 
 
 
 def _opaque(to: Exporter, node: Node, op: ops.Opaque) -> None:
-    """The node as it came, or what ONNX's version converter makes of it where its operator has changed since."""
-    proto = onnx.NodeProto.FromString(op.proto)
-    proto.domain = op.domain
-    inputs = {f"in{i}": value for i, value in enumerate(node.inputs) if value}
-    outputs = {f"out{i}": value for i, value in enumerate(node.outputs)}
-    del proto.input[:], proto.output[:]
-    proto.input.extend(f"in{i}" if value else "" for i, value in enumerate(node.inputs))
-    proto.output.extend(outputs)
-    names = {local: to.name(value) for local, value in (inputs | outputs).items()} | {"": ""}
-    protos = [proto]
-    if not op.domain and _changed(op.op_type, to.graph.opset, to.opset):
-        converted = _converted(to, node, proto, inputs, outputs)
-        protos = list(converted.node)
-        for tensor in converted.initializer:
-            if tensor.name not in names:
-                names[tensor.name] = to.constant(numpy_helper.to_array(tensor), tensor.name)
-    for part in protos:
+    graph = as_graph(op, to.graph.opset, to.opset)
+    present = [value for value in node.inputs if value]
+    names = {"": ""}
+    for infos, values in ((graph.input, present), (graph.output, node.outputs)):
+        names |= {info.name: to.name(value) for info, value in zip(infos, values, strict=True)}
+    names |= {tensor.name: to.constant(numpy_helper.to_array(tensor), tensor.name) for tensor in graph.initializer}
+    for part in graph.node:
         for field in (part.input, part.output):
             for i, local in enumerate(field):
                 if local not in names:
                     names[local] = to.fresh(local)
                 field[i] = names[local]
         to.add(part)
-
-
-def _changed(op_type: str, opset: int, target: int) -> bool:
-    try:
-        before, after = (onnx.defs.get_schema(op_type, version, "") for version in (opset, target))
-    except onnx.defs.SchemaError:
-        raise ModelError(f"ONNX opset {opset} has no such operator") from None
-    return bool(before.since_version != after.since_version)
-
-
-def _converted(
-    to: Exporter, node: Node, proto: onnx.NodeProto, inputs: dict[str, str], outputs: dict[str, str]
-) -> onnx.GraphProto:
-    """One node, from the opset of the graph to that of the export. Raises ModelError if ONNX cannot."""
-    values, constants = to.graph.values, to.graph.constants
-    small = {local for local, value in inputs.items() if value in constants and constants[value].size <= 4096}
-    graph = helper.make_graph(
-        [proto],
-        node.name,
-        [value_info(local, values[value]) for local, value in inputs.items() if local not in small],
-        [value_info(local, values[value]) for local, value in outputs.items()],
-        [numpy_helper.from_array(constants[inputs[local]], local) for local in sorted(small)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", to.graph.opset)], ir_version=8)
-    try:
-        return version_converter.convert_version(model, to.opset).graph
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"cannot be converted from opset {to.graph.opset} to {to.opset}: {reason}") from None
 
 
 WRITERS: dict[type[ops.Op], Writer] = {

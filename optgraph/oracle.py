@@ -89,10 +89,11 @@ def distance(result: torch.Tensor | np.ndarray, reference: torch.Tensor | np.nda
 def example(inputs: Mapping[str, Value], batch: int, seed: int) -> dict[str, np.ndarray]:
     """Something to feed each input: smooth images to a rank-4 one, random numbers to the others."""
     rng = np.random.default_rng(seed)
-    feeds = {}
+    feeds: dict[str, np.ndarray] = {}
     for name, value in inputs.items():
         shape = tuple(batch if isinstance(d, str) else d for d in value.shape)
         dtype = np.dtype(value.dtype)
+        array: np.ndarray
         if dtype.kind != "f":
             array = rng.integers(0, 2 if dtype.kind == "b" else 128, shape)
         elif len(shape) == 4:

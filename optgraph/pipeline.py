@@ -53,17 +53,20 @@ class PassReport:
 
 
 SIMPLIFY: tuple[Pass, ...] = (
+    # Casts and identities hide every pattern below, and are half of some exporters' graphs.
+    Pass("remove_noops", "no-ops", remove_noops.run),
     Pass("fold_shapes", "shape arithmetic", fold_shapes.run),
     Pass("fold_constants", "constant folding", fold_constants.run),
-    # Casts and identities hide every pattern below.
-    Pass("remove_noops", "no-ops", remove_noops.run),
+    # Before layout: a transpose that is there twice would count as two.
+    Pass("common_subexpressions", "common subexpressions", common_subexpressions.run),
     # Transposes leave first, so that per-channel constants are [1, C, 1, 1] where the affine patterns look.
     Pass("layout", "layout", layout.run),
-    Pass("common_subexpressions", "common subexpressions", common_subexpressions.run),
     Pass("canonical", "canonical forms", canonical.run),
     Pass("batchnorm", "batchnorm", batchnorm.run),
     # Needs every scale and shift as an Affine.
     Pass("fold_affine", "affine into convolutions", fold_affine.run),
+    # What the passes above made superfluous: a pool over one pixel, an affine of ones and zeros.
+    Pass("remove_leftovers", "no-ops left over", remove_noops.run),
 )
 
 FUSE: tuple[Pass, ...] = (

@@ -109,7 +109,7 @@ class Executor:
         """On the device, floats in the run's dtype, and detached from autograd."""
         if isinstance(array, np.ndarray):
             # A copy, for torch wants to be able to write; numpy's bfloat16 is an extension that torch cannot read.
-            array = torch.from_numpy(np.array(array, np.float32 if str(array.dtype) == "bfloat16" else None, order="C"))
+            array = torch.from_numpy(np.array(array, np.float32 if str(array.dtype) == "bfloat16" else None))
         return array.detach().to(self._device, self._dtype if array.is_floating_point() else None)
 
     def _bind(self, feeds: Mapping[str, Array]) -> dict[str, Tensor]:

@@ -5,8 +5,6 @@ A `..._dict` function looks at a net or at results, a `..._table` function only 
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,25 +15,13 @@ from rich.text import Text
 
 from optgraph.cost import weight_bytes
 from optgraph.pipeline import PassReport
+from optgraph.terminal import printable
 
 if TYPE_CHECKING:
     from optgraph.net import Net
 
 Dict = dict[str, Any]
 TOP = 5
-
-
-def dumps(data: Mapping[str, Any]) -> str:
-    """Strict JSON: NaN and infinity, which it has not, become null."""
-    return json.dumps(_strict(data), indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _strict(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # ---- dicts
@@ -103,7 +89,7 @@ def net_table(data: Mapping[str, Any]) -> Table:
     arenas = data["arena_bytes_by_batch"].items()
     rows = {
         "network": f"{data['model'] or 'unnamed'}, {data['dtype']}",
-        "operators": f"{data['nodes']} in the model, {data['simplified_nodes']} simplified, {data['fused_nodes']} fused",
+        "operators": f"{data['nodes']}, simplified to {data['simplified_nodes']}, fused to {data['fused_nodes']}",
         "fused ops": counts(data["fused_ops"]),
         "launches": f"{data['launches']}: {counts(data['launches_by_kernel'])}",
         "bytes per image": f"{size(before)} -> {size(after)}{change}",
@@ -158,6 +144,25 @@ def verification_table(data: Mapping[str, Any]) -> Table:
     return _facts(rows)
 
 
+def comparison_table(data: Mapping[str, Any]) -> Table:
+    """The table of `Comparison.to_json()`."""
+    ours, theirs = data["spread"]["ours"], data["spread"]["theirs"]
+    rows = {
+        "optgraph": f"{data['ours_ms']:.2f} ms ({_spread(ours)})",
+        data["against"]: f"{data['theirs_ms']:.2f} ms ({_spread(theirs)})",
+        "speed-up": f"{data['ratio']:.2f}× by pairs, {data['ratio_of_medians']:.2f}× by medians",
+        "measured": f"{data['model']}, batch {data['batch']}, {data['repeats']} pairs of runs",
+        "ours on": f"{data['backend']} {data['dtype']}, {data['device']}",
+        "CPU threads": str(data["threads"]),
+        "versions": ", ".join(f"{name} {version}" for name, version in data["versions"].items()),
+    }
+    return _facts(rows)
+
+
+def _spread(spread: Mapping[str, float]) -> str:
+    return f"{spread['min']:.2f} to {spread['max']:.2f}, quartiles {spread['iqr']:.2f} apart"
+
+
 def _facts(rows: Mapping[str, str]) -> Table:
     """A table of one name and one text a row."""
     table = Table.grid("", "", padding=(0, 2))
@@ -196,8 +201,3 @@ def size(count: float) -> str:
 def plain(text: str) -> Text:
     """Text from a file, shown as it is: no markup, and nothing that a terminal would obey."""
     return Text(printable(text), overflow="fold")
-
-
-def printable(text: str) -> str:
-    """`text` without line breaks and control characters."""
-    return "".join(c if c.isprintable() else " " for c in text)

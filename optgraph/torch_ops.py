@@ -313,40 +313,32 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def _opaque(op: ops.Opaque, opsets: Mapping[str, int]) -> Callable[[Inputs], Outputs]:
-    """ONNX's own implementation of one node, in numpy."""
-    import onnx
+    """ONNX's own implementation, in numpy."""
+    # Here, since kernels import this module for `apply_act` alone.
     from onnx import helper
     from onnx.reference import ReferenceEvaluator
 
-    node = onnx.NodeProto.FromString(op.proto)
-    node.domain = op.domain
-    # Named by slot, since rewrites rename the values around a node.
-    inputs = [f"in{i}" if name else "" for i, name in enumerate(node.input)]
-    outputs = [f"out{i}" for i in range(len(node.output))]
-    del node.input[:], node.output[:]
-    node.input.extend(inputs)
-    node.output.extend(outputs)
-    graph = helper.make_graph(
-        [node],
-        op.op_type,
-        [helper.make_empty_tensor_value_info(name) for name in inputs if name],
-        [helper.make_empty_tensor_value_info(name) for name in outputs],
-    )
-    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items() if domain != "ai.onnx"]
-    model = helper.make_model(graph, opset_imports=imports)
+    from optgraph.opaque import OPSET, as_graph
+
+    opset = max(opsets[""], OPSET)
+    graph = as_graph(op, opsets[""], opset)
+    inputs = [value.name for value in graph.input]
+    imports = [helper.make_opsetid("", opset)]
+    if op.domain:
+        imports.append(helper.make_opsetid(op.domain, opsets.get(op.domain, 1)))
     try:
-        evaluator = ReferenceEvaluator(model)
+        evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=imports))
     except Exception as error:
-        known = f"operator {op.op_type} of domain '{op.domain or 'ai.onnx'}', opset {opsets.get(op.domain, 'none')}"
-        raise ModelError(f"{known}, has no reference implementation in ONNX: {_line(error)}") from error
+        raise ModelError(f"ONNX has no reference implementation of it: {_line(error)}") from error
 
     def call(tensors: Inputs) -> Outputs:
         device = next((t.device for t in tensors if t is not None), torch.device("cpu"))
-        feeds = {name: _to_numpy(t) for name, t in zip(inputs, tensors, strict=True) if t is not None}
+        present = [_to_numpy(t) for t in tensors if t is not None]
+        feeds = dict(zip(inputs, present, strict=True))
         try:
             return tuple(torch.from_numpy(np.array(a)).to(device) for a in evaluator.run(None, feeds))
         except Exception as error:
-            raise ModelError(f"ONNX's reference implementation of {op.op_type} failed: {_line(error)}") from error
+            raise ModelError(f"ONNX's reference implementation failed: {_line(error)}") from error
 
     return call
 

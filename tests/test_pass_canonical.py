@@ -1,5 +1,8 @@
 """Canonical forms together: however a small network is spelled, it comes out the same."""
 
+import cProfile
+import pstats
+
 from optgraph.graph import Graph
 from optgraph.ops import BatchNorm, Conv, Gemm, GlobalPool, MatMul, Pad, Reduce, Reshape
 from optgraph.passes import batchnorm, canonical, common_subexpressions, fold_affine, layout, remove_noops
@@ -52,3 +55,27 @@ def test_a_second_time_changes_nothing():
     for graph in (_torch_spelling(), _keras_spelling()):
         simplify(graph)
         assert simplify(graph).rewrites == 0
+
+
+def _in_a_row(blocks: int) -> Graph:
+    b = Builder(channels=4, size=4)
+    y = transpose(b, b.x, TO_NHWC)
+    for _ in range(blocks):
+        z = b.graph.add(Pad(pads=(0, 1, 1, 0, 0, 1, 1, 0)), [y]).output
+        w = b.constant(4, 4, 3, 3, scale=0.1)
+        z = transpose(b, b.graph.add(Conv(kernel=(3, 3)), [transpose(b, z, TO_NCHW), w]).output, TO_NHWC)
+        z = b.act(binary(b, "mul", binary(b, "sub", z, b.constant(1, 1, 1, 4)), b.constant(1, 1, 1, 4)))
+        y = b.add(y, binary(b, "mul", z, constant(b, 1)))
+    return b.done(y)
+
+
+def test_work_grows_with_the_size():
+    """Counted in calls, which no other process disturbs."""
+    work = []
+    for blocks in (20, 200):
+        graph = _in_a_row(blocks)
+        profile = cProfile.Profile()
+        profile.runcall(simplify, graph)
+        assert kinds(graph) == {"Conv": blocks, "Activation": blocks, "Binary": blocks, "Transpose": 1}
+        work.append(pstats.Stats(profile).total_calls)
+    assert work[1] < 10.5 * work[0]

@@ -198,3 +198,32 @@ def test_keras_network_keeps_the_one_at_its_input():
         x = b.add(x, keras_block(b, x, rng.uniform(0.2, 0.4, 12)))
     after = _sunk(b.done(b.conv(transpose(b, x, TO_NCHW), 4)))
     assert kinds(after) == {"Transpose": 1, "Conv": 12, "Binary": 43, "Activation": 11}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_graphs(seed):
+    """A cube, so that every permutation of its axes fits everywhere."""
+    rng = np.random.default_rng(seed)
+    b = Builder(channels=4, size=4, seed=seed)
+    values = [b.x]
+    for _ in range(25):
+        x, y = (values[-1 - min(int(rng.geometric(0.4)) - 1, len(values) - 1)] for _ in range(2))
+        match rng.integers(8):
+            case 0 | 1 | 2:
+                values.append(transpose(b, x, [TO_NHWC, TO_NCHW, (0, 2, 1, 3)][rng.integers(3)]))
+            case 3:
+                values.append(b.act(x, Act("leaky_relu", 0.5)))
+            case 4:
+                values.append(b.add(x, y))
+            case 5:
+                values.append(binary(b, "mul", x, b.constant(*[1, 4][: rng.integers(1, 3)], 1, scale=0.5, mean=1.0)))
+            case 6:
+                joined = b.graph.add(Concat(axis=int(rng.integers(1, 4))), [x, y]).output
+                axis = b.graph.producer(joined).op.axis
+                values.append(b.graph.add(Slice(starts=(2,), ends=(6,), axes=(axis,), steps=(1,)), [joined]).output)
+            case _:
+                values.append(b.conv(x, 4, (1, 3), bias=False))
+    graph = b.done(*values[-3:])
+    graph.prune()
+    after, _ = applied(layout.run, graph)
+    assert kinds(after)["Transpose"] <= kinds(graph)["Transpose"]

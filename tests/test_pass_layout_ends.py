@@ -77,3 +77,12 @@ def test_batch_that_moves():
     weight = graph.add_constant(b.graph.constants[b.constant(7, 12)])
     graph.outputs["y"] = graph.add(Gemm(), [flat, weight]).output
     assert "batch" in refusal(layout_ends.run, graph)
+
+
+def test_flattened_image_times_a_computed_weight():
+    b = Builder()
+    turned = transpose(b, b.conv(b.x, 4, 3), TO_NHWC)
+    flat = b.graph.add(Reshape(shape=("N", -1)), [turned]).output
+    weight = b.act(b.constant(7, 324))
+    y = b.graph.add(Gemm(), [flat, weight]).output
+    assert "not a constant" in refusal(layout_ends.run, b.done(y))

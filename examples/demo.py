@@ -1,0 +1,96 @@
+"""The whole way of a model, as `make demo` shows it: a real exporter's Xception through the commands a user types,
+then one block of it through the Triton kernels.
+
+    python examples/demo.py
+
+The graph is what Keras and tf2onnx wrote, without its weights: these are filled with calibrated random ones, so the
+classes it finds mean nothing. The exit code is 0 only if every answer agrees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import optgraph
+from optgraph import cli
+from optgraph.backends import make_backend
+from optgraph.lower import lower
+from optgraph.ops import Separable
+from optgraph.report import counts
+from optgraph.subgraph import extract
+from optgraph.text import node_text
+
+STRIPPED = Path(__file__).parent / "graphs" / "keras_tf_xception.onnx"
+BOUND = 1e-5  # relative L2
+
+
+def heading(text: str) -> None:
+    print(f"\n=== {text}", flush=True)
+
+
+def command(*arguments: str) -> None:
+    """Shows an `optgraph` command as it would be typed, and runs it in this process; its failure is the demo's."""
+    print("$ optgraph", shlex.join(arguments), flush=True)
+    code = cli.app(arguments, standalone_mode=False)
+    if code:
+        sys.exit(code)
+
+
+def middle_block(graph: optgraph.Graph) -> optgraph.Graph:
+    """The first residual block of separable convolutions, cut out of the fused graph."""
+    last = next(n for n in graph.nodes() if isinstance(n.op, Separable) and n.get("residual"))
+    return extract(graph, {"y": last.output}, [last.get("residual")])
+
+
+def run_block(block: optgraph.Graph) -> float:
+    """Runs the block through our kernels and through torch; returns their relative difference."""
+    (name,) = block.inputs
+    x = torch.randn(1, *block.shape(name)[1:], generator=torch.Generator().manual_seed(0))
+    answers = []
+    for backend in ("triton" if torch.cuda.is_available() else "interpret", "torch"):
+        run = make_backend(backend, block, block, "fp32")
+        start = time.perf_counter()
+        answers.append(run({name: x})["y"].cpu())
+        print(f"{backend:9} {time.perf_counter() - start:6.2f} s, first run")
+    ours, reference = answers
+    return float((ours - reference).norm() / reference.norm())
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        heading("1. Xception as Keras and tf2onnx wrote it; random weights of sound scale take the place of its own")
+        command("calibrate", os.path.relpath(STRIPPED), f"{folder}/xception.onnx")
+        with contextlib.chdir(folder):
+            heading("2. Compile it: what each pass did, then the network before and after")
+            command("compile", "xception.onnx", "-o", "xception.optgraph", "--batch", "1,8")
+
+            heading("3. Run it on a random image")
+            command("run", "xception.optgraph", "--input", "random")
+
+            heading("4. Compare every operator of it with ONNX Runtime on the original model")
+            command("verify", "xception.optgraph")
+
+            block = middle_block(optgraph.load("xception.optgraph", backend="torch").fused)
+
+    where = "on the GPU" if torch.cuda.is_available() else "on the CPU, in Triton's interpreter"
+    heading(f"5. One residual block of it through the Triton kernels {where}, and through torch")
+    for node in block.nodes():
+        print(node_text(block, node))
+    error = run_block(block)
+    print(f"kernels   {counts(lower(block).launches_by_kernel())} (which puts the input's channels last)")
+    print(f"relative difference {error:.1e}, bound {BOUND:.0e}")
+    if not error <= BOUND:
+        sys.exit("\nThe kernels disagree with torch.")
+    print("\nAll answers agree.")
+
+
+if __name__ == "__main__":
+    main()
