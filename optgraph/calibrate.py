@@ -233,9 +233,9 @@ def _blind_to(x: Array, weight: Array, outputs: int) -> Array:
     """The weight of a matrix product less its answer to the mean of the rows of `x`, which all images share."""
     mean = x.reshape(-1, x.shape[-1]).mean(0, dtype=np.float32)
     mean /= np.linalg.norm(mean) + 1e-6
-    if weight.shape[-1] == outputs:  # [K, N]
-        return weight - np.outer(mean, mean @ weight).astype(weight.dtype)
-    return weight - np.outer(weight @ mean, mean).astype(weight.dtype)
+    rows = weight if weight.shape[-1] == outputs else weight.T  # [K, N]
+    blind: Array = (rows - np.outer(mean, mean @ rows)).astype(weight.dtype)
+    return blind if rows is weight else blind.T
 
 
 def _options() -> ort.SessionOptions:

@@ -45,6 +45,14 @@ class Node:
         return tuple(inputs)
 
 
+@dataclass(frozen=True)
+class Source:
+    """A value of the ONNX model; with a `perm`, that value transposed by it."""
+
+    name: str
+    perm: tuple[int, ...] = ()
+
+
 class Graph:
     """A mutable operator graph.
 
@@ -53,7 +61,7 @@ class Graph:
     outputs:    public output name -> value; the public name stays when a rewrite changes the value.
     values:     name -> Value (shape, dtype) of every input, constant and produced value.
     constants:  name -> read-only array.
-    sources:    value -> the ONNX value it equals, where there is one: what `verify` compares with.
+    sources:    value -> the Source it equals, where there is one: what `verify` compares with.
     opset, domains, source_nodes: of the ONNX model this came from: its opset, the versions of all its domains, and
                 how many nodes it had.
     """
@@ -65,7 +73,7 @@ class Graph:
         self.outputs: dict[str, str] = {}
         self.values: dict[str, Value] = {}
         self.constants: dict[str, np.ndarray] = {}
-        self.sources: dict[str, str] = {}
+        self.sources: dict[str, Source] = {}
         self.opset = 17
         self.domains: dict[str, int] = {}
         self.source_nodes = 0

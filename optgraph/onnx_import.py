@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from optgraph import onnx_ops, shape_values
 from optgraph.errors import InputError, ModelError, OptgraphError
-from optgraph.graph import Graph
+from optgraph.graph import Graph, Source
 from optgraph.ops import BATCH, Dim, Op, Shape, Value
 
 InputShape = Sequence[int | str | None]
@@ -174,7 +174,7 @@ class Importer:
         for output in self.model.graph.output:
             self.graph.outputs[output.name] = self.value(output.name)
         self.graph.prune()
-        self.graph.sources = {v: v for node in self.graph.nodes() for v in node.outputs}
+        self.graph.sources = {v: Source(v) for node in self.graph.nodes() for v in node.outputs}
         return self.graph
 
     def _define(self, name: str) -> None:

@@ -195,12 +195,13 @@ class _Regions:
     """
 
     def __init__(self, graph: Graph, reference: Reference, feeds: Feeds, bound: float, tell: Progress) -> None:
-        sources = {value: graph.sources.get(value, "") for node in graph.nodes() for value in node.outputs}
+        produced = [value for node in graph.nodes() for value in node.outputs]
+        self._sources = {value: graph.sources[value] for value in produced if value in graph.sources}
         self.graph = graph
-        self.wanted = [value for value, source in sources.items() if source in reference]
+        self.wanted = [value for value, source in self._sources.items() if source.name in reference]
         self.compared: set[str] = set()
         self.bad: BadRegion | None = None
-        self._expected = reference.stream([sources[value] for value in self.wanted], feeds)
+        self._expected = reference.stream([self._sources[value].name for value in self.wanted], feeds)
         self._bound = bound
         self._tell = tell
         self._left = set(self.wanted)
@@ -212,7 +213,8 @@ class _Regions:
                 continue
             self._left.remove(value)
             self.compared.add(node.name)
-            rel_l2, _ = distance(results[value], next(self._expected))
+            expected, perm = next(self._expected), self._sources[value].perm
+            rel_l2, _ = distance(results[value], expected.transpose(perm) if perm else expected)
             if self.bad is None and rel_l2 > self._bound:
                 self.bad = BadRegion(region=node.name, op=op_text(node.op), onnx_nodes=list(node.origin), rel_l2=rel_l2)
             self._tell("regions", 1.0 - len(self._left) / len(self.wanted))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from optgraph.graph import Graph, Node
+from optgraph.graph import Graph, Node, Source
 from optgraph.ops import Reshape, Transpose
 from optgraph.passes.permute import (
     Perm,
@@ -158,6 +158,10 @@ class _Mover:
             self.base[value] = base
             if value not in self.views:
                 self.graph.rewire(value, base)
+            elif value in self.graph.sources:
+                source, back = self.graph.sources[value], inverse(self.views[value].perm)
+                perm = compose(source.perm, back) if source.perm else back
+                self.graph.sources.setdefault(base, Source(source.name, perm))
 
     def _twin(self, node: Node) -> Node:
         if isinstance(node.op, Reshape):

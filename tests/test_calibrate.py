@@ -84,7 +84,6 @@ def test_strip_keeps_small_tensors_and_the_shape_of_large_ones():
 def test_outputs_have_unit_variance_and_depend_on_the_image():
     filled = calibrate(strip(conv_net()), size=64)
     assert not is_stripped(filled)
-    onnx.checker.check_model(filled, full_check=False)
     x = images(11, (2, 3, 64, 64))
     c1, n1, c2, y = evaluate(filled, x, "c1", "n1", "c2", "y")
     assert 0.6 < c1.std() < 1.6 and 0.6 < n1.std() < 1.6 and 0.6 < c2.std() < 2.0

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from optgraph import reference
 from optgraph.errors import InputError, ModelError
+from optgraph.graph import Source
 from optgraph.onnx_import import read
 
 RNG = np.random.default_rng(0)
@@ -243,7 +244,7 @@ def test_functions_are_inlined() -> None:
 
 def test_every_value_remembers_its_onnx_name() -> None:
     graph = read(model([("Relu", "x", "r", {}), ("Conv", "r w", "y", {})], {"w": INITS["w"]}))
-    assert graph.sources == {"r": "r", "y": "y"}
+    assert graph.sources == {"r": Source("r"), "y": Source("y")}
     assert graph.nodes()[1].origin == ("y",)
 
 

@@ -1,0 +1,41 @@
+"""The README's tables are what the results say."""
+
+import json
+
+import pytest
+
+from benchmarks import record, tables
+
+ROW = {
+    "graph": "torch_xception",
+    "ours_ms": 40.04,
+    "theirs_ms": 50.06,
+    "ratio": 1.254,
+    "spread": {"ours": {"iqr": 1.23}, "theirs": {"iqr": 2.0}},
+}
+
+
+def test_the_readme_has_every_table_as_generated() -> None:
+    text = tables.README.read_text()
+    assert sorted(tables.names()) == sorted(tables.TABLES)
+    assert tables.fill(text) == text, "run python -m benchmarks.tables"
+
+
+def test_a_table_shows_its_rows_and_how_they_were_measured(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    path = record.write("cpu", [ROW], batch=1)
+    text = tables.fill("before\n<!-- table:cpu -->\nold\n<!-- end -->\nafter\n")
+    assert "| torch_xception | 40.0 | 50.1 | 1.25 | 1.2 / 2.0 |\n" in text
+    assert "`python -m benchmarks.cpu` on " + json.loads(path.read_text())["date"] in text
+    assert text.startswith("before\n<!-- table:cpu -->\n") and text.endswith("\n<!-- end -->\nafter\n")
+    assert "old" not in text and tables.fill(text) == text
+
+
+def test_what_was_not_measured_says_so(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    assert "Not measured yet: `python -m benchmarks.cpu`." in tables.table("cpu")
+
+
+def test_an_unknown_table_is_an_error() -> None:
+    with pytest.raises(KeyError, match="speed"):
+        tables.fill("<!-- table:speed -->\n<!-- end -->")
