@@ -30,7 +30,7 @@ ifneq ($(HAS_GPU),yes)
 		|| echo "No CPU build of torch to be had: taking the one with CUDA"
 endif
 	$(BIN)/pip install --quiet -c constraints.txt setuptools
-	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation --editable '.[dev]'
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation --editable '.[dev,examples]'
 	@touch $@
 
 clean:

@@ -1,7 +1,8 @@
 """A pass and a kernel of one's own: ShuffleNet's channel shuffle as one launch.
 
-Exporters write the shuffle as Reshape -> Transpose -> Reshape on five dimensions, for which optgraph has no kernels:
-three fallbacks. Here a pass finds the three nodes and puts one operator in their place, and a Triton kernel runs it.
+Exporters write the shuffle as Reshape -> Transpose -> Reshape on five dimensions. Both reshapes move data, which no
+kernel of optgraph does: two fallbacks to torch. Here a pass finds the three nodes and puts one operator in their
+place, and a Triton kernel runs it.
 
     python examples/own_pass_and_kernel.py
 """

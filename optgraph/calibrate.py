@@ -101,16 +101,15 @@ class _Calibration:
             {self.root.get(n.input[1], "") for n in self.model.graph.node if n.op_type in LINEAR} if refill else ()
         )
         self.values: dict[str, Array] = {}
-        self.drawn: set[str] = set()
+        self.changed: set[str] = set()
         for name, tensor in self.tensors.items():
             dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
             if _is_stripped(tensor) or (name in weights and _is_float(dtype)):
-                self.drawn.add(name)
+                self.changed.add(name)
                 self.values[name] = rng.standard_normal(tuple(tensor.dims), np.float32).astype(dtype)
             else:
                 self.values[name] = numpy_helper.to_array(tensor)
-        self.changed = set(self.drawn)
-        self.unscaled = set(self.drawn)
+        self.unscaled = set(self.changed)
         self.depends = {i.name for i in self.model.graph.input if i.name not in self.values}  # on the images
         for value in self.model.graph.input:
             if value.name in self.depends:
@@ -165,12 +164,12 @@ class _Calibration:
         spread = max(float(out.std(others).mean()), float(np.sqrt(np.mean(out**2))) / 4.0, 1e-6)
         gain = (1.0 if image else LOGIT_STD) / spread
         if not image and root == node.input[1]:
-            self.values[root] = _blind_to(self.values[node.input[0]], self.values[root], out.shape[-1])
+            self.values[root] = _blind_to(self.values[node.input[0]], self.values[root], _transposed(node))
             out = self._run(node, zero)[node.output[0]].astype(np.float32)
         for name in self.views[root]:
             if name in self.values:
                 self.values[name] = (self.values[name] * gain).astype(self.values[name].dtype)
-        if self._private(bias):
+        if self._private(bias) and self.values[bias].size == out.shape[channel]:
             self._set(bias, self.rng.normal(0.0, 0.2, out.shape[channel]) - out.mean(others) * gain)
 
     def _set_statistics(self, node: onnx.NodeProto) -> None:
@@ -229,13 +228,17 @@ class _Calibration:
             raise ModelError(f"node '{node.name}' ({node.op_type}) cannot be calibrated: {what}") from error
 
 
-def _blind_to(x: Array, weight: Array, outputs: int) -> Array:
+def _blind_to(x: Array, weight: Array, transposed: bool) -> Array:
     """The weight of a matrix product less its answer to the mean of the rows of `x`, which all images share."""
     mean = x.reshape(-1, x.shape[-1]).mean(0, dtype=np.float32)
     mean /= np.linalg.norm(mean) + 1e-6
-    rows = weight if weight.shape[-1] == outputs else weight.T  # [K, N]
+    rows = weight.T if transposed else weight  # [K, N]
     blind: Array = (rows - np.outer(mean, mean @ rows)).astype(weight.dtype)
-    return blind if rows is weight else blind.T
+    return blind.T if transposed else blind
+
+
+def _transposed(node: onnx.NodeProto) -> bool:
+    return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
 
 def _options() -> ort.SessionOptions:

@@ -245,13 +245,18 @@ def optimize(
     model: OnnxModel,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="Where.", show_default=False)],
     input_shape: Shapes = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Keep Conv and Relu apart: no function in the model.")] = False,
     json: Json = False,
 ) -> None:
     """Write the simplified model as standard ONNX, for any runtime.
 
+    A Conv and the Relu after it become one call of a function that the model carries, which is standard ONNX from
+    IR version 8 on. For a tool that cannot read functions, use --plain.
+
     \b
-    Example:
+    Examples:
       optgraph optimize model.onnx -o smaller.onnx
+      optgraph optimize model.onnx -o smaller.onnx --plain
     """
     from optgraph import onnx_import, pipeline, report
     from optgraph.checks import check_finite
@@ -263,8 +268,8 @@ def optimize(
         graph = onnx_import.read(model, _shapes(input_shape))
         check_finite(graph)
         passes = report.passes_dict(pipeline.apply(graph, pipeline.SIMPLIFY))
-        save_onnx(graph, output)
-    data = {"nodes": graph.source_nodes, "optimized_nodes": len(graph), "passes": passes, "output": str(output)}
+        nodes = save_onnx(graph, output, functions=not plain)
+    data = {"nodes": graph.source_nodes, "optimized_nodes": nodes, "passes": passes, "output": str(output)}
     summary = f"{data['nodes']} operators before, {data['optimized_nodes']} after"
     show(json, data, report.passes_table(passes), summary, f"wrote {output}")
 

@@ -19,7 +19,7 @@ from optgraph.errors import InputError
 from optgraph.graph import Graph
 from optgraph.lower import check_dtype, lower
 from optgraph.onnx_import import InputShape
-from optgraph.ops import BATCH, Value
+from optgraph.ops import BATCH, Op, Value
 from optgraph.pipeline import Pass, PassReport
 from optgraph.plan import Plan
 
@@ -90,18 +90,14 @@ class Net:
         """What the kernels would run for `batch` images; needs no GPU."""
         return lower(self.fused, batch, self.dtype)
 
-    def save(self, path: str | Path) -> None:
-        """Writes the net as one .optgraph file, atomically. Raises ArtifactError if it cannot be written."""
-        options = {
-            "dtype": self.dtype,
-            "batches": list(self.batches),
-            "nodes": self.source.nodes,
-            "bytes_per_image": self.source.bytes_per_image,
-        }
-        artifact.save(
-            Path(path),
-            artifact.Artifact(self.simplified, self.fused, options, self.source.digest, self.source.name),
-        )
+    def save(self, path: str | Path, ops: Sequence[type[Op]] = ()) -> None:
+        """Writes the net as one .optgraph file, at once or not at all. ops: operators of your own that it contains.
+
+        Raises InputError if the file cannot be written, ArtifactError for an operator that is not in `ops`.
+        """
+        options = artifact.Options(self.dtype, self.batches, self.source.nodes, self.source.bytes_per_image)
+        saved = artifact.Artifact(self.simplified, self.fused, options, self.source.digest, self.source.name)
+        artifact.save(Path(path), saved, ops)
 
     def _feeds(self, x: Array | Mapping[str, Array]) -> dict[str, Array]:
         if isinstance(x, Mapping):
@@ -175,12 +171,15 @@ def simplify(graph: Graph) -> Graph:
     return simplified
 
 
-def load(path: str | Path, backend: str = "auto") -> Net:
-    """Loads a saved net. Raises ArtifactError for a damaged file or one of another version."""
-    found = artifact.load(Path(path))
+def load(path: str | Path, backend: str = "auto", ops: Sequence[type[Op]] = ()) -> Net:
+    """Loads a saved net. ops: operators of your own that it contains.
+
+    Raises InputError if there is no such file, ArtifactError for a damaged one or one of another version.
+    """
+    found = artifact.load(Path(path), ops)
     options = found.options
-    source = Source(found.source_name, found.source_digest, int(options["nodes"]), int(options["bytes_per_image"]))
-    return Net(found.simplified, found.fused, source, backend, options["dtype"], (), options["batches"])
+    source = Source(found.source_name, found.source_digest, options.nodes, options.bytes_per_image)
+    return Net(found.simplified, found.fused, source, backend, options.dtype, (), options.batches)
 
 
 def _shape(shape: Sequence[object]) -> str:

@@ -6,9 +6,6 @@ Inputs and outputs keep their public names.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,9 @@ from onnx import helper, numpy_helper
 
 from optgraph import ops
 from optgraph.errors import InputError, ModelError
+from optgraph.files import replacing
 from optgraph.graph import Graph
+from optgraph.onnx_functions import call_conv_relu
 from optgraph.onnx_writers import WRITERS, value_info
 from optgraph.opaque import OPSET
 
@@ -34,9 +33,10 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
     return Exporter(graph).export()
 
 
-def save_onnx(graph: Graph, path: str | Path) -> None:
-    """Writes `graph` to `path` as ONNX. A failure leaves what was there before, and nothing else.
+def save_onnx(graph: Graph, path: str | Path, functions: bool = False) -> int:
+    """Writes `graph` to `path` as ONNX and returns how many nodes it has. A failure leaves what was there before.
 
+    functions: a Conv and its Relu become one call of a function that the model carries (see `onnx_functions.py`).
     Raises ModelError as `to_onnx` does and for a model of over 2 GB, InputError if `path` cannot be written.
     """
     path = Path(path)
@@ -47,17 +47,12 @@ def save_onnx(graph: Graph, path: str | Path) -> None:
         raise ModelError(
             f"{path}: {weights / 1e9:.1f} GB of weights, and an ONNX file holds 2 GB: save a .optgraph artifact instead"
         )
-    data = to_onnx(graph).SerializeToString()
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    model = to_onnx(graph)
+    if functions:
+        call_conv_relu(model)
+    with replacing(path) as file:
+        file.write(model.SerializeToString())
+    return len(model.graph.node)
 
 
 class Exporter:

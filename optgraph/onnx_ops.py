@@ -225,16 +225,13 @@ def _gemm(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op
     if bias:
         array = importer.constant(bias)
         columns = importer.shape(name)[0]
-        if (
-            array is None
-            or array.size not in (1, columns)
-            or (array.ndim == 2 and array.shape[0] != 1)
-            or array.ndim > 2
-        ):
+        if array is None or not isinstance(columns, int):
+            raise _KeepError
+        if array.shape not in ((), (1,), (1, 1), (columns,), (1, columns)):
             raise _KeepError
         if beta != 1.0 or array.shape != (columns,):
-            full = np.broadcast_to(array.astype(np.float64) * beta, (1, columns) if array.ndim == 2 else (columns,))
-            bias = importer.add_constant(full.reshape(-1).astype(array.dtype), bias)
+            row = np.broadcast_to(array.reshape(-1).astype(np.float64) * beta, (columns,))
+            bias = importer.add_constant(row.astype(array.dtype), bias)
     importer.add(Gemm(), [node.input[0], name, bias] if bias else [node.input[0], name])
     return None
 

@@ -159,9 +159,9 @@ class _Mover:
             if value not in self.views:
                 self.graph.rewire(value, base)
             elif value in self.graph.sources:
-                source, back = self.graph.sources[value], inverse(self.views[value].perm)
-                perm = compose(source.perm, back) if source.perm else back
-                self.graph.sources.setdefault(base, Source(source.name, perm))
+                known, back = self.graph.sources[value], inverse(self.views[value].perm)
+                perm = compose(known.perm, back) if known.perm else back
+                self.graph.sources.setdefault(base, Source(known.name, perm))
 
     def _twin(self, node: Node) -> Node:
         if isinstance(node.op, Reshape):

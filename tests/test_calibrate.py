@@ -141,6 +141,20 @@ def test_a_shared_bias_and_a_scalar_offset_keep_their_values_a_private_mean_does
     assert np.abs(m.mean((0, 2, 3))).mean() < 0.5
 
 
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_a_square_matrix_does_not_answer_to_what_all_images_share(transposed):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "square"], ["y"], transB=transposed),
+    ]
+    filled = calibrate(strip(make_model(nodes, {"w": np.zeros((96, 3, 5, 5)), "square": np.zeros((96, 96))})), size=48)
+    y = evaluate(filled, images(9, (8, 3, 48, 48)))[0]
+    assert np.linalg.norm(y.mean(0)) < np.linalg.norm(y.std(0))
+
+
 def test_constant_nodes_channels_last_and_a_fixed_batch_of_one():
     weight = numpy_helper.from_array(np.zeros((512, 3, 3, 3), np.float32), "value")
     nodes = [
