@@ -112,9 +112,11 @@ def load(path: Path, ops: Sequence[type[Op]] = ()) -> Artifact:
         raise ArtifactError(
             text if text.startswith(str(path)) else f"{path}: {text}: compile the .onnx again"
         ) from None
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, ArithmeticError, OSError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ArtifactError(f"{path}: not an .optgraph file, or a damaged one ({reason})") from None
+        raise ArtifactError(
+            f"{path}: not an .optgraph file, or a damaged one ({reason}): compile the .onnx again"
+        ) from None
 
 
 def _check_format(path: Path, metadata: dict[str, str]) -> None:

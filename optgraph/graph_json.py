@@ -114,7 +114,7 @@ def graph_from_json(data: Any, constants: Mapping[str, np.ndarray], own_ops: Seq
         raise
     except OptgraphError as error:
         raise ArtifactError(f"a graph in it is broken: {error}") from None
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
         raise ArtifactError(f"a graph in it cannot be read: {type(error).__name__} {error}") from None
     return graph
 

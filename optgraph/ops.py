@@ -81,6 +81,8 @@ def window_size(size: Dim, kernel: int, stride: int, before: int, after: int, di
     """Output length of a sliding window along one axis. Raises ModelError if the window does not fit."""
     if isinstance(size, str):
         raise ModelError(f"a sliding window over the symbolic dimension '{size}': fix height and width (--input-shape)")
+    if min(kernel, stride, dilation) < 1:
+        raise ModelError(f"a window of {kernel} with stride {stride} and dilation {dilation}: all must be at least 1")
     length = (size + before + after - (kernel - 1) * dilation - 1) // stride + 1
     if length < 1:
         raise ModelError(f"a window of {kernel} (dilation {dilation}) does not fit {size} + {before} + {after} pixels")

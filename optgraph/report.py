@@ -129,7 +129,7 @@ def verification_table(data: Mapping[str, Any]) -> Table:
     rows = {
         "answer": "ok" if data["ok"] else f"not ok: {data['reason']}",
         "compared": f"{data['backend']} ({data['dtype']}) with {data['reference']}, batch {data['batch']}",
-        "bound": f"{data['bound']:g} relative L2",
+        "bound": f"{number(data['bound'])} relative L2; rounding alone makes {number(data['noise'])}",
         "outputs": "\n".join(
             f"{o['name']}: {number(o['rel_l2'])} relative L2, {number(o['max_abs'])} largest difference"
             for o in data["outputs"]

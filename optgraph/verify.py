@@ -24,7 +24,7 @@ from optgraph.graph import Graph, Node
 from optgraph.net import Net, compile, load
 from optgraph.onnx_export import Exporter
 from optgraph.onnx_import import InputShape, load_model
-from optgraph.oracle import BOUNDS, Feeds, Reference, distance, example, fitting_batch
+from optgraph.oracle import Feeds, Reference, allowed, distance, example, fitting_batch, noise
 from optgraph.reference import Executor
 from optgraph.runtime import Engine
 from optgraph.text import op_text
@@ -32,9 +32,9 @@ from optgraph.text import op_text
 Progress = Callable[[str, float], None]  # what is being done, and how much of it, from 0 to 1
 Tensors = Mapping[str, torch.Tensor]
 
-# Rounding to few bits shows more inside a network than at its end, where a global pool averages most of it away; in
-# float32 both are far below the bound.
-REGION_BOUNDS = {dtype: bound if dtype == "fp32" else 4 * bound for dtype, bound in BOUNDS.items()}
+# What a region may be off, in terms of an output: inside, rounding shows about 2.5 times as much as at the end, where
+# a global pool averages most of it away (measured in float32 on Inception V3 and Inception-ResNet-v2).
+REGION_FACTOR = 4.0
 
 # The answers to two inputs must be this many bounds apart; but unrelated ones are about 1.4 apart, so no dtype is
 # asked for more than the limit, ten times the loosest bound.
@@ -64,7 +64,8 @@ class Verification:
     """What `verify` found.
 
     reference:          'onnxruntime <version>'.
-    dtype, bound:       what the backend computed in; the relative L2 an output may have.
+    dtype:              what the backend computed in.
+    bound, noise:       relative L2 that an output may be off, and that rounding alone makes it: see `oracle.allowed`.
     first_bad_region:   the first in topological order beyond what a region may have; None if there is none.
     input_sensitivity:  relative L2 between the reference's answers to two inputs, the least over the outputs.
     regions_compared:   out of regions_total; the others equal no value of the original model.
@@ -76,6 +77,7 @@ class Verification:
     dtype: str
     batch: int
     bound: float
+    noise: float
     ok: bool
     outputs: tuple[OutputError, ...]
     first_bad_region: BadRegion | None
@@ -93,6 +95,7 @@ class Verification:
                 {"name": o.name, "rel_l2": _finite(o.rel_l2), "max_abs": _finite(o.max_abs)} for o in self.outputs
             ],
             "first_bad_region": {**bad, "rel_l2": _finite(bad["rel_l2"])} if bad else None,
+            "noise": _finite(self.noise),
             "input_sensitivity": _finite(self.input_sensitivity),
         }
 
@@ -130,21 +133,24 @@ def verify_net(
     tell("reference", 0.0)
     reference = Reference(load_model(original))
     answers, other_answers = reference.run(list(net.outputs), feeds, others)
+    (optimized,) = reference.run(list(net.outputs), feeds, optimize=True)
     sensitivity = min(distance(other_answers[name], answers[name])[0] for name in answers)
 
-    dtype = computed_dtype(net)
+    dtype, rounding = computed_dtype(net), noise(answers, optimized)
+    bound = allowed(dtype, rounding)
     graph = net.simplified if net.backend == "onnxruntime" else net.fused
-    regions = _Regions(graph, reference, feeds, REGION_BOUNDS[dtype], tell)
+    regions = _Regions(graph, reference, feeds, REGION_FACTOR * bound, tell)
     results = _run(net, feeds, regions)
     tell("outputs", 1.0)
     outputs = tuple(OutputError(name, *distance(results[name], answers[name])) for name in answers)
-    reason = _reason(outputs, regions, sensitivity, BOUNDS[dtype])
+    reason = _reason(outputs, regions, sensitivity, bound)
     return Verification(
         backend=net.backend,
         reference=f"onnxruntime {onnxruntime.__version__}",
         dtype=dtype,
         batch=batch,
-        bound=BOUNDS[dtype],
+        bound=bound,
+        noise=rounding,
         ok=not reason,
         outputs=outputs,
         first_bad_region=regions.bad,
@@ -273,7 +279,7 @@ def _reason(outputs: tuple[OutputError, ...], regions: _Regions, sensitivity: fl
     bad, wrong = regions.bad, worst.rel_l2 > bound
     if not wrong and bad is None:
         return ""
-    parts = [f"output '{worst.name}' is off by {_error(worst.rel_l2)}, over {bound:.0e}"] if wrong else []
+    parts = [f"output '{worst.name}' is off by {_error(worst.rel_l2)}, over {bound:.1e}"] if wrong else []
     if bad is not None:
         parts.append(
             f"the first wrong region is '{bad['region']}' ({bad['op']}), off by {_error(bad['rel_l2'])}, "

@@ -18,9 +18,13 @@ NODES = 13  # of the classifier
 
 
 def classifier(
-    shape: Sequence[int | str] = ("n", 3, 12, 12), op: str = "Relu", weights: dict[str, np.ndarray] | None = None
+    shape: Sequence[int | str] = ("n", 3, 12, 12),
+    op: str = "Relu",
+    width: int = 8,
+    weights: dict[str, np.ndarray] | None = None,
 ) -> onnx.ModelProto:
-    """Convolution, batchnorm and activation (`op`), two 1×1 siblings, concat, global pool and a softmax of 10 classes.
+    """Convolution to `width` channels, batchnorm and activation `op`, two 1×1 siblings, concat, global pool and a
+    softmax of 10 classes.
 
     `weights` replaces some of: stem.w, gamma, beta, mean, var, left.w, right.w, fc.w, fc.b.
     """
@@ -30,13 +34,13 @@ def classifier(
         return (rng.standard_normal(dims) / fan_in**0.5).astype(np.float32)
 
     arrays = {
-        "stem.w": normal(8, 3, 3, 3, fan_in=27),
-        "gamma": 1 + 0.2 * normal(8),
-        "beta": normal(8),
-        "mean": normal(8),
-        "var": 1 + 0.2 * abs(normal(8)),
-        "left.w": normal(6, 8, 1, 1, fan_in=8),
-        "right.w": normal(5, 8, 1, 1, fan_in=8),
+        "stem.w": normal(width, 3, 3, 3, fan_in=27),
+        "gamma": 1 + 0.2 * normal(width),
+        "beta": normal(width),
+        "mean": normal(width),
+        "var": 1 + 0.2 * abs(normal(width)),
+        "left.w": normal(6, width, 1, 1, fan_in=width),
+        "right.w": normal(5, width, 1, 1, fan_in=width),
         "fc.w": 3 * normal(11, 10, fan_in=11),
         "fc.b": normal(10),
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -253,23 +255,14 @@ def test_optimize(tmp_path: Path, model: Path) -> None:
     found = ok_json("optimize", model, "-o", output)
     small = onnx.load(output)
     onnx.checker.check_model(small, full_check=True)
-    assert found["nodes"] == NODES and found["optimized_nodes"] == len(small.graph.node) == NODES - 2
+    assert found["nodes"] == NODES and found["optimized_nodes"] == len(small.graph.node) < NODES - 1
     x = np.random.default_rng(4).standard_normal((2, 3, 12, 12)).astype(np.float32)
     close(expected(output, x), expected(model, x))
-    assert f"{NODES} operators before, {NODES - 2} after" in ok("optimize", model, "-o", output)
+    assert f"{NODES} operators before, {len(small.graph.node)} after" in ok("optimize", model, "-o", output)
 
 
 def test_calibrate(tmp_path: Path) -> None:
-    weights = {"fc.w": np.ones((11, 10), np.float32), "stem.w": np.ones((512, 3, 3, 3), np.float32)}
-    wide = dict.fromkeys(("gamma", "beta", "mean", "var"), np.ones(512, np.float32))
-    proto = classifier(
-        weights={
-            **weights,
-            **wide,
-            **{f"{s}.w": np.ones((n, 512, 1, 1), np.float32) for s, n in (("left", 6), ("right", 5))},
-        }
-    )
-    stripped = saved(tmp_path, strip(proto), "stripped.onnx")
+    stripped = saved(tmp_path, strip(classifier(width=512)), "stripped.onnx")
     result = call("compile", stripped)
     assert result.exit_code == 2 and "'stem.w' was stripped" in result.stderr and "calibrate" in result.stderr
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
@@ -299,7 +292,7 @@ def program(*arguments: object, **kwargs: object) -> subprocess.Popen[str]:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = "{'torch', 'onnx', 'onnxruntime', 'triton', 'PIL'}"
+    heavy = "{'torch', 'onnx', 'onnxruntime', 'triton', 'PIL', 'networkx', 'numpy'}"
     code = f"import sys, optgraph.cli\nprint(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
@@ -323,9 +316,15 @@ def test_interrupt(tmp_path: Path) -> None:
     """Stopped while it waits for an input that never comes: 130, and nothing on stderr."""
     os.mkfifo(tmp_path / "slow.npy")
     process = program("run", saved(tmp_path), "--input", tmp_path / "slow.npy")
-    with (tmp_path / "slow.npy").open("wb"):  # waits until the program reads
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+    writer = None
+    while writer is None:  # until the program reads
+        assert process.poll() is None
+        time.sleep(0.1)
+        with contextlib.suppress(OSError):
+            writer = os.open(tmp_path / "slow.npy", os.O_WRONLY | os.O_NONBLOCK)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    os.close(writer)
     assert (process.returncode, out, err) == (130, "", "")
 
 

@@ -17,7 +17,7 @@ from optgraph.cost import bytes_per_image
 from optgraph.errors import ModelError
 from optgraph.graph import Graph
 from optgraph.net import Net, Source
-from optgraph.ops import Affine, Binary, Concat, Gemm, Value
+from optgraph.ops import Affine, Binary, Concat, MatMul, Value
 from optgraph.passes.rewrite import Refusal
 from optgraph.pipeline import PassReport
 from optgraph.terminal import dumps
@@ -144,6 +144,7 @@ def test_verification_table() -> None:
         "reference": "onnxruntime 1",
         "batch": 2,
         "bound": 1e-5,
+        "noise": 2e-6,
         "outputs": [{"name": "y", "rel_l2": None, "max_abs": 0.25}],
         "regions_compared": 3,
         "regions_total": 4,
@@ -230,7 +231,7 @@ def weighted(**weights: np.ndarray) -> Graph:
     shapes = {"w": (4, 3), "scale": (3,), "shift": (3,)}
     arrays = {name: np.ones(shape, np.float32) for name, shape in shapes.items()} | weights
     names = {name: graph.add_constant(array, name) for name, array in arrays.items()}
-    y = graph.add(Gemm(), (x, names["w"]), name="fc").output
+    y = graph.add(MatMul(), (x, names["w"]), name="fc").output
     graph.outputs = {"y": graph.add(Affine(), (y, names["scale"], names["shift"]), name="norm").output}
     return graph
 

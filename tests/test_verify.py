@@ -13,8 +13,8 @@ from optgraph import calibrate, net, oracle, pipeline
 from optgraph.errors import InputError
 from optgraph.graph import Graph
 from optgraph.onnx_export import save_onnx
-from optgraph.ops import BATCH, Conv, Value
-from optgraph.oracle import distance, example, fitting_batch
+from optgraph.ops import BATCH, Affine, Conv, Value
+from optgraph.oracle import allowed, distance, example, fitting_batch
 from optgraph.passes.rewrite import Outcome
 from optgraph.verify import verify, verify_net
 from tests.networks import Builder, inception_a, inception_resnet, xception
@@ -154,6 +154,18 @@ def test_infinity_does_not_pass_even_where_the_reference_has_it(tmp_path):
     assert not result.ok and "Inf" in result.reason
 
 
+def test_a_network_that_rounding_alone_moves_is_not_blamed_for_it(tmp_path):
+    """Adding 1000 and taking it away again costs the reference ten bits, unless the two are folded."""
+    b = Builder(channels=4)
+    x = b.graph.add(Affine(), (b.conv(b.x, 4, 3), *(b.constant(4, mean=m, scale=0.0) for m in (1.0, 1000.0)))).output
+    x = b.graph.add(Affine(), (x, *(b.constant(4, mean=m, scale=0.0) for m in (1.0, -1000.0)))).output
+    path = saved(b.done(b.conv(x, 4)), tmp_path)
+    result = verify(path, "torch")
+    assert 1e-5 < result.outputs[0].rel_l2 <= result.bound < 1e-4
+    assert result.bound == 4 * result.noise
+    assert result.ok
+
+
 def test_half_precision_has_its_own_bound_and_the_reference_backends_have_none(tmp_path):
     path = saved(xception(), tmp_path)
     half, single = verify(path, "interpret", "fp16"), verify(path, "torch", "fp16")
@@ -189,9 +201,9 @@ def test_reference_values_are_held_a_chunk_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(oracle, "session", Recorder)
     result = verify(saved(inception_a(), tmp_path), "torch")
     assert result.ok
-    asked, alive = zip(*runs[2:], strict=True)  # the first two are the whole answers, which stay
+    asked, alive = zip(*runs[3:], strict=True)  # the first three are whole answers: to two inputs, and optimised
     assert sum(asked) >= result.regions_compared and max(asked) == 3 and len(asked) > 2
-    assert set(alive) == {2}
+    assert set(alive) == {3}  # the answers stay, and nothing of the chunks before
 
 
 def test_values_inside_a_local_function_are_compared(tmp_path):
@@ -240,7 +252,7 @@ def test_an_artifact_is_held_against_its_original(tmp_path):
     path = saved(xception(), tmp_path)
     artifact = tmp_path / "compiled.optgraph"
     net.compile(path, "torch").save(artifact)
-    assert verify(artifact, "torch").ok
+    assert verify(artifact, "torch") == verify(path, "torch")
     moved = path.rename(tmp_path / "elsewhere.onnx")
     with pytest.raises(InputError, match=r"model\.onnx: no such file: give the \.onnx"):
         verify(artifact, "torch")
@@ -292,6 +304,13 @@ def test_example_draws_pictures_the_way_an_input_lies():
     for shape, channels_last in (((2, 3, 8, 6), False), ((2, 8, 6, 3), True), ((2, 12, 9, 9), False)):
         feeds = example({"x": Value((BATCH, *shape[1:]))}, batch=2, seed=3)
         assert np.array_equal(feeds["x"], calibrate.images(3, shape, channels_last))
+
+
+def test_what_is_allowed_follows_the_noise_up_to_a_limit():
+    assert allowed("fp32", 2e-6) == 1e-5
+    assert allowed("fp32", 1e-5) == 4e-5
+    assert allowed("fp32", 1.0) == allowed("fp32", math.inf) == pytest.approx(1e-4)
+    assert allowed("fp16", 1e-5) == 5e-3
 
 
 def test_fitting_batch():
