@@ -85,7 +85,7 @@ def main() -> None:
     for node in block.nodes():
         print(node_text(block, node))
     error = run_block(block)
-    print(f"kernels   {counts(lower(block).launches_by_kernel())} (which puts the input's channels last)")
+    print(f"kernels   {counts(lower(block).launches_by_kernel())}; elementwise lays the input out N×H×W×C")
     print(f"relative difference {error:.1e}, bound {BOUND:.0e}")
     if not error <= BOUND:
         sys.exit("\nThe kernels disagree with torch.")

@@ -21,9 +21,10 @@ import torch
 
 from optgraph.backends import OnnxRuntime, session
 from optgraph.errors import InputError, OptgraphError
+from optgraph.lower import fitting_batch
 from optgraph.net import Net
 from optgraph.onnx_import import InputShape, load_model
-from optgraph.oracle import Feeds, Reference, allowed, distance, example, fitting_batch, noise
+from optgraph.oracle import Feeds, Reference, allowed, distance, example, noise
 from optgraph.verify import Progress, computed_dtype, open_with_original
 
 AGAINST = ("onnxruntime",)

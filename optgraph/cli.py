@@ -127,6 +127,7 @@ def run(
     """
     from optgraph import images, report
     from optgraph.files import check_output
+    from optgraph.verify import computed_dtype
 
     with busy(f"loading {model.name}"):
         net = _net(model, backend, dtype, input_shape)
@@ -139,7 +140,7 @@ def run(
         found: Any = net(feeds)
         seconds = time.perf_counter() - start
     results = found if isinstance(found, Mapping) else {next(iter(net.outputs)): found}
-    data: dict[str, Any] = {"backend": net.backend, "dtype": net.dtype, "ms": round(seconds * 1e3, 3)}
+    data: dict[str, Any] = {"backend": net.backend, "dtype": computed_dtype(net), "ms": round(seconds * 1e3, 3)}
     data["outputs"] = report.results_dict(results)
     lines = [f"{data['ms']:.1f} ms on {net.backend}, first run"]
     if output is not None:

@@ -190,7 +190,9 @@ class Importer:
                     f"weight '{tensor.name}' was stripped from this file: fill it with `python -m optgraph.calibrate`"
                 )
             number = 1 + len(self.graph.constants) / 4096  # equal weights would be merged as common subexpressions
-            return np.full(tuple(tensor.dims), number, helper.tensor_dtype_to_np_dtype(tensor.data_type))
+            return np.broadcast_to(
+                np.array(number, helper.tensor_dtype_to_np_dtype(tensor.data_type)), tuple(tensor.dims)
+            )
         try:
             return numpy_helper.to_array(tensor)
         except (ValueError, TypeError, OSError) as error:

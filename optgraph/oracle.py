@@ -13,8 +13,7 @@ from onnx import helper
 
 from optgraph import calibrate
 from optgraph.backends import session
-from optgraph.errors import InputError
-from optgraph.ops import BATCH, Value
+from optgraph.ops import Value
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -117,16 +116,3 @@ def example(inputs: Mapping[str, Value], batch: int, seed: int) -> dict[str, np.
             array = rng.standard_normal(shape)
         feeds[name] = array.astype(dtype)
     return feeds
-
-
-def fitting_batch(inputs: Mapping[str, Value], batch: int) -> int:
-    """`batch`, or the size the model fixes. Raises InputError if another than that or 1 was asked for."""
-    if batch < 1:
-        raise InputError(f"batch {batch}: a batch has at least one image")
-    shapes = [value.shape for value in inputs.values()]
-    if any(BATCH in shape for shape in shapes) or not shapes[0]:
-        return batch
-    fixed = int(shapes[0][0])
-    if batch not in (1, fixed):
-        raise InputError(f"batch {batch}: the model fixes it to {fixed}; compile it with an input shape of N,...")
-    return fixed

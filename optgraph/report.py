@@ -160,7 +160,7 @@ def comparison_table(data: Mapping[str, Any]) -> Table:
 
 
 def _spread(spread: Mapping[str, float]) -> str:
-    return f"{spread['min']:.2f} to {spread['max']:.2f}, quartiles {spread['iqr']:.2f} apart"
+    return f"{spread['min']:.2f} to {spread['max']:.2f}, IQR {spread['iqr']:.2f}"
 
 
 def _facts(rows: Mapping[str, str]) -> Table:

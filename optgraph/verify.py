@@ -21,10 +21,11 @@ import torch
 
 from optgraph.errors import InputError
 from optgraph.graph import Graph, Node
+from optgraph.lower import fitting_batch
 from optgraph.net import Net, compile, load
 from optgraph.onnx_export import Exporter
 from optgraph.onnx_import import InputShape, load_model
-from optgraph.oracle import Feeds, Reference, allowed, distance, example, fitting_batch, noise
+from optgraph.oracle import Feeds, Reference, allowed, distance, example, noise
 from optgraph.reference import Executor
 from optgraph.runtime import Engine
 from optgraph.text import op_text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
+from optgraph.errors import InputError
+from optgraph.files import replacing
 from tests.cli_models import call, classifier, ok, saved
 
 
@@ -273,6 +276,16 @@ def test_the_model_is_never_overwritten(tmp_path: Path, model: Path) -> None:
 
 def test_a_result_of_an_unknown_kind(tmp_path: Path, model: Path) -> None:
     refused("run", model, "--output", tmp_path / "y.txt", says=("y.txt", ".npy"))
+
+
+def test_a_write_that_fails_half_way(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_bytes(b"kept")
+    with pytest.raises(InputError, match="out: cannot be written: No space left"), replacing(path) as file:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert path.read_bytes() == b"kept"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # ---- artifacts

@@ -142,6 +142,14 @@ def test_run_an_artifact(tmp_path: Path, model: Path) -> None:
     close(np.load(tmp_path / ".optgraph.npy"), np.load(tmp_path / ".onnx.npy"))
 
 
+def test_run_says_what_it_computed_in(model: Path) -> None:
+    """ONNX Runtime and torch know only float32, whatever the kernels were to use."""
+    dtypes = {
+        b: ok_json("run", model, "--dtype", "fp16", "--backend", b)["dtype"] for b in ("interpret", "onnxruntime")
+    }
+    assert dtypes == {"interpret": "fp16", "onnxruntime": "fp32"}
+
+
 def test_random_input_is_always_the_same(tmp_path: Path, model: Path) -> None:
     x = np.random.default_rng(0).standard_normal((1, 3, 12, 12)).astype(np.float32)
     out = ok("run", model, "--input", "random", "--output", tmp_path / "y.npy")

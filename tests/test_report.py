@@ -184,7 +184,7 @@ def test_comparison_table() -> None:
         "versions": {"torch": "2.13"},
     }
     shown = text(report.comparison_table(data))
-    for part in ("2.00 ms (1.00 to 3.00, quartiles 0.50", "5.00 ms", "2.40× by pairs, 2.50×", "triton fp16, H100"):
+    for part in ("2.00 ms (1.00 to 3.00, IQR 0.50)", "5.00 ms", "2.40× by pairs, 2.50×", "triton fp16, H100"):
         assert part in shown
 
 

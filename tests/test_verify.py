@@ -7,15 +7,18 @@ import weakref
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper, numpy_helper
 
 from optgraph import calibrate, net, oracle, pipeline
 from optgraph.errors import InputError
 from optgraph.graph import Graph
+from optgraph.lower import fitting_batch
 from optgraph.onnx_export import save_onnx
 from optgraph.ops import BATCH, Affine, Conv, Value
-from optgraph.oracle import allowed, distance, example, fitting_batch
+from optgraph.oracle import allowed, distance, example
 from optgraph.passes.rewrite import Outcome
+from optgraph.runtime import Engine
 from optgraph.verify import verify, verify_net
 from tests.networks import Builder, inception_a, inception_resnet, xception
 
@@ -99,6 +102,24 @@ def test_a_fault_where_nothing_can_be_compared_is_said_so(tmp_path):
     assert result.first_bad_region is None
     assert 0 < result.regions_compared < result.regions_total
     assert f"none of the {result.regions_compared} regions compared is wrong" in result.reason
+
+
+def test_what_a_gpu_replays_is_what_counts(tmp_path):
+    """The interpreter stands in for a GPU whose second run, the replay, goes wrong though each launch is right."""
+
+    class Replaying(Engine):
+        runs = 0
+
+        def __call__(self, feeds):
+            self.runs += 1
+            return {name: result * self.runs for name, result in super().__call__(feeds).items()}
+
+    path = saved(xception(), tmp_path)
+    gpu = net.compile(path, "interpret")
+    gpu.backend, gpu.run = "triton", Replaying(gpu.fused, "fp32", torch.device("cpu"))
+    result = verify_net(gpu, path)
+    assert result.first_bad_region is None and result.regions_compared == result.regions_total
+    assert result.outputs[0].rel_l2 == pytest.approx(1.0) and not result.ok
 
 
 def test_a_wrong_region_fails_even_where_the_output_hides_it(tmp_path):
