@@ -67,33 +67,34 @@ def _softmax(
     columns = aligned(columns, ALIGN)
     m = (tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)  # [BLOCK_M]
     m_mask = (m < rows)[:, None]
-    x_rows = x + (m * aligned(x_row, ALIGN))[:, None]
+    # Rows past the end repeat the last one: a row of nothing but -inf would be NaN.
+    x_rows = x + (tl.minimum(m, rows - 1) * aligned(x_row, ALIGN))[:, None]
     out_rows = out + (m * aligned(out_row, ALIGN))[:, None]
     n = tl.arange(0, BLOCK_N)[None, :]
     # A maximum that ignores NaN is safe: the NaN itself then reaches the sum, and with it the whole row.
     if ONE_BLOCK:
-        mask = m_mask & (n < columns)  # [BLOCK_M, BLOCK_N]
+        mask = n < columns  # [1, BLOCK_N]
         y = tl.load(x_rows + n * x_column, mask, other=float("-inf")).to(tl.float32)
         y = tl.exp(y - tl.max(y, axis=1)[:, None])
-        tl.store(out_rows + n, (y / tl.sum(y, axis=1)[:, None]).to(out.dtype.element_ty), mask)
+        tl.store(out_rows + n, (y / tl.sum(y, axis=1)[:, None]).to(out.dtype.element_ty), m_mask & mask)
     else:
         block_top = tl.full((BLOCK_M, BLOCK_N), float("-inf"), dtype=tl.float32)
         for start in range(0, columns, BLOCK_N):
-            mask = m_mask & (n < columns - start)
+            mask = n < columns - start
             y = tl.load(x_rows + (start + n) * x_column, mask, other=float("-inf"))
             block_top = tl.maximum(block_top, y.to(tl.float32))
         top = tl.max(block_top, axis=1)[:, None]
         block_sum = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
         for start in range(0, columns, BLOCK_N):
-            mask = m_mask & (n < columns - start)
+            mask = n < columns - start
             y = tl.load(x_rows + (start + n) * x_column, mask, other=float("-inf"))
             block_sum += tl.exp(y.to(tl.float32) - top)
         scale = 1.0 / tl.sum(block_sum, axis=1)[:, None]
         for start in range(0, columns, BLOCK_N):
-            mask = m_mask & (n < columns - start)
+            mask = n < columns - start
             y = tl.load(x_rows + (start + n) * x_column, mask, other=float("-inf"))
             y = tl.exp(y.to(tl.float32) - top) * scale
-            tl.store(out_rows + start + n, y.to(out.dtype.element_ty), mask)
+            tl.store(out_rows + start + n, y.to(out.dtype.element_ty), m_mask & mask)
 # fmt: on
 
 

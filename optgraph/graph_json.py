@@ -151,6 +151,8 @@ def _decode(value: Any, hint: Any) -> Any:
         return hint(*(_decode(v, hints[f.name]) for v, f in zip(_checked(value, list), fields(hint), strict=True)))
     if hint is float:
         return float(_checked(value, (int, float)))
+    if hint is int and not -(2**31) < _checked(value, int) < 2**31:
+        raise ArtifactError(f"the number {value} is out of all proportion")
     return _checked(value, hint)
 
 

@@ -187,7 +187,7 @@ class Importer:
         if is_stripped(tensor):
             if not self.allow_stripped:
                 raise ModelError(
-                    f"weight '{tensor.name}' was stripped from this file: fill it with `python -m optgraph.calibrate`"
+                    f"weight '{tensor.name}' was stripped from this file: fill it with `optgraph calibrate`"
                 )
             number = 1 + len(self.graph.constants) / 4096  # equal weights would be merged as common subexpressions
             return np.broadcast_to(

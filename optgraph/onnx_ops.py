@@ -450,7 +450,8 @@ def _slice(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> O
 
 def _pad(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op | None:
     rank = len(importer.shape(node.input[0]))
-    if attrs.get("mode", "constant") != "constant":
+    mode = attrs.get("mode", "constant")
+    if mode not in ("constant", "edge"):
         raise _KeepError
     pads, value, axes = list(attrs.get("pads", [])), float(attrs.get("value", 0.0)), None
     if len(node.input) > 1:
@@ -470,7 +471,7 @@ def _pad(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op 
         for i, axis in enumerate(axes):
             full[int(axis) % rank], full[int(axis) % rank + rank] = pads[i], pads[i + len(axes)]
         pads = full
-    importer.add(Pad(pads=tuple(int(p) for p in pads), value=value), [node.input[0]])
+    importer.add(Pad(pads=tuple(int(p) for p in pads), value=value, mode=mode), [node.input[0]])
     return None
 
 

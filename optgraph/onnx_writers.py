@@ -205,7 +205,7 @@ def _reshape(to: Exporter, node: Node, op: ops.Reshape) -> None:
 def _pad(to: Exporter, node: Node, op: ops.Pad) -> None:
     pads = to.constant(np.array(op.pads, np.int64), "pads")
     value = to.constant(_scalar(op.value, to.graph.values[node.output].dtype), "value")
-    to.emit("Pad", [to.name(node.inputs[0]), pads, value], [to.name(node.output)], mode="constant")
+    to.emit("Pad", [to.name(node.inputs[0]), pads, value], [to.name(node.output)], mode=op.mode)
 
 
 def _reduce(to: Exporter, node: Node, op: ops.Reduce) -> None:

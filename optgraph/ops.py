@@ -446,10 +446,12 @@ class LRN(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Pad(Op):
-    """Constant padding; `pads` is begins then ends, one of each an axis. Negative crops."""
+    """Padding with `value`, or in mode 'edge' with the nearest element; `pads` is begins then ends, one of each an
+    axis. Negative crops."""
 
     pads: tuple[int, ...]
     value: float = 0.0
+    mode: str = "constant"
 
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
         x = _present(inputs, 0)

@@ -229,6 +229,11 @@ def _lrn(op: ops.LRN, inputs: Inputs) -> Outputs:
 
 def _pad(op: ops.Pad, inputs: Inputs) -> Outputs:
     (x,) = _slots(op, inputs)
+    if op.mode == "edge":
+        for axis, size in enumerate(x.shape):
+            nearest = torch.arange(-op.pads[axis], size + op.pads[axis + x.ndim], device=x.device).clamp(0, size - 1)
+            x = x.index_select(axis, nearest)
+        return (x,)
     axes = reversed(range(x.ndim))  # torch counts from the last axis
     return (F.pad(x, [p for axis in axes for p in (op.pads[axis], op.pads[axis + x.ndim])], value=op.value),)
 

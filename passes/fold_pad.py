@@ -6,6 +6,7 @@
 
 Legal: the padding is of height and width and does not crop. Its value is what the operator itself pads with: 0, or for
 a max pool anything that cannot win (-inf, or no more than any x: 0 after a Relu) while every window sees a pixel of x.
+Nor can the edge repeated win, for a window without dilation that sees the repeated pixel sees the edge itself.
 An average pool counts the pixels of its own padding, if it has any. A pool's padding stays below its window.
 """
 
@@ -50,6 +51,8 @@ def _check(graph: Graph, found: _Found) -> str | None:
         return "a window would lie in the padding altogether"
     if isinstance(op, Pool) and op.mode == "max":
         return _check_max(graph, found, op)
+    if pad.mode == "edge":
+        return "it repeats the edge"
     if found.value != 0.0:
         return f"it pads with {found.value}, not 0"
     if isinstance(op, Pool) and any(op.pads) and not op.count_include_pad:
@@ -58,6 +61,9 @@ def _check(graph: Graph, found: _Found) -> str | None:
 
 
 def _check_max(graph: Graph, found: _Found, op: Pool) -> str | None:
+    assert isinstance(found.pad.op, Pad)
+    if found.pad.op.mode == "edge":
+        return "a dilated window may see the repeated edge only" if op.dilation != (1, 1) else None
     if found.value == -math.inf:
         return None
     if found.value > lower_bound(graph, found.pad.inputs[0]):

@@ -17,7 +17,7 @@ def test_no_two_live_buffers_overlap(buffers: list[Lifetime]) -> None:
     assert offsets.keys() == {b.name for b in buffers}
     for i, a in enumerate(buffers):
         assert offsets[a.name] % ALIGNMENT == 0
-        assert 0 <= offsets[a.name] and offsets[a.name] + a.size <= total
+        assert offsets[a.name] >= 0 and offsets[a.name] + a.size <= total
         for b in buffers[i + 1 :]:
             if a.first <= b.last and b.first <= a.last and a.size and b.size:
                 apart = offsets[a.name] + a.size <= offsets[b.name] or offsets[b.name] + b.size <= offsets[a.name]

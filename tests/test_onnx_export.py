@@ -207,6 +207,7 @@ CASES: dict[str, tuple[list[str], Callable[[], Graph]]] = {
     "softmax": (["Softmax"], lambda: single(ops.Softmax(axis=1))),
     "lrn": (["LRN"], lambda: single(ops.LRN(size=3, alpha=0.3, beta=0.6, bias=1.5))),
     "pad": (["Pad"], lambda: single(ops.Pad(pads=(0, 0, 1, -1, 0, 2, 0, 3), value=0.5))),
+    "pad_edge": (["Pad"], lambda: single(ops.Pad(pads=(0, 0, 1, 0, 0, 2, 0, 3), mode="edge"))),
     "reduce_all_axes": (["ReduceMax"], lambda: single(ops.Reduce(mode="max", axes=(0, 1, 2, 3), keepdims=True))),
     "reduce_no_axes": (["Identity"], lambda: single(ops.Reduce(mode="sum", axes=(), keepdims=True))),
     "cast": (["Cast"], lambda: single(ops.Cast(to="int32"))),

@@ -11,8 +11,8 @@ from tests.simplify_checks import applied, refusal
 SPATIAL = (0, 0, 1, 2, 0, 0, 0, 1)  # top 1, left 2, bottom 0, right 1
 
 
-def _pad(b: Builder, x: str, pads=SPATIAL, value: float = 0.0) -> str:
-    return b.graph.add(Pad(pads=pads, value=value), [x], origin=["pad"]).output
+def _pad(b: Builder, x: str, pads=SPATIAL, value: float = 0.0, mode: str = "constant") -> str:
+    return b.graph.add(Pad(pads=pads, value=value, mode=mode), [x], origin=["pad"]).output
 
 
 def _pool(b: Builder, x: str, mode: str, **fields) -> str:
@@ -54,6 +54,23 @@ def test_max_pool_whose_padding_cannot_win(act, value):
     b = Builder()
     (_, pool) = _folded(b.done(_pool(b, _pad(b, b.act(b.x, act), value=value), "max"))).nodes()
     assert pool.op.pads == (1, 2, 0, 1)
+
+
+@pytest.mark.parametrize("own", [(0, 0, 0, 0), (1, 0, 1, 1)])
+def test_max_pool_of_the_edge_repeated(own):
+    b = Builder()
+    (pool,) = _folded(b.done(_pool(b, _pad(b, b.x, mode="edge"), "max", pads=own))).nodes()
+    assert pool.op.pads == tuple(p + q for p, q in zip((1, 2, 0, 1), own, strict=True))
+
+
+def test_the_edge_repeated_stays_before_anything_else():
+    b = Builder()
+    assert "repeats the edge" in refusal(fold_pad.run, b.done(b.conv(_pad(b, b.x, mode="edge"), 12, 3, 2)))
+    b = Builder()
+    assert "repeats the edge" in refusal(fold_pad.run, b.done(_pool(b, _pad(b, b.x, mode="edge"), "average")))
+    b = Builder()
+    dilated = _pool(b, _pad(b, b.x, mode="edge"), "max", dilation=(2, 1))
+    assert "dilated" in refusal(fold_pad.run, b.done(dilated))
 
 
 def test_max_pool_of_minus_infinity():
