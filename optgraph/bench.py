@@ -29,6 +29,9 @@ from optgraph.verify import Progress, computed_dtype, open_with_original
 
 AGAINST = ("onnxruntime",)
 WARM_UPS = 3  # the first run compiles kernels, the second records a CUDA graph, the third replays it
+# An engine's worker threads spin for a while after its run, waiting for the next one. On two cores that alone made the
+# same ONNX Runtime session up to 1.7 times slower when the other side ran right before it.
+PAUSE_SECONDS = 0.05
 PACKAGES = ("torch", "onnxruntime", "onnx", "triton", "optgraph")
 
 Runner = Callable[[Feeds], dict[str, np.ndarray]]
@@ -138,15 +141,18 @@ def interleave(
     min_seconds: float,
     tell: Callable[[float], None] = lambda done: None,
     clock: Callable[[], float] = time.perf_counter,
+    pause: Callable[[float], None] = time.sleep,
 ) -> tuple[list[float], list[float]]:
     """Seconds of each run of both, taken in pairs, each starting with the one the last pair ended with.
 
-    At least `repeats` pairs, and until all runs together took `min_seconds`.
+    At least `repeats` pairs, and until all runs together took `min_seconds`. Before each run both sides' threads are
+    left to go to sleep.
     """
     times: tuple[list[float], list[float]] = ([], [])
     spent = 0.0
     while len(times[0]) < repeats or spent < min_seconds:
         for side in (0, 1) if len(times[0]) % 2 == 0 else (1, 0):
+            pause(PAUSE_SECONDS)
             start = clock()
             (ours, theirs)[side]()
             times[side].append(clock() - start)
