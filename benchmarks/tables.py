@@ -55,6 +55,10 @@ def _seconds(row: Row) -> str:
     return f"{row['interpret_seconds']:.0f}" if "interpret_seconds" in row else "–"
 
 
+def _fallbacks(row: Row) -> str:
+    return ", ".join(f"{count} {op}" for op, count in row["fallbacks"].items()) or "–"
+
+
 def _quartiles(row: Row) -> str:
     return " / ".join(f"{row['spread'][side]['iqr']:.1f}" for side in ("ours", "theirs"))
 
@@ -83,6 +87,19 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
             "onnxruntime": _worst("onnxruntime"),
             "interpret": _worst("interpret"),
             "interpret, s": _seconds,
+            "two images apart": lambda row: f"{row['input_sensitivity']:.2f}",
+        },
+    ),
+    "family": (
+        "family",
+        "python -m benchmarks.family",
+        {
+            "exporter": lambda row: row["exporter"],
+            "ONNX nodes": lambda row: f"{row['nodes']}",
+            "launches": lambda row: f"{row['launches']}",
+            "fallbacks": _fallbacks,
+            "verified by": lambda row: ", ".join(row["verified"]) or "none",
+            "worst of them": lambda row: f"{max(row['verified'].values(), default=float('nan')):.1e}",
             "two images apart": lambda row: f"{row['input_sensitivity']:.2f}",
         },
     ),

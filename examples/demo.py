@@ -3,8 +3,8 @@ then one block of it through the Triton kernels.
 
     python examples/demo.py
 
-The graph is what Keras and tf2onnx wrote, without its weights: these are filled with calibrated random ones, so the
-classes it finds mean nothing. The exit code is 0 only if every answer agrees.
+The graph is what torch.onnx wrote of timm's network, batchnorms and all, without its weights: these are filled with
+calibrated random ones, so the classes it finds mean nothing. The exit code is 0 only if every answer agrees.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from optgraph.report import counts
 from optgraph.subgraph import extract
 from optgraph.text import node_text
 
-STRIPPED = Path(__file__).parent / "graphs" / "keras_tf_xception.onnx"
+STRIPPED = Path(__file__).parent / "graphs" / "torch_bn_xception.onnx"
 BOUND = 1e-5  # relative L2
 
 
@@ -66,7 +66,7 @@ def run_block(block: optgraph.Graph) -> float:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        heading("1. Xception as Keras and tf2onnx wrote it; random weights of sound scale take the place of its own")
+        heading("1. Xception as timm and torch wrote it; random weights of sound scale take the place of its own")
         command("calibrate", os.path.relpath(STRIPPED), f"{folder}/xception.onnx")
         with contextlib.chdir(folder):
             heading("2. Compile it: what each pass did, then the network before and after")

@@ -158,8 +158,13 @@ def head_tile(rows: int, columns: int, channels: int, itemsize: int, target: str
     return Tile(16, 16, 512 // itemsize, num_warps=4, num_stages=4)
 
 
-def pack(weight: torch.Tensor) -> torch.Tensor:
-    """ONNX weight [N, K] (a Gemm with transB) as [K, N]."""
+def pack(weight: torch.Tensor, image: tuple[int, int, int] | None = None) -> torch.Tensor:
+    """ONNX weight [N, K] (a Gemm with transB) as [K, N].
+
+    image: (C, H, W) where a row of x is an image; K then counts in the order H, W, C in which images lie in memory.
+    """
+    if image is not None:
+        weight = weight.reshape(-1, *image).permute(0, 2, 3, 1).flatten(1)
     return weight.t().contiguous()
 
 

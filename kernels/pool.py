@@ -1,7 +1,8 @@
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 """Max and average pooling over windows, and over whole images.
 
-    out = post(act(pool(pre_act(x)) + bias) + residual)
+    pool:         out = post(act(pool(pre_act(x)) + bias) + residual)
+    global_pool:  out = act(pool(pre_act(x * pre_scale + pre_shift)))
 
 `pool` takes the maximum or the mean of the kh*kw window at (oh*sh - top, ow*sw - left). Padding is -inf to a maximum;
 an average divides by kh*kw (count_include_pad) or by the number of positions inside the image. A ceil_mode pool is one
@@ -22,7 +23,7 @@ import triton.language as tl
 
 from optgraph.kernels.activations import activation, apply
 from optgraph.kernels.addressing import aligned, alignment, pixel_offset, row_tile, strip_position, strip_rows, unrolled
-from optgraph.kernels.epilogue import reference_epilogue, store_rows
+from optgraph.kernels.epilogue import prologue, reference_epilogue, reference_prologue, store_rows
 from optgraph.kernels.launch import Launch, target_of
 from optgraph.kernels.layout import check_shape, check_vector, output_size, row_stride, strides4
 from optgraph.kernels.tiles import Tile, cdiv, ceil_pow2
@@ -92,9 +93,9 @@ def _pool(
 
 @triton.jit
 def _global_pool(
-    x, out, pixels, width, channels,  # H*W, W, C
-    x_n, x_h, x_w, x_c, out_n, act_a, act_b,
-    ACT: tl.constexpr, MAX: tl.constexpr, ALIGN: tl.constexpr,  # noqa: N803
+    x, pre_scale, pre_shift, out, pixels, width, channels,  # H*W, W, C
+    x_n, x_h, x_w, x_c, out_n, pre_a, pre_b, act_a, act_b,
+    PRE: tl.constexpr, ACT: tl.constexpr, CLEAR: tl.constexpr, MAX: tl.constexpr, ALIGN: tl.constexpr,  # noqa: N803
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,  # noqa: N803
 ):
     n = tl.program_id(0).to(tl.int64)
@@ -106,11 +107,15 @@ def _global_pool(
     for start in range(0, pixels, BLOCK_M):
         pixel = start + tl.arange(0, BLOCK_M)  # [BLOCK_M]
         offset = pixel_offset(pixel, pixels, width, 0, aligned(x_h, ALIGN), aligned(x_w, ALIGN))
-        v = tl.load(image[None, :] + offset[:, None], (pixel < pixels)[:, None] & c_mask[None, :], other=neutral)
+        mask = (pixel < pixels)[:, None] & c_mask[None, :]
+        v = tl.load(image[None, :] + offset[:, None], mask, other=0.0 if CLEAR else neutral)
+        v = prologue(v, pre_scale, pre_shift, channel, c_mask, pre_a, pre_b, PRE)
+        if CLEAR:
+            v = tl.where(mask, v, neutral)
         if MAX:
-            acc = tl.maximum(acc, v.to(tl.float32), propagate_nan=tl.PropagateNan.ALL)
+            acc = tl.maximum(acc, v, propagate_nan=tl.PropagateNan.ALL)
         else:
-            acc += v.to(tl.float32)
+            acc += v
     if MAX:
         # The reduction itself drops NaNs.
         broken = tl.max((acc != acc).to(tl.int32), axis=0) > 0
@@ -156,7 +161,6 @@ def pool(
     tile = tile or row_tile(batch * out_height * out_width, channels, x.element_size(), target)
     strip = strip_rows(out_height, kernel[0], stride[0], tile.block_m, target)
     positions = batch * cdiv(out_height, strip) * strip * out_width
-    neutral = float("-inf") if kind == "max" else 0.0
     return Launch(
         "pool",
         _pool,
@@ -197,7 +201,7 @@ def pool(
             "POST": activation(post),
             "MAX": kind == "max",
             "INCLUDE_PAD": count_include_pad,
-            "CLEAR": apply(torch.tensor(neutral), pre_act).item() != neutral,
+            "CLEAR": _moves_neutral(kind, pre_act),
             "KH": kernel[0],
             "KW": kernel[1],
             "UNROLL": unrolled(kernel[1]),
@@ -212,12 +216,22 @@ def pool(
 
 
 def global_pool(
-    x: torch.Tensor, out: torch.Tensor, *, kind: str, act: Act = IDENTITY, tile: Tile | None = None
+    x: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    kind: str,
+    pre_scale: torch.Tensor | None = None,
+    pre_shift: torch.Tensor | None = None,
+    pre_act: Act = IDENTITY,
+    act: Act = IDENTITY,
+    tile: Tile | None = None,
 ) -> Launch:
     """One launch of a pool over H and W into out [N, 1, 1, C]."""
     x_n, x_h, x_w, x_c = strides4(x)
     batch, height, width, channels = x.shape
     _check_kind(kind)
+    check_vector(pre_scale, channels, "pre_scale")
+    check_vector(pre_shift, channels, "pre_shift")
     check_shape(out, (batch, 1, 1, channels), "out")
     out_n = row_stride(out, "out")
     tile = tile or global_tile(batch, height * width, channels, target_of(x))
@@ -227,6 +241,8 @@ def global_pool(
         (batch, cdiv(channels, tile.block_n)),
         {
             "x": x,
+            "pre_scale": pre_scale,
+            "pre_shift": pre_shift,
             "out": out,
             "pixels": height * width,
             "width": width,
@@ -236,11 +252,16 @@ def global_pool(
             "x_w": x_w,
             "x_c": x_c,
             "out_n": out_n,
+            "pre_a": pre_act.a,
+            "pre_b": pre_act.b,
             "act_a": act.a,
             "act_b": act.b,
         },
         {
+            "PRE": activation(pre_act),
             "ACT": activation(act),
+            # What lies outside the image must come out of the prologue as it went in.
+            "CLEAR": pre_scale is not None or pre_shift is not None or _moves_neutral(kind, pre_act),
             "MAX": kind == "max",
             "ALIGN": alignment(channels, x_n, x_h, x_w),
             "BLOCK_M": tile.block_m,
@@ -265,6 +286,11 @@ def global_tile(batch: int, pixels: int, channels: int, target: str) -> Tile:
 def _check_kind(kind: str) -> None:
     if kind not in _KINDS:
         raise ValueError(f"kind is {kind!r}, expected one of {_KINDS}")
+
+
+def _moves_neutral(kind: str, act: Act) -> bool:
+    neutral = float("-inf") if kind == "max" else 0.0
+    return apply(torch.tensor(neutral), act).item() != neutral
 
 
 def reference(
@@ -313,7 +339,16 @@ def _windows(
     )
 
 
-def global_reference(x: torch.Tensor, out: torch.Tensor, *, kind: str, act: Act = IDENTITY) -> torch.Tensor:
+def global_reference(
+    x: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    kind: str,
+    pre_scale: torch.Tensor | None = None,
+    pre_shift: torch.Tensor | None = None,
+    pre_act: Act = IDENTITY,
+    act: Act = IDENTITY,
+) -> torch.Tensor:
     """`global_pool` in float64; `out` is not read."""
-    x = x.double()
+    x = reference_prologue(x, pre_scale, pre_shift, pre_act)
     return apply(x.amax((1, 2), keepdim=True) if kind == "max" else x.mean((1, 2), keepdim=True), act)

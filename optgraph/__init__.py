@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from optgraph.budget import Budget
     from optgraph.errors import ArtifactError, GraphError, InputError, ModelError, OptgraphError
     from optgraph.graph import Graph, Node
     from optgraph.net import Net, compile, load, simplify
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArtifactError",
+    "Budget",
     "Graph",
     "GraphError",
     "InputError",
@@ -37,6 +39,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "budget": ("Budget",),
     "errors": ("ArtifactError", "GraphError", "InputError", "ModelError", "OptgraphError"),
     "graph": ("Graph", "Node"),
     "net": ("Net", "compile", "load", "simplify"),

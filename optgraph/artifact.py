@@ -22,6 +22,7 @@ from optgraph.errors import ArtifactError, InputError
 from optgraph.files import replacing
 from optgraph.graph import Graph
 from optgraph.graph_json import graph_from_json, graph_to_json
+from optgraph.lower import STORAGE
 from optgraph.ops import Op
 
 FORMAT = 1
@@ -105,6 +106,8 @@ def load(path: Path, ops: Sequence[type[Op]] = ()) -> Artifact:
             nodes=int(metadata["nodes"]),
             bytes_per_image=int(metadata["bytes_per_image"]),
         )
+        if options.dtype not in STORAGE or min(options.batches) < 1:
+            raise ArtifactError(f"dtype '{options.dtype}' and batches {list(options.batches)} are none")
         graphs = [graph_from_json(_json(metadata, key, dict), weights, ops) for key in ("simplified", "fused")]
         return Artifact(graphs[0], graphs[1], options, metadata["source_digest"], metadata["source_name"])
     except ArtifactError as error:

@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from optgraph.backends import OnnxRuntime, session
+from optgraph.budget import DEFAULT, Budget
 from optgraph.errors import InputError, OptgraphError
 from optgraph.lower import fitting_batch
 from optgraph.net import Net
 from optgraph.onnx_import import InputShape, load_model
+from optgraph.onnx_parts import cut, inlined
 from optgraph.oracle import Feeds, Reference, allowed, distance, example, noise
 from optgraph.verify import Progress, computed_dtype, open_with_original
 
@@ -90,10 +93,13 @@ def bench(
     input_shape: InputShape | Mapping[str, InputShape] | None = None,
     original: str | Path | None = None,
     progress: Progress | None = None,
+    outputs: Sequence[str] = (),
+    budget: Budget = DEFAULT,
 ) -> Comparison:
     """Times a backend against ONNX Runtime with its default settings (CPU, float32) on the original ONNX model.
 
-    model, backend, dtype, input_shape, original: as for `verify`.
+    model, backend, dtype, input_shape, original, outputs, budget: as for `verify`. A model that is cut off is cut for
+        both.
     threads: of both sides on the CPU; by default as many as torch takes, one for a physical core.
     repeats, min_seconds: pairs of runs; more, if these take less than `min_seconds` in all.
     Raises OptgraphError if the two answers differ by more than `verify` allows, and else as `verify`.
@@ -104,16 +110,17 @@ def bench(
         raise InputError("repeats and threads are at least 1")
     tell = progress or (lambda stage, done: None)
     tell("compile", 0.0)
-    net, source = open_with_original(model, backend, dtype, input_shape, original)
+    net, source = open_with_original(model, backend, dtype, input_shape, original, outputs, budget)
     batch = fitting_batch(net.inputs, batch)
     feeds = example(net.inputs, batch, seed=0)
     threads = threads or torch.get_num_threads()
-    theirs = _onnxruntime(source, threads)
+    whole = load_model(source)
+    theirs = _onnxruntime(source, whole, list(net.outputs), threads)
     with _torch_threads(threads):
         ours = _ours(net, threads)
         tell("warm-up", 0.0)
         answers = theirs(feeds)
-        (plain,) = Reference(load_model(source)).run(list(answers), feeds)
+        (plain,) = Reference(whole).run(list(answers), feeds)
         require_agreement(ours(feeds), answers, allowed(computed_dtype(net), noise(plain, answers)))
         for run in (ours, theirs) * (WARM_UPS - 1):
             run(feeds)
@@ -145,18 +152,18 @@ def interleave(
 ) -> tuple[list[float], list[float]]:
     """Seconds of each run of both, taken in pairs, each starting with the one the last pair ended with.
 
-    At least `repeats` pairs, and until all runs together took `min_seconds`. Before each run both sides' threads are
+    At least `repeats` pairs, and for at least `min_seconds`, pauses included. Before each run both sides' threads are
     left to go to sleep.
     """
     times: tuple[list[float], list[float]] = ([], [])
-    spent = 0.0
+    began, spent = clock(), 0.0
     while len(times[0]) < repeats or spent < min_seconds:
         for side in (0, 1) if len(times[0]) % 2 == 0 else (1, 0):
             pause(PAUSE_SECONDS)
             start = clock()
             (ours, theirs)[side]()
             times[side].append(clock() - start)
-            spent += times[side][-1]
+        spent = clock() - began
         tell(min(len(times[0]) / repeats, spent / min_seconds if min_seconds else 1.0, 1.0))
     return times
 
@@ -174,9 +181,9 @@ def _ours(net: Net, threads: int) -> Runner:
     return call
 
 
-def _onnxruntime(path: Path, threads: int) -> Runner:
-    running = session(str(path), threads)
-    names = [output.name for output in running.get_outputs()]
+def _onnxruntime(path: Path, model: onnx.ModelProto, names: Sequence[str], threads: int) -> Runner:
+    whole = list(names) == [output.name for output in model.graph.output]
+    running = session(str(path) if whole else cut(inlined(model, DEFAULT), names).SerializeToString(), threads)
 
     def call(feeds: Feeds) -> dict[str, np.ndarray]:
         try:

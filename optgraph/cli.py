@@ -59,6 +59,21 @@ Shapes = Annotated[
         help="Fixes open dimensions: N,3,299,299, where N stays open, or NAME=SHAPE if there are several inputs.",
     ),
 ]
+Cut = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TENSOR",
+        help="Cuts the model off at a tensor, which it then answers with in place of its outputs. Repeat for several.",
+    ),
+]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="NAME=NUMBER",
+        help="Raises a limit on what a model may ask for: nodes, folded_bytes, arena_bytes or nesting.",
+    ),
+]
 
 
 # ---- commands
@@ -74,6 +89,9 @@ def compile(
     dtype: Dtype = None,
     batch: Annotated[str, typer.Option(metavar="N,...", help="Batch sizes to report the memory of.")] = "1",
     input_shape: Shapes = None,
+    cut: Cut = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a model with nodes that have no kernel.")] = False,
+    budget: Limits = None,
     json: Json = False,
 ) -> None:
     """Compile a model into one .optgraph file, and show what each pass did.
@@ -83,6 +101,7 @@ def compile(
       optgraph compile inception_v3.onnx
       optgraph compile xception.onnx -o fast.optgraph --dtype fp16 --batch 1,8
       optgraph compile dynamic.onnx --input-shape N,3,299,299
+      optgraph compile model.onnx -o features.optgraph --cut /global_pool/output_0
     """
     from optgraph import net, report
     from optgraph.files import check_output
@@ -91,7 +110,8 @@ def compile(
     output = output or model.with_suffix(ARTIFACT)
     check_output(output, model)
     with busy(f"compiling {model.name}"):
-        compiled = net.compile(model, "torch", dtype or "fp32", _shapes(input_shape), batches=batches)
+        settings = _settings(model, dtype, input_shape, cut, budget)
+        compiled = net.compile(model, "torch", **settings, strict=strict, batches=batches)
         data = report.net_dict(compiled, batches)
         data |= {"passes": report.passes_dict(compiled.reports), "output": str(output)}
         compiled.save(output)
@@ -115,6 +135,8 @@ def run(
     backend: Backend = "auto",
     dtype: Dtype = None,
     input_shape: Shapes = None,
+    cut: Cut = None,
+    budget: Limits = None,
     json: Json = False,
 ) -> None:
     """Run a model on one input, and show the top 5 classes.
@@ -130,7 +152,7 @@ def run(
     from optgraph.verify import computed_dtype
 
     with busy(f"loading {model.name}"):
-        net = _net(model, backend, dtype, input_shape)
+        net = _net(model, backend, dtype, input_shape, cut, budget)
     feeds = images.read_inputs(input or [images.RANDOM], net.inputs)
     if output is not None:
         images.check_results(output, list(net.outputs))
@@ -159,6 +181,8 @@ def verify(
     dtype: Dtype = None,
     batch: Annotated[int, typer.Option(min=1, help="Images to compare on.")] = 1,
     input_shape: Shapes = None,
+    cut: Cut = None,
+    budget: Limits = None,
     json: Json = False,
 ) -> None:
     """Compare a backend with ONNX Runtime on the original model, region by region. Exit code 1 if they differ.
@@ -171,7 +195,7 @@ def verify(
     from optgraph import report
     from optgraph.verify import verify
 
-    settings = _settings(model, dtype, input_shape)
+    settings = _settings(model, dtype, input_shape, cut, budget)
     with progress() as tell:
         found = verify(model, backend, original=original, batch=batch, progress=tell, **settings)
     data = found.to_json()
@@ -190,6 +214,8 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Of both sides, on the CPU. Default: all.")] = None,
     input_shape: Shapes = None,
+    cut: Cut = None,
+    budget: Limits = None,
     json: Json = False,
 ) -> None:
     """Time a backend against ONNX Runtime on the original model, run by run in turns.
@@ -202,7 +228,7 @@ def bench(
     from optgraph import report
     from optgraph.bench import bench
 
-    settings = _settings(model, dtype, input_shape)
+    settings = _settings(model, dtype, input_shape, cut, budget)
     with progress() as tell:
         found = bench(model, against, backend, batch, threads=threads, original=original, progress=tell, **settings)
     data = found.to_json()
@@ -216,6 +242,8 @@ def inspect(
     dtype: Dtype = None,
     dot: Annotated[Path | None, typer.Option(help="Write the fused graph as Graphviz.")] = None,
     input_shape: Shapes = None,
+    cut: Cut = None,
+    budget: Limits = None,
     json: Json = False,
 ) -> None:
     """Show the fused graph, its launches, and the bytes it moves.
@@ -232,7 +260,7 @@ def inspect(
     if dot is not None:
         check_output(dot, model)
     with busy(f"reading {model.name}"):
-        net = _net(model, "torch", dtype, input_shape)
+        net = _net(model, "torch", dtype, input_shape, cut, budget)
         data = report.net_dict(net, net.batches)
     if dot is not None:
         with replacing(dot) as file:
@@ -242,10 +270,40 @@ def inspect(
 
 @app.command()
 @guarded
+def check(
+    model: OnnxModel,
+    input_shape: Shapes = None,
+    cut: Cut = None,
+    budget: Limits = None,
+    json: Json = False,
+) -> None:
+    """List all nodes that cannot be compiled, and those without a kernel. Needs no weights. Exit code 1 if some cannot.
+
+    \b
+    Examples:
+      optgraph check model.onnx
+      optgraph check dynamic.onnx --input-shape N,3,299,299 --json
+    """
+    from optgraph import report
+    from optgraph.budget import Budget
+    from optgraph.compatibility import check
+
+    with busy(f"checking {model.name}"):
+        found = check(model, _shapes(input_shape), cut or (), Budget.parse(budget or []))
+    data = found.to_json()
+    tables = [report.unsupported_table(data["unsupported"])] if data["unsupported"] else []
+    show(json, data, *tables, report.compatibility_table(data))
+    raise typer.Exit(0 if found.ok else 1)
+
+
+@app.command()
+@guarded
 def optimize(
     model: OnnxModel,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="Where.", show_default=False)],
     input_shape: Shapes = None,
+    cut: Cut = None,
+    budget: Limits = None,
     plain: Annotated[bool, typer.Option("--plain", help="Keep Conv and Relu apart: no function in the model.")] = False,
     json: Json = False,
 ) -> None:
@@ -260,13 +318,16 @@ def optimize(
       optgraph optimize model.onnx -o smaller.onnx --plain
     """
     from optgraph import onnx_import, pipeline, report
+    from optgraph.budget import Budget
     from optgraph.checks import check_finite
     from optgraph.files import check_output
     from optgraph.onnx_export import save_onnx
 
     check_output(output, model)
     with busy(f"optimizing {model.name}"):
-        graph = onnx_import.read(model, _shapes(input_shape))
+        limits = Budget.parse(budget or [])
+        graph = onnx_import.read(model, _shapes(input_shape), outputs=cut or [], budget=limits)
+        limits.check_values(graph)
         check_finite(graph)
         passes = report.passes_dict(pipeline.apply(graph, pipeline.SIMPLIFY))
         nodes = save_onnx(graph, output, functions=not plain)
@@ -304,19 +365,38 @@ def calibrate(
 # ---- what they share
 
 
-def _net(model: Path, backend: str, dtype: str | None, input_shape: Sequence[str] | None) -> Net:
+def _net(
+    model: Path,
+    backend: str,
+    dtype: str | None,
+    input_shape: Sequence[str] | None,
+    cut: Sequence[str] | None,
+    budget: Sequence[str] | None,
+) -> Net:
     """A .optgraph file loaded, or an ONNX model compiled."""
     from optgraph import net
 
-    settings = _settings(model, dtype, input_shape)
-    return net.load(model, backend) if model.suffix == ARTIFACT else net.compile(model, backend, **settings)
+    settings = _settings(model, dtype, input_shape, cut, budget)
+    if model.suffix == ARTIFACT:
+        return net.load(model, backend, budget=settings["budget"])
+    return net.compile(model, backend, **settings)
 
 
-def _settings(model: Path, dtype: str | None, input_shape: Sequence[str] | None) -> dict[str, Any]:
-    """The arguments dtype and input_shape for compiling. Raises InputError if `model` is compiled already."""
-    if model.suffix == ARTIFACT and (dtype or input_shape):
-        raise InputError(f"{model}: its dtype and shapes are settled: give --dtype and --input-shape to compile")
-    return {"dtype": dtype or "fp32", "input_shape": _shapes(input_shape)}
+def _settings(
+    model: Path,
+    dtype: str | None,
+    input_shape: Sequence[str] | None,
+    cut: Sequence[str] | None,
+    budget: Sequence[str] | None,
+) -> dict[str, Any]:
+    """The arguments of `net.compile` that these options are. Raises InputError if `model` has its own."""
+    from optgraph.budget import Budget
+
+    if model.suffix == ARTIFACT and (dtype or input_shape or cut):
+        given = "--dtype, --input-shape and --cut"
+        raise InputError(f"{model}: its dtype, shapes and outputs are settled: give {given} to compile")
+    shape, limits = _shapes(input_shape), Budget.parse(budget or [])
+    return {"dtype": dtype or "fp32", "input_shape": shape, "outputs": cut or (), "budget": limits}
 
 
 def _shapes(arguments: Sequence[str] | None) -> InputShape | dict[str, InputShape] | None:

@@ -1,12 +1,31 @@
 """Errors meant for people: one line that says what is wrong, where, and what to do about it."""
 
+from __future__ import annotations
+
 
 class OptgraphError(Exception):
-    """Base of every error a user can cause. `str(error)` is one line."""
+    """Base of every error a user can cause. `str(error)` is one line, whatever names a file has."""
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())
 
 
 class ModelError(OptgraphError):
-    """The model cannot be read, or means something we cannot compile."""
+    """The model cannot be read, or means something we cannot compile.
+
+    reason:     what is wrong.
+    remedy:     what to do about it; '' where the reason says it all.
+    attribute:  the attribute of the node that is at fault, if one is.
+    where:      the node, once known.
+    """
+
+    def __init__(self, reason: str, remedy: str = "", attribute: str = "", where: str = "") -> None:
+        super().__init__(": ".join(part for part in (where, reason, remedy) if part))
+        self.reason, self.remedy, self.attribute, self.where = reason, remedy, attribute, where
+
+    def at(self, where: str) -> ModelError:
+        """The same error, saying where it is, unless it says so already."""
+        return self if self.where else ModelError(self.reason, self.remedy, self.attribute, where)
 
 
 class InputError(OptgraphError):

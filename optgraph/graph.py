@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import networkx as nx
 import numpy as np
 
-from optgraph.errors import GraphError, ModelError, OptgraphError
+from optgraph.budget import Budget
+from optgraph.errors import GraphError, ModelError
 from optgraph.ops import Op, Value
 
 
@@ -61,9 +63,11 @@ class Graph:
     outputs:    public output name -> value; the public name stays when a rewrite changes the value.
     values:     name -> Value (shape, dtype) of every input, constant and produced value.
     constants:  name -> read-only array.
+    changes:    how often nodes or edges were changed; equal counts mean an unchanged graph.
     sources:    value -> the Source it equals, where there is one: what `verify` compares with.
     opset, domains, source_nodes: of the ONNX model this came from: its opset, the versions of all its domains, and
                 how many nodes it had.
+    budget:     what this model may ask for.
     """
 
     def __init__(self, name: str = "graph") -> None:
@@ -77,9 +81,12 @@ class Graph:
         self.opset = 17
         self.domains: dict[str, int] = {}
         self.source_nodes = 0
+        self.budget = Budget()
+        self._nodes: dict[str, Node] = {}  # networkx's own look-up is ten times slower
         self._producer: dict[str, tuple[str, int]] = {}
         self._uses: dict[str, dict[tuple[str, int], None]] = {}
         self._order: list[Node] | None = None
+        self.changes = 0
         self._serial = 0
 
     # ---- reading
@@ -89,11 +96,10 @@ class Graph:
 
     def __contains__(self, node: Node) -> bool:
         """Whether this very node, not a replacement of the same name, is in the graph."""
-        return node.name in self.nx and self.nx.nodes[node.name]["node"] is node
+        return self._nodes.get(node.name) is node
 
     def node(self, name: str) -> Node:
-        node: Node = self.nx.nodes[name]["node"]
-        return node
+        return self._nodes[name]
 
     def nodes(self) -> list[Node]:
         """All nodes in a topological order (a list of its own: rewriting while walking it is fine)."""
@@ -175,8 +181,8 @@ class Graph:
                 raise ModelError(f"node '{name}' ({op.kind}) reads '{value}', which nothing defines")
         try:
             inferred = op.infer([self.values[v] if v else None for v in inputs])
-        except OptgraphError as error:
-            raise ModelError(f"node '{name}' ({op.kind}): {error}") from None
+        except ModelError as error:
+            raise error.at(f"node '{name}' ({op.kind})") from None
         if outputs is None:
             outputs = [self.fresh(f"{name}:{i}" if i else f"{name}:out") for i in range(len(inferred))]
         for value, info in zip(outputs, inferred, strict=True):
@@ -188,12 +194,16 @@ class Graph:
         return node
 
     def _insert(self, node: Node) -> None:
-        self.nx.add_node(node.name, node=node)
+        self._put(node)
         for slot, value in enumerate(node.outputs):
             self._producer[value] = (node.name, slot)
         for slot, value in enumerate(node.inputs):
             self._link(node.name, slot, value)
-        self._order = None
+        self._touch()
+
+    def _put(self, node: Node) -> None:
+        self._nodes[node.name] = node
+        self.nx.add_node(node.name, node=node)
 
     def _link(self, name: str, slot: int, value: str) -> None:
         if not value:
@@ -209,6 +219,10 @@ class Graph:
         del self._uses[value][name, slot]
         if value in self._producer:
             self.nx.remove_edge(self._producer[value][0], name, key=slot)
+
+    def _touch(self) -> None:
+        self._order = None
+        self.changes += 1
 
     # ---- rewriting
 
@@ -241,10 +255,10 @@ class Graph:
                 self.sources.pop(value, None)
         for slot, value in enumerate(node.inputs):
             self._unlink(node.name, slot, value)
-        self.nx.nodes[node.name]["node"] = changed
+        self._put(changed)
         for slot, value in enumerate(changed.inputs):
             self._link(node.name, slot, value)
-        self._order = None
+        self._touch()
         return changed
 
     def rewire(self, old: str, new: str) -> None:
@@ -255,10 +269,10 @@ class Graph:
             node = self.node(name)
             self._unlink(name, slot, old)
             inputs = (*node.inputs[:slot], new, *node.inputs[slot + 1 :])
-            self.nx.nodes[name]["node"] = replace(node, inputs=inputs)
+            self._put(replace(node, inputs=inputs))
             self._link(name, slot, new)
         self.outputs = {public: new if value == old else value for public, value in self.outputs.items()}
-        self._order = None
+        self._touch()
 
     def remove(self, node: Node) -> None:
         """Removes a node whose outputs nobody reads, and the constants that only it read."""
@@ -268,6 +282,7 @@ class Graph:
         for slot, value in enumerate(node.inputs):
             self._unlink(node.name, slot, value)
         self.nx.remove_node(node.name)
+        del self._nodes[node.name]
         for value in node.outputs:
             del self.values[value], self._producer[value]
             self.sources.pop(value, None)
@@ -276,7 +291,7 @@ class Graph:
             if value in self.constants and not self._uses.get(value) and not self.is_output(value):
                 del self.constants[value], self.values[value]
                 self._uses.pop(value, None)
-        self._order = None
+        self._touch()
 
     def replace_node(self, node: Node, op: Op, inputs: Sequence[str], origin: Iterable[str] = ()) -> Node:
         """Puts a new operator where `node` was: its readers read the new outputs. The old node goes.
@@ -292,14 +307,22 @@ class Graph:
     def prune(self) -> int:
         """Removes nodes and constants that no output depends on; returns how many nodes went."""
         removed = 0
-        for node in reversed(self.nodes()):
-            if not any(self._uses.get(v) or self.is_output(v) for v in node.outputs):
-                self.remove(self.node(node.name))
-                removed += 1
+        pending = [name for name, node in self._nodes.items() if self._is_dead(node)]
+        while pending:
+            node = self._nodes.get(pending.pop())
+            if node is None or not self._is_dead(node):
+                continue
+            above = [self._producer[value][0] for value in node.inputs if value in self._producer]
+            self.remove(node)
+            removed += 1
+            pending += above
         for name in [c for c in self.constants if not self._uses.get(c) and not self.is_output(c)]:
             del self.constants[name], self.values[name]
             self._uses.pop(name, None)
         return removed
+
+    def _is_dead(self, node: Node) -> bool:
+        return not any(self._uses.get(v) or self.is_output(v) for v in node.outputs)
 
     def copy(self) -> Graph:
         """A graph of its own; nodes, values and arrays are immutable and shared."""
@@ -312,6 +335,7 @@ class Graph:
         other.opset = self.opset
         other.domains = dict(self.domains)
         other.source_nodes = self.source_nodes
+        other.budget = self.budget
         other._serial = self._serial
         for node in self.nodes():
             other._insert(node)
@@ -323,6 +347,9 @@ class Graph:
         """Raises GraphError if an invariant is broken: acyclic, every input defined, edges and slots agreeing with
         the nodes, shapes as the operators infer them, outputs present."""
         edges = 0
+        adjacency: dict[str, Any] = dict(
+            self.nx.adjacency()
+        )  # plain dicts: networkx's views cost more than all the rest
         for node in self.nodes():
             for slot, value in enumerate(node.inputs):
                 if not value:
@@ -333,7 +360,7 @@ class Graph:
                     raise GraphError(f"node '{node.name}' is not among the users of '{value}'")
                 if value in self._producer:
                     source, source_slot = self._producer[value]
-                    edge = self.nx.get_edge_data(source, node.name, slot)
+                    edge = adjacency[source].get(node.name, {}).get(slot)
                     if edge != {"value": value, "source_slot": source_slot}:
                         raise GraphError(f"edge '{source}' -> '{node.name}' slot {slot} does not carry '{value}'")
                     edges += 1
@@ -342,8 +369,9 @@ class Graph:
             inferred = node.op.infer([self.values[v] if v else None for v in node.inputs])
             if inferred != tuple(self.values[v] for v in node.outputs):
                 raise GraphError(f"node '{node.name}' ({node.op.kind}) infers {inferred}, the graph says otherwise")
-        if edges != self.nx.number_of_edges():
-            raise GraphError(f"{self.nx.number_of_edges()} edges where the nodes use {edges} values")
+        present = sum(len(keys) for neighbours in adjacency.values() for keys in neighbours.values())
+        if edges != present:
+            raise GraphError(f"{present} edges where the nodes use {edges} values")
         for public, value in self.outputs.items():
             if value not in self.values:
                 raise GraphError(f"output '{public}' ('{value}') is not defined")

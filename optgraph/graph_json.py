@@ -148,7 +148,12 @@ def _decode(value: Any, hint: Any) -> Any:
         return base64.b64decode(_checked(value, str), validate=True)
     if hint in (Act, Segment, Value):
         hints = get_type_hints(hint)
-        return hint(*(_decode(v, hints[f.name]) for v, f in zip(_checked(value, list), fields(hint), strict=True)))
+        made = hint(*(_decode(v, hints[f.name]) for v, f in zip(_checked(value, list), fields(hint), strict=True)))
+        if hint is Act and made.kind not in ops.ACTS:
+            raise ArtifactError(f"unknown activation '{made.kind}'")
+        if hint is Value and str(np.dtype(made.dtype)) != made.dtype:
+            raise ArtifactError(f"unknown dtype '{made.dtype}'")
+        return made
     if hint is float:
         return float(_checked(value, (int, float)))
     if hint is int and not -(2**31) < _checked(value, int) < 2**31:

@@ -128,7 +128,8 @@ class Lowering:
             elif value:
                 reads[f"_{slot}"] = self.read(value)
         writes = {f"out{i}": self.write(value) for i, value in enumerate(node.outputs)}
-        self._calls.append(Call("optgraph.runtime:fallback", node.name, reads, dict(writes), weights, {"op": node.op}))
+        options = {"op": node.op, "opsets": {**self.graph.domains, "": self.graph.opset}}
+        self._calls.append(Call("optgraph.runtime:fallback", node.name, reads, dict(writes), weights, options))
         self._fallbacks.append(Fallback(node.name, node.op.kind, reason))
 
     def dense(self, node: Node, value: str) -> View:
@@ -149,7 +150,7 @@ class Lowering:
         for name in self.graph.inputs:
             shape = self.shape(name)
             inputs[name] = self._views[name] = View(name, shape, _contiguous(shape), self.graph.values[name].dtype)
-        for node in self.graph.nodes():
+        for node in reversed(self.graph.nodes()):  # a Concat within a Concat takes its place from the outer one
             if isinstance(node.op, ops.Concat):
                 self._place(node)
         for node in self.graph.nodes():
@@ -245,7 +246,10 @@ def _prologue(context: Lowering, node: Node) -> dict[str, str]:
 
 
 def _bias(context: Lowering, node: Node, slot: str = "b", name: str = "bias") -> dict[str, str]:
-    return {name: context.vector(node.get(slot)) if node.get(slot) else ""}
+    value = node.get(slot)
+    if value and value not in context.graph.constants:
+        raise NotImplementedError("its bias is computed, not constant")
+    return {name: context.vector(value) if value else ""}
 
 
 def _operands(context: Lowering, node: Node) -> dict[str, View]:
@@ -376,24 +380,60 @@ def _global_pool(context: Lowering, node: Node) -> None:
     op = node.op
     assert isinstance(op, ops.GlobalPool)
     x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
-    context.call(KERNELS + "pool:global_pool", node, {"x": x}, {"out": out}, kind=op.mode, act=op.act)
+    weights = _prologue(context, node)
+    acts = {"pre_act": op.pre_act, "act": op.act}
+    context.call(KERNELS + "pool:global_pool", node, {"x": x}, {"out": out}, weights, kind=op.mode, **acts)
+
+
+def _flat(view: View) -> tuple[View, dict[str, Any]]:
+    """A view of [M, K] or M images as rows, and what the weight's packing must know of the order in a row."""
+    if len(view.shape) == 2:
+        return view, {}
+    m, c, h, w = view.shape
+    row = replace(view, shape=(m, c * h * w), strides=(view.strides[0], 1))
+    if view.strides[1:] == _contiguous(view.shape[1:]):
+        return row, {}
+    if view.strides[1:] != (1, w * c, c):
+        raise NotImplementedError(f"images of strides {list(view.strides)} do not lie in one piece")
+    return row, {"image": (c, h, w)}
 
 
 def _gemm(context: Lowering, node: Node) -> None:
     op = node.op
     assert isinstance(op, ops.Gemm)
-    weights = {"weight": context.weight(KERNELS + "head:pack", _constant_weight(context, node, "w"))}
+    x, image = _flat(context.read(node.inputs[0]))
+    weights = {"weight": context.weight(KERNELS + "head:pack", _constant_weight(context, node, "w"), **image)}
     # Logits stay float32: a softmax or a user reads them, and there are few.
     out = context.write(node.output, dtype="float32")
     context.call(
         KERNELS + "head:head",
         node,
-        {"x": context.read(node.inputs[0])},
+        {"x": x},
         {"out": out},
         {**weights, **_bias(context, node)},
         act=op.act,
         precision=context.precision,
     )
+
+
+def _lrn(context: Lowering, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.LRN)
+    if len(context.shape(node.output)) != 4:
+        raise NotImplementedError(f"LRN of rank {len(context.shape(node.output))}")
+    x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
+    options = {"size": op.size, "alpha": op.alpha, "beta": op.beta, "bias": op.bias}
+    context.call(KERNELS + "lrn:lrn", node, {"x": x}, {"out": out}, **options)
+
+
+def _pad(context: Lowering, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.Pad)
+    if len(op.pads) != 8 or any(op.pads[i] for i in (0, 1, 4, 5)):
+        raise NotImplementedError("it pads other axes than height and width")
+    x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
+    options = {"begin": op.pads[2:4], "value": op.value, "edge": op.mode == "edge"}
+    context.call(KERNELS + "pad:pad", node, {"x": x}, {"out": out}, **options)
 
 
 def _softmax(context: Lowering, node: Node) -> None:
@@ -527,7 +567,9 @@ _LOWER: dict[type[ops.Op], Callable[[Lowering, Node], None]] = {
     ops.Gemm: _gemm,
     ops.GlobalPool: _global_pool,
     ops.Identity: _identity,
+    ops.LRN: _lrn,
     ops.MergedPointwise: _merged_pointwise,
+    ops.Pad: _pad,
     ops.Pool: _pool,
     ops.Reshape: _reshape,
     ops.Separable: _separable,

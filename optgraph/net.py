@@ -13,9 +13,10 @@ import torch
 
 from optgraph import artifact, onnx_import, pipeline
 from optgraph.backends import Backend, make_backend, resolve_backend
+from optgraph.budget import DEFAULT, Budget
 from optgraph.checks import check_finite
 from optgraph.cost import bytes_per_image
-from optgraph.errors import InputError
+from optgraph.errors import InputError, ModelError
 from optgraph.graph import Graph
 from optgraph.lower import check_dtype, lower
 from optgraph.onnx_import import InputShape
@@ -87,8 +88,19 @@ class Net:
         return next(iter(arrays.values())) if len(arrays) == 1 else arrays
 
     def plan(self, batch: int = 1) -> Plan:
-        """What the kernels would run for `batch` images; needs no GPU."""
-        return lower(self.fused, batch, self.dtype)
+        """What the kernels would run for `batch` images; needs no GPU. Raises ModelError if it is over budget."""
+        plan = lower(self.fused, batch, self.dtype)
+        self.fused.budget.check("arena_bytes", plan.arena_bytes, f"batch {batch} takes {plan.arena_bytes} bytes")
+        return plan
+
+    def require_kernels(self) -> None:
+        """Raises ModelError, naming the nodes and the reasons, if a region has no kernel and falls back to torch."""
+        missing = [f"'{f.node}' ({f.op}: {f.reason})" for f in self.plan().fallbacks]
+        if missing:
+            raise ModelError(
+                f"{len(missing)} of {len(self.fused)} regions have no kernel: {', '.join(missing)}",
+                "compile without strict to run them in torch",
+            )
 
     def save(self, path: str | Path, ops: Sequence[type[Op]] = ()) -> None:
         """Writes the net as one .optgraph file, at once or not at all. ops: operators of your own that it contains.
@@ -140,6 +152,9 @@ def compile(
     dtype: str = "fp32",
     input_shape: InputShape | Mapping[str, InputShape] | None = None,
     *,
+    outputs: Sequence[str] = (),
+    strict: bool = False,
+    budget: Budget = DEFAULT,
     batches: Sequence[int] = (1,),
     simplify_passes: Sequence[Pass] = pipeline.SIMPLIFY,
     fuse_passes: Sequence[Pass] = pipeline.FUSE,
@@ -149,19 +164,27 @@ def compile(
     model: a path or a loaded ModelProto. backend: 'auto' (a GPU's kernels, else ONNX Runtime), 'triton',
     'interpret', 'onnxruntime' or 'torch'. dtype: 'fp32', 'tf32', 'fp16' or 'bf16', what the kernels store and
     multiply in; sums are float32, and the two reference backends always compute in float32.
-    input_shape: fixes open dimensions, see `read`. batches: sizes worth reporting on; any size runs.
+    input_shape: fixes open dimensions, see `read`.
+    outputs: names of tensors to cut the network off at: what it then answers with, by these names.
+    strict: a node without a kernel is an error.
+    budget: what the model may ask for.
+    batches: sizes worth reporting on; any size runs.
     Raises ModelError, InputError; see `optgraph.errors`.
     """
     check_dtype(dtype)
     backend = resolve_backend(backend)
-    graph = onnx_import.read(model, input_shape)
+    graph = onnx_import.read(model, input_shape, outputs=outputs, budget=budget)
+    budget.check_values(graph)
     check_finite(graph)
     digest = "" if isinstance(model, onnx.ModelProto) else hashlib.sha256(Path(model).read_bytes()).hexdigest()
     source = Source(graph.name, digest, graph.source_nodes, bytes_per_image(graph, dtype))
     reports = pipeline.apply(graph, simplify_passes)
     fused = graph.copy()
     reports += pipeline.apply(fused, fuse_passes)
-    return Net(graph, fused, source, backend, dtype, reports, batches)
+    net = Net(graph, fused, source, backend, dtype, reports, batches)
+    if strict:
+        net.require_kernels()
+    return net
 
 
 def simplify(graph: Graph) -> Graph:
@@ -171,12 +194,21 @@ def simplify(graph: Graph) -> Graph:
     return simplified
 
 
-def load(path: str | Path, backend: str = "auto", ops: Sequence[type[Op]] = ()) -> Net:
-    """Loads a saved net. ops: operators of your own that it contains.
+def load(
+    path: str | Path,
+    backend: str = "auto",
+    ops: Sequence[type[Op]] = (),
+    budget: Budget = DEFAULT,
+) -> Net:
+    """Loads a saved net. ops: operators of your own that it contains. budget: what it may ask for.
 
-    Raises InputError if there is no such file, ArtifactError for a damaged one or one of another version.
+    Raises InputError if there is no such file, ArtifactError for a damaged one or one of another version, ModelError
+    for one over budget.
     """
     found = artifact.load(Path(path), ops)
+    for graph in (found.simplified, found.fused):
+        graph.budget = budget
+        budget.check_values(graph)
     options = found.options
     source = Source(found.source_name, found.source_digest, options.nodes, options.bytes_per_image)
     return Net(found.simplified, found.fused, source, backend, options.dtype, (), options.batches)

@@ -17,6 +17,7 @@ from onnx import helper
 
 from optgraph.errors import ModelError
 from optgraph.ops import (
+    BATCH,
     LRN,
     Act,
     Activation,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from optgraph.onnx_import import Importer
 
 Handler = Callable[["Importer", onnx.NodeProto, dict[str, Any]], Op | None]
+FOR_INFERENCE = "export the model for inference (model.eval())"
 
 
 class _KeepError(Exception):
@@ -64,7 +66,10 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 def convert(importer: Importer, node: onnx.NodeProto) -> None:
     """Adds `node` to the importer's graph. Raises ModelError for an operator that ONNX does not know."""
-    handler = _HANDLERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    schema = require_known(importer, node)
+    if not schema.min_input <= len(node.input) <= schema.max_input or len(node.output) > schema.max_output:
+        raise ModelError(f"{len(node.input)} inputs and {len(node.output)} outputs, which {node.op_type} does not have")
+    handler = _HANDLERS.get(node.op_type) if not schema.domain else None
     if handler is not None:
         try:
             op = handler(importer, node, attributes(node))
@@ -73,7 +78,7 @@ def convert(importer: Importer, node: onnx.NodeProto) -> None:
             return
         except _KeepError:
             pass
-    _opaque(importer, node)
+    _opaque(importer, node, schema)
 
 
 def _outputs(op: Op) -> tuple[int, ...]:
@@ -91,6 +96,8 @@ def _window(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any], ker
     stride = list(attrs.get("strides", [1, 1]))
     dilation = list(attrs.get("dilations", [1, 1]))
     pads = list(attrs.get("pads", [0, 0, 0, 0]))
+    if (len(stride), len(dilation), len(pads)) != (2, 2, 4):
+        raise ModelError(f"strides {stride}, dilations {dilation}, pads {pads} are not for two axes")
     auto = attrs.get("auto_pad", "NOTSET")
     if auto == "VALID":
         pads = [0, 0, 0, 0]
@@ -98,7 +105,7 @@ def _window(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any], ker
         for i in range(2):
             size = x[2 + i]
             if isinstance(size, str):
-                raise ModelError(f"auto_pad needs a fixed height and width, not '{size}': give --input-shape")
+                raise ModelError(f"auto_pad needs a fixed size, not '{size}'", "give --input-shape", "auto_pad")
             reach = (kernel[i] - 1) * dilation[i] + 1
             total = max((math.ceil(size / stride[i]) - 1) * stride[i] + reach - size, 0)
             small, large = total // 2, total - total // 2
@@ -120,19 +127,24 @@ def _conv(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op
 
 
 def _max_pool(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op:
-    if len(node.output) > 1 and node.output[1]:
+    if importer.reads(node.output[1:]):  # the indices
         raise _KeepError
     window = _window(importer, node, attrs, list(attrs["kernel_shape"]))
     window["pads"], _ = _ceil(importer.shape(node.input[0]), window, attrs)
     return Pool(mode="max", **window)
 
 
-def _average_pool(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op:
+def _average_pool(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op | None:
     window = _window(importer, node, attrs, list(attrs["kernel_shape"]))
+    pads = window["pads"]
     window["pads"], extended = _ceil(importer.shape(node.input[0]), window, attrs)
     counted = bool(attrs.get("count_include_pad", 0)) and any(window["pads"])
     if counted and extended:
-        raise _KeepError  # the rows that ceil_mode adds do not count, those of `pads` do
+        # What ceil_mode adds does not count, but `pads` do: they become part of the image.
+        window["pads"] = tuple(after - before for after, before in zip(window["pads"], pads, strict=True))
+        image = importer.add(Pad(pads=(0, 0, *pads[:2], 0, 0, *pads[2:])), [node.input[0]], [""])
+        importer.add(Pool(mode="average", **window), [image])
+        return None
     return Pool(mode="average", **window, count_include_pad=counted)
 
 
@@ -144,7 +156,7 @@ def _ceil(x: Shape, window: dict[str, Any], attrs: dict[str, Any]) -> tuple[Pads
     for i in range(2):
         size = x[2 + i]
         if isinstance(size, str):
-            raise ModelError(f"ceil_mode needs a fixed height and width, not '{size}': give --input-shape")
+            raise ModelError(f"ceil_mode needs a fixed size, not '{size}'", "give --input-shape", "ceil_mode")
         stride, reach = window["stride"][i], (window["kernel"][i] - 1) * window["dilation"][i] + 1
         padded = size + pads[i] + pads[i + 2]
         count = math.ceil((padded - reach) / stride) + 1
@@ -225,11 +237,14 @@ def _gemm(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op
     if bias:
         array = importer.constant(bias)
         columns = importer.shape(name)[0]
-        if array is None or not isinstance(columns, int):
+        if not isinstance(columns, int):
             raise _KeepError
-        if array.shape not in ((), (1,), (1, 1), (columns,), (1, columns)):
+        if array is None:
+            if beta != 1.0 or importer.shape(bias) != (columns,):
+                raise _KeepError
+        elif array.shape not in ((), (1,), (1, 1), (columns,), (1, columns)):
             raise _KeepError
-        if beta != 1.0 or array.shape != (columns,):
+        elif beta != 1.0 or array.shape != (columns,):
             row = np.broadcast_to(array.reshape(-1).astype(np.float64) * beta, (columns,))
             bias = importer.add_constant(row.astype(array.dtype), bias)
     importer.add(Gemm(), [node.input[0], name, bias] if bias else [node.input[0], name])
@@ -244,7 +259,7 @@ def _mat_mul(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) ->
 
 def _batch_norm(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op | None:
     if attrs.get("training_mode", 0) or any(node.output[1:]):
-        raise ModelError("batch normalization in training mode: export the model for inference (model.eval())")
+        raise ModelError("batch normalization in training mode", FOR_INFERENCE, "training_mode")
     if attrs.get("spatial", 1) != 1:
         raise _KeepError
     return BatchNorm(epsilon=float(attrs.get("epsilon", 1e-5)))
@@ -261,7 +276,7 @@ def _lrn(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op:
 
 def _softmax(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op | None:
     shape = importer.shape(node.input[0])
-    axis = int(attrs.get("axis", 1 if importer.opset < 13 else -1)) % len(shape)
+    axis = _axis(int(attrs.get("axis", 1 if importer.opset < 13 else -1)), len(shape))
     if importer.opset >= 13 or all(d == 1 for d in shape[axis + 1 :]):
         return Softmax(axis=axis)
     # Before opset 13, softmax ran over all axes from `axis` on, taken as one.
@@ -358,9 +373,14 @@ def _axes(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any], rank:
         axes = array.reshape(-1).tolist()
     if axes is None:
         return None
-    if any(not -rank <= a < rank for a in axes):
-        raise ModelError(f"axes {list(axes)} of a tensor of rank {rank}")
-    return [int(a) % rank for a in axes]
+    return [_axis(int(a), rank) for a in axes]
+
+
+def _axis(axis: int, rank: int) -> int:
+    """`axis`, counted from the front. Raises ModelError if there is none such."""
+    if not -rank <= axis < rank:
+        raise ModelError(f"axis {axis} of a tensor of rank {rank}")
+    return axis % rank
 
 
 def _squeeze(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op | None:
@@ -402,12 +422,12 @@ def _transpose(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) 
 
 
 def _concat(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op:
-    return Concat(axis=int(attrs.get("axis", 1)) % len(importer.shape(node.input[0])))
+    return Concat(axis=_axis(int(attrs.get("axis", 1)), len(importer.shape(node.input[0]))))
 
 
 def _split(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op | None:
     shape = importer.shape(node.input[0])
-    axis = int(attrs.get("axis", 0)) % len(shape)
+    axis = _axis(int(attrs.get("axis", 0)), len(shape))
     size, count = shape[axis], len(node.output)
     if isinstance(size, str):
         raise _KeepError
@@ -440,7 +460,7 @@ def _slice(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> O
             value = range(len(fields[0])) if name == "axes" else [1] * len(fields[0])
         fields.append([int(v) for v in value])
     starts, ends, axes, steps = fields
-    axes = [a % len(shape) for a in axes]
+    axes = [_axis(a, len(shape)) for a in axes]
     if any(isinstance(shape[a], str) for a in axes):
         raise _KeepError
     op = Slice(starts=tuple(starts), ends=tuple(ends), axes=tuple(axes), steps=tuple(steps))
@@ -510,7 +530,12 @@ def _identity(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -
 
 
 def _dropout(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op | None:
-    if len(node.output) > 1 and node.output[1]:
+    if len(node.input) > 2 and node.input[2]:
+        ratio = importer.constant(node.input[1]) if node.input[1] else np.array(0.5)
+        training = importer.constant(node.input[2])
+        if (training is None or training.any()) and (ratio is None or ratio.any()):
+            raise ModelError("dropout in training mode", FOR_INFERENCE)
+    if importer.reads(node.output[1:]):  # its mask
         raise _KeepError
     importer.add(Identity(), [node.input[0]], [node.output[0]])
     return None
@@ -525,7 +550,7 @@ def _constant(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -
         elif key in ("value_int", "value_ints"):
             array = np.array(value, dtype=np.int64)
         else:
-            raise ModelError(f"a constant given as {key} is not supported")
+            raise ModelError(f"a constant given as {key} is not supported", "export it as a tensor", key)
         importer.add_constant(array, node.output[0])
         return None
     raise ModelError("a constant without a value")
@@ -538,25 +563,49 @@ def _floating(importer: Importer, name: str) -> bool:
 # ---- everything else
 
 
-def _opaque(importer: Importer, node: onnx.NodeProto) -> None:
-    """Keeps the node as it is; ONNX's own shape inference finds its outputs."""
-    if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
-        raise ModelError("control flow is not supported: export a static graph (trace the model)")
+def require_known(importer: Importer, node: onnx.NodeProto) -> onnx.defs.OpSchema:
+    """What ONNX says about the operator. Raises ModelError if it knows none such, or for control flow."""
+    for attribute in node.attribute:
+        if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+            remedy = "export a static graph (trace the model)"
+            raise ModelError("control flow is not supported", remedy, attribute.name)
     domain = "" if node.domain == "ai.onnx" else node.domain
     version = importer.graph.domains.get(node.domain, importer.opset)
     try:
-        schema = onnx.defs.get_schema(node.op_type, version, domain)
-    except onnx.defs.SchemaError:
+        return onnx.defs.get_schema(node.op_type, version, domain)
+    except (onnx.defs.SchemaError, TypeError):  # or the version is no int of 32 bits
         raise ModelError(
-            f"ONNX opset {version} of domain '{domain or 'ai.onnx'}' knows no operator {node.op_type}: "
-            "export it from standard operators"
+            f"ONNX opset {version} of domain '{domain or 'ai.onnx'}' knows no operator {node.op_type}",
+            "export it from standard operators",
         ) from None
+
+
+def _opaque(importer: Importer, node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> None:
+    """Keeps the node as it is; ONNX's own shape inference finds its outputs."""
+    # It computes no size from a symbol, as Resize would have to. Where two batch sizes come out, that is the batch.
+    first, second = (_inferred(importer, node, schema, batch) for batch in _BATCHES)
+    values = []
+    for (shape, dtype), (other, _) in zip(first, second, strict=True):
+        unknown = (f"{node.output[0]}.{i}" for i in range(len(shape)))
+        dims = zip(shape, other, unknown, strict=True)
+        values.append(Value(tuple(a if a == b else BATCH if (a, b) == _BATCHES else u for a, b, u in dims), dtype))
+    op = Opaque(op_type=node.op_type, domain=schema.domain, proto=node.SerializeToString(), values=tuple(values))
+    importer.add(op, list(node.input))
+
+
+_BATCHES = (1009, 2003)  # primes, so that no product of other sizes is taken for one
+
+
+def _inferred(
+    importer: Importer, node: onnx.NodeProto, schema: onnx.defs.OpSchema, batch: int
+) -> list[tuple[list[Dim], str]]:
+    """Shape and dtype of each output for a batch of that size; a dimension that is not known gets a name."""
     types, data = {}, {}
     for name in node.input:
         if name:
             info = importer.graph.values[importer.value(name)]
             element = helper.np_dtype_to_tensor_dtype(np.dtype(info.dtype))
-            types[name] = helper.make_tensor_type_proto(element, info.shape)
+            types[name] = helper.make_tensor_type_proto(element, [batch if d == BATCH else d for d in info.shape])
             array = importer.constant(name)
             if array is not None and array.size <= 4096:
                 data[name] = onnx.numpy_helper.from_array(array, name)
@@ -571,19 +620,17 @@ def _opaque(importer: Importer, node: onnx.NodeProto) -> None:
         )
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ModelError(str(error).splitlines()[0]) from None
-    values = []
+    found = []
     for name in node.output:
         proto = inferred.get(name)
         if proto is None or not proto.HasField("tensor_type") or not proto.tensor_type.HasField("shape"):
-            raise ModelError("the shape of its output cannot be found: fix the model's input shapes (--input-shape)")
-        shape = []
-        for i, d in enumerate(proto.tensor_type.shape.dim):
-            shape.append(d.dim_value if d.HasField("dim_value") else d.dim_param or f"{node.output[0]}.{i}")
-        kind = str(helper.tensor_dtype_to_np_dtype(proto.tensor_type.elem_type))
-        values.append(Value(tuple(shape), kind))
-    proto_bytes = node.SerializeToString()
-    op = Opaque(op_type=node.op_type, domain=domain, proto=proto_bytes, values=tuple(values))
-    importer.add(op, list(node.input))
+            raise ModelError("the shape of its output cannot be found", "fix the input shapes with --input-shape")
+        shape: list[Dim] = [
+            d.dim_value if d.HasField("dim_value") else d.dim_param or f"{node.output[0]}.{i}"
+            for i, d in enumerate(proto.tensor_type.shape.dim)
+        ]
+        found.append((shape, str(helper.tensor_dtype_to_np_dtype(proto.tensor_type.elem_type))))
+    return found
 
 
 _HANDLERS: dict[str, Handler] = {

@@ -146,6 +146,13 @@ def _separable(to: Exporter, node: Node, op: ops.Separable) -> None:
 def _pool(to: Exporter, node: Node, op: ops.Pool) -> None:
     x = _scaled(to, node.get("x"), "", "", op.pre_act)
     window = _window(op)
+    counted = op.mode == "max" or op.count_include_pad
+    if counted and any(pad >= size for pad, size in zip(op.pads, op.kernel * 2, strict=True)):
+        # ONNX Runtime's pools take no padding of a whole kernel, which ceil_mode and dilation can come to.
+        fill = _scalar(-math.inf if op.mode == "max" else 0.0, to.graph.values[node.output].dtype)
+        pads = np.array([0, 0, *op.pads[:2], 0, 0, *op.pads[2:]], np.int64)
+        x = to.emit("Pad", [x, to.constant(pads, "pads"), to.constant(fill, "fill")])
+        window["pads"] = [0, 0, 0, 0]
     if op.mode == "max":
         y = to.emit("MaxPool", [x], **window)
     else:
@@ -158,7 +165,8 @@ def _pool(to: Exporter, node: Node, op: ops.Pool) -> None:
 
 
 def _global_pool(to: Exporter, node: Node, op: ops.GlobalPool) -> None:
-    y = to.emit("GlobalMaxPool" if op.mode == "max" else "GlobalAveragePool", [to.name(node.inputs[0])])
+    x = _prologue(to, node, op.pre_act)
+    y = to.emit("GlobalMaxPool" if op.mode == "max" else "GlobalAveragePool", [x])
     _finish(to, node.output, y, op.act)
 
 
@@ -177,7 +185,10 @@ def _binary(to: Exporter, node: Node, op: ops.Binary) -> None:
 
 
 def _gemm(to: Exporter, node: Node, op: ops.Gemm) -> None:
-    y = to.emit("Gemm", [to.name(value) for value in node.inputs], transB=1)
+    x, *weights = (to.name(value) for value in node.inputs)
+    if len(to.graph.shape(node.inputs[0])) == 4:
+        x = to.emit("Flatten", [x])
+    y = to.emit("Gemm", [x, *weights], transB=1)
     _finish(to, node.output, y, op.act)
 
 

@@ -40,6 +40,9 @@ class Value:
     dtype: str = "float32"
 
 
+ACTS = ("identity", "relu", "clip", "leaky_relu", "sigmoid", "silu", "tanh", "hard_sigmoid", "hard_swish")
+
+
 @dataclass(frozen=True)
 class Act:
     """A scalar function. `a` and `b` are its parameters.
@@ -131,6 +134,19 @@ def _present(inputs: Sequence[Value | None], slot: int) -> Value:
     return value
 
 
+def _fixed(dim: Dim) -> int:
+    if isinstance(dim, str):
+        raise ModelError(f"dimension '{dim}' is not known: fix the input shape (--input-shape)")
+    return dim
+
+
+def _check_vector(inputs: Sequence[Value | None], slot: int, length: Dim) -> None:
+    """Raises ModelError if the optional input is not a vector of `length`."""
+    value = inputs[slot] if slot < len(inputs) else None
+    if value is not None and value.shape != (length,):
+        raise ModelError(f"a bias, scale or shift of shape {list(value.shape)} for {length} channels")
+
+
 def _image(inputs: Sequence[Value | None]) -> Value:
     x = _present(inputs, 0)
     if len(x.shape) != 4:
@@ -177,6 +193,8 @@ class Conv(_Window):
             raise ModelError(f"input has {x.shape[1]} channels, weight expects {cin} × {self.groups} groups")
         if not isinstance(cout, int) or cout % self.groups:
             raise ModelError(f"{cout} output channels do not divide into {self.groups} groups")
+        for slot, length in ((2, cout), (4, x.shape[1]), (5, x.shape[1])):
+            _check_vector(inputs, slot, length)
         return self._check_residual(inputs, 3, Value((x.shape[0], cout, *self._spatial(x)), x.dtype))
 
     @property
@@ -222,6 +240,8 @@ class Separable(_Window):
         x, dw, w = _image(inputs), _present(inputs, 1), _present(inputs, 3)
         if dw.shape != (x.shape[1], 1, *self.kernel) or w.shape[1:] != (x.shape[1], 1, 1):
             raise ModelError(f"weights {list(dw.shape)} and {list(w.shape)} do not fit {x.shape[1]} channels")
+        for slot, length in ((2, x.shape[1]), (4, w.shape[0]), (6, x.shape[1]), (7, x.shape[1])):
+            _check_vector(inputs, slot, length)
         return self._check_residual(inputs, 5, Value((x.shape[0], w.shape[0], *self._spatial(x)), x.dtype))
 
 
@@ -243,7 +263,9 @@ class Pool(_Window):
 class GlobalPool(Op):
     """Max or average over H and W, kept as N×C×1×1."""
 
+    slots = ("x", "pre_scale", "pre_shift")
     mode: str
+    pre_act: Act = IDENTITY
     act: Act = IDENTITY
 
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
@@ -301,15 +323,16 @@ class Binary(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Gemm(Op):
-    """act(x @ w.T + b): x is [M, K], w is [N, K]."""
+    """act(x @ w.T + b): x is [M, K], or images [M, C, H, W] of K = C·H·W elements each (`flatten`); w is [N, K]."""
 
     slots = ("x", "w", "b")
     act: Act = IDENTITY
 
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
         x, w = _present(inputs, 0), _present(inputs, 1)
-        if len(x.shape) != 2 or len(w.shape) != 2 or x.shape[1] != w.shape[1]:
+        if len(x.shape) not in (2, 4) or len(w.shape) != 2 or math.prod(map(_fixed, x.shape[1:])) != w.shape[1]:
             raise ModelError(f"cannot multiply {list(x.shape)} by the transpose of {list(w.shape)}")
+        _check_vector(inputs, 2, w.shape[0])
         return (Value((x.shape[0], w.shape[0]), x.dtype),)
 
 

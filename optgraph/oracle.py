@@ -13,12 +13,13 @@ from onnx import helper
 
 from optgraph import calibrate
 from optgraph.backends import session
+from optgraph.onnx_parts import upstream
 from optgraph.ops import Value
 
 Feeds = Mapping[str, np.ndarray]
 
 BOUNDS = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 5e-3, "bf16": 3e-2}  # relative L2 of an output, by dtype
-NOISE_FACTOR, NOISE_LIMIT = 4.0, 10.0
+NOISE_FACTOR, NOISE_LIMIT = 2.0, 10.0
 CHUNK = 16  # inner values held at a time
 
 
@@ -28,11 +29,11 @@ class Reference:
     def __init__(self, model: onnx.ModelProto) -> None:
         # As import does, so that the names inside are the same.
         self._model = onnx.inliner.inline_local_functions(model) if model.functions else model
-        self._position = {name: i for i, node in enumerate(self._model.graph.node) for name in node.output if name}
+        self._computed = {name for node in self._model.graph.node for name in node.output if name}
 
     def __contains__(self, name: object) -> bool:
         """Whether a node of the model computes `name`."""
-        return name in self._position
+        return name in self._computed
 
     def run(self, names: Sequence[str], *runs: Feeds, optimize: bool = False) -> list[dict[str, np.ndarray]]:
         """The named values, for each of the feeds, which are all of one shape."""
@@ -53,10 +54,9 @@ class Reference:
     def _upto(self, names: Sequence[str], feeds: Feeds) -> onnx.ModelProto:
         """The model as far as the last of `names`, which are its outputs; its inputs are of the shapes of `feeds`."""
         whole = self._model.graph
-        # ONNX keeps nodes in topological order, so a head of the list is a model: import refuses subgraphs, whose
-        # reading of outer values does not show.
-        nodes = whole.node[: max(self._position.get(name, -1) for name in names) + 1]
-        read = {name for node in nodes for name in node.input}.union(names)
+        # Import refuses subgraphs, whose reading of outer values does not show.
+        nodes, read = upstream(whole, names)
+        read.update(names)
         part = onnx.ModelProto(ir_version=max(4, self._model.ir_version), opset_import=self._model.opset_import)
         part.graph.name = whole.name or "reference"
         part.graph.node.extend(nodes)
@@ -95,7 +95,7 @@ def allowed(dtype: str, noise: float) -> float:
     """The relative L2 that an output may be off: the dtype's bound, unless the network is noisier than that.
 
     A deep network can double each rounding error a few times: ONNX Runtime is 1.5e-5 from itself on some. Then what is
-    allowed is four times the noise, for ours and the reference's are two samples of it, and ten bounds at most.
+    allowed is twice the noise, for ours and the reference's are two samples of it, and ten bounds at most.
     """
     return max(BOUNDS[dtype], min(NOISE_FACTOR * noise, NOISE_LIMIT * BOUNDS[dtype]))
 

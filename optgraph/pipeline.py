@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optgraph import config
+from optgraph import collector, config
+from optgraph.errors import GraphError
 from optgraph.graph import Graph
 from optgraph.passes import (
     batchnorm,
     canonical,
     common_subexpressions,
     commute_average_pool,
+    flatten,
     fold_affine,
     fold_constants,
     fold_shapes,
@@ -77,11 +79,13 @@ FUSE: tuple[Pass, ...] = (
     Pass("fuse_separable", "depthwise + pointwise", fuse_separable.run),
     Pass("fuse_prologue", "prologues", fuse_prologue.run),
     Pass("merge_siblings", "1×1 bottlenecks: siblings merged", merge_siblings.run),
+    Pass("flatten", "dense layers of images", flatten.run),
     # Last: it asks who produces each part of a concat.
     Pass("place_concat", "concat in place", place_concat.run),
 )
 
 
+@collector.paused()
 def apply(graph: Graph, passes: Sequence[Pass], dump: Path | None = None) -> list[PassReport]:
     """Runs the passes in order, in place, verifying the graph after each; returns a report for each.
 
@@ -90,11 +94,14 @@ def apply(graph: Graph, passes: Sequence[Pass], dump: Path | None = None) -> lis
     """
     dump = dump or config.dump_directory()
     reports: list[PassReport] = []
+    verified = -1
     for i, step in enumerate(passes):
         before, start = len(graph), time.process_time()
         outcome = step.run(graph)
         graph.prune()
-        graph.verify()
+        if graph.changes != verified:
+            _verify(graph, step)
+            verified = graph.changes
         seconds = time.process_time() - start
         reports.append(
             PassReport(step.name, step.title, outcome.rewrites, before, len(graph), seconds, tuple(outcome.refusals))
@@ -106,3 +113,10 @@ def apply(graph: Graph, passes: Sequence[Pass], dump: Path | None = None) -> lis
             for refusal in outcome.refusals:
                 print(f"{step.name}: {refusal.rule} refused at '{refusal.node}': {refusal.reason}", file=sys.stderr)
     return reports
+
+
+def _verify(graph: Graph, step: Pass) -> None:
+    try:
+        graph.verify()
+    except GraphError as error:
+        raise GraphError(f"pass '{step.name}' broke the graph: {error}") from None

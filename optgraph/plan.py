@@ -11,7 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "int64": 8, "int32": 4, "bool": 1, "uint8": 1}
+ITEMSIZE = (
+    {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+    | {"int64": 8, "int32": 4, "int16": 2, "int8": 1}
+    | {"uint64": 8, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1}
+)
 
 
 @dataclass(frozen=True)

@@ -95,12 +95,22 @@ def net_table(data: Mapping[str, Any]) -> Table:
         "bytes per image": f"{size(before)} -> {size(after)}{change}",
         "arena": ", ".join(f"{size(arena)} at batch {batch}" for batch, arena in arenas),
         "weights": size(data["weight_bytes"]),
-        "fallbacks": str(len(data["fallbacks"])),
+        "placement": placement(data),
     }
     table = _facts(rows)
     for fallback in data["fallbacks"]:
         table.add_row("", plain(f"{fallback['node']} ({fallback['op']}): {fallback['reason']}"))
     return table
+
+
+def placement(data: Mapping[str, Any]) -> str:
+    """Where the regions of a `net_dict` run, such as '92 of 94 regions Triton, 2 fallback: LRN ×2 (no kernel)'."""
+    fallbacks, regions = data["fallbacks"], data["fused_nodes"]
+    line = f"{regions - len(fallbacks)} of {regions} regions Triton"
+    if not fallbacks:
+        return line
+    groups = Counter((f["op"], f["reason"]) for f in fallbacks).items()
+    return f"{line}, {len(fallbacks)} fallback: {', '.join(f'{op} ×{n} ({reason})' for (op, reason), n in groups)}"
 
 
 def passes_table(passes: Iterable[Mapping[str, Any]]) -> Table:
@@ -142,6 +152,30 @@ def verification_table(data: Mapping[str, Any]) -> Table:
         nodes = ", ".join(bad["onnx_nodes"])
         rows["first wrong"] = f"{bad['region']} ({bad['op']}): {number(bad['rel_l2'])}; ONNX nodes {nodes}"
     return _facts(rows)
+
+
+def unsupported_table(unsupported: Iterable[Mapping[str, Any]]) -> Table:
+    """The table of the unsupported nodes of `Compatibility.to_json()`."""
+    table = Table("node", "operator", "attribute", "not supported because", "what to do", box=None, pad_edge=False)
+    for u in unsupported:
+        table.add_row(*(plain(u[key]) for key in ("node", "op", "attribute", "reason", "remedy")))
+    return table
+
+
+def compatibility_table(data: Mapping[str, Any]) -> Table:
+    """The other facts of `Compatibility.to_json()`."""
+    unsupported, unjudged = len(data["unsupported"]), data["unjudged"]
+    rows = {
+        "answer": "ok" if data["ok"] else f"not ok: {unsupported} of {data['nodes']} nodes cannot be compiled",
+        "placement": placement(data),
+    }
+    if unjudged:
+        what = "node comes" if len(unjudged) == 1 else "nodes come"
+        rows["not judged"] = f"{len(unjudged)} {what} after those: check again once they are gone"
+    table = _facts(rows)
+    for fallback in data["fallbacks"]:
+        table.add_row("", plain(f"{', '.join(fallback['nodes'])} ({fallback['op']}): {fallback['reason']}"))
+    return table
 
 
 def comparison_table(data: Mapping[str, Any]) -> Table:

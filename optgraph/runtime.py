@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from optgraph import reference
+from optgraph import torch_ops
 from optgraph.graph import Graph
 from optgraph.lower import lower
 from optgraph.ops import Op
@@ -25,17 +25,18 @@ from optgraph.weights import Weights, resolve
 _INTERPRETER = threading.RLock()
 
 
-def fallback(op: Op, **tensors: torch.Tensor) -> Callable[[], None]:
+def fallback(op: Op, opsets: Mapping[str, int], **tensors: torch.Tensor) -> Callable[[], None]:
     """A launcher for what has no kernel: the torch reference, on views in ONNX axis order.
 
-    tensors: inputs as '_<slot>', outputs as 'out<number>'.
+    opsets: of the model, by domain. tensors: inputs as '_<slot>', outputs as 'out<number>'.
     """
+    compute = torch_ops.function(op, opsets)
     inputs = {int(k[1:]): t for k, t in tensors.items() if k.startswith("_")}
     outputs = [tensors[f"out{i}"] for i in range(sum(k.startswith("out") for k in tensors))]
     operands = [inputs.get(i) for i in range(max(inputs) + 1)]
 
     def run() -> None:
-        for out, result in zip(outputs, reference.compute(op, operands), strict=True):
+        for out, result in zip(outputs, compute(operands), strict=True):
             out.copy_(result)
 
     return run
@@ -157,7 +158,8 @@ class Engine:
                 yield
 
     def __call__(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        batch = next(iter(feeds.values())).shape[0]
+        shape = next(iter(feeds.values())).shape
+        batch = shape[0] if shape else 1
         with self.context(batch) as context:
             context.load(feeds)
             context.run()

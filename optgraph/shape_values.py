@@ -167,6 +167,10 @@ def _divide(a: Any, b: Any) -> Any:
     return quotient if (a < 0) == (b < 0) else -quotient
 
 
+def _size(attrs: Mapping[str, Any], inputs: Sequence[Vector | None]) -> Vector:
+    return np.array(_known(inputs[0]).size, dtype=object)
+
+
 def _elementwise(function: Callable[[Any, Any], Any]) -> Callable[[Mapping[str, Any], Sequence[Vector | None]], Vector]:
     def apply(attrs: Mapping[str, Any], inputs: Sequence[Vector | None]) -> Vector:
         a, b = np.broadcast_arrays(_known(inputs[0]), _known(inputs[1]))
@@ -192,6 +196,8 @@ _FUNCTIONS: dict[str, Callable[[Mapping[str, Any], Sequence[Vector | None]], Vec
     "Transpose": _transpose,
     "ConstantOfShape": _constant_of_shape,
     "ReduceProd": _product,
+    "Size": _size,
+    "Neg": lambda attrs, inputs: -np.array(_ints(inputs[0]), dtype=object).reshape(_known(inputs[0]).shape),
     "Add": _elementwise(_add),
     "Sub": _elementwise(_subtract),
     "Mul": _elementwise(_multiply),

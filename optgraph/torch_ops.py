@@ -138,7 +138,8 @@ def _average_pool(op: ops.Pool, x: Tensor) -> Tensor:
 
 
 def _global_pool(op: ops.GlobalPool, inputs: Inputs) -> Outputs:
-    (x,) = _slots(op, inputs)
+    x, scale, shift = _slots(op, inputs)
+    x = _prologue(x, op.pre_act, scale, shift)
     y = x.amax((2, 3), keepdim=True) if op.mode == "max" else x.mean((2, 3), keepdim=True)
     return (apply_act(y, op.act),)
 
@@ -176,7 +177,7 @@ def _binary(op: ops.Binary, inputs: Inputs) -> Outputs:
 
 def _gemm(op: ops.Gemm, inputs: Inputs) -> Outputs:
     x, w, b = _slots(op, inputs)
-    y = x @ w.T
+    y = x.flatten(1) @ w.T
     return (apply_act(y if b is None else y + b, op.act),)
 
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import torch
 
+from optgraph.budget import DEFAULT, Budget
 from optgraph.errors import InputError
 from optgraph.graph import Graph, Node
 from optgraph.lower import fitting_batch
@@ -110,15 +111,19 @@ def verify(
     batch: int = 1,
     seed: int = 0,
     progress: Progress | None = None,
+    outputs: Sequence[str] = (),
+    budget: Budget = DEFAULT,
 ) -> Verification:
     """Compares a backend with ONNX Runtime (float32, CPU, nothing optimised) on the original ONNX model.
 
     model: an .onnx, compiled here, or an .optgraph, which has its own dtype and input shape.
     original: the .onnx an .optgraph came from; by default, the file of its name beside it.
     batch, seed: of the inputs, which are smooth random images where an input has rank 4.
+    outputs: tensors to cut the model off at, which are compared with what they are inside the original.
+    budget: what the model may ask for.
     Raises InputError if the original is missing or another one, or the batch does not fit; and as `compile` and `load`.
     """
-    net, source = open_with_original(model, backend, dtype, input_shape, original)
+    net, source = open_with_original(model, backend, dtype, input_shape, original, outputs, budget)
     return verify_net(net, source, batch, seed, progress)
 
 
@@ -168,14 +173,16 @@ def open_with_original(
     dtype: str,
     input_shape: InputShape | Mapping[str, InputShape] | None = None,
     original: str | Path | None = None,
+    outputs: Sequence[str] = (),
+    budget: Budget = DEFAULT,
 ) -> tuple[Net, Path]:
     """The net of an .onnx or .optgraph file, and the .onnx it came from. Arguments and errors as for `verify`."""
     path = Path(model)
     if path.suffix != ".optgraph":
         if original is not None:
             raise InputError(f"{path} is its own original: only an .optgraph file has another")
-        return compile(path, backend, dtype, input_shape), path
-    net = load(path, backend)
+        return compile(path, backend, dtype, input_shape, outputs=outputs, budget=budget), path
+    net = load(path, backend, budget=budget)
     source = Path(original) if original is not None else path.parent / net.source.name
     if not source.is_file():
         raise InputError(f"{source}: no such file: give the .onnx that {path.name} was compiled from as the original")

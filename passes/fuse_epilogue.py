@@ -4,6 +4,7 @@
     op(x) + r            ->  op(x, residual=r)
     f(op(x) + r)         ->  op{post=f}(x, residual=r)
     f(x + y), no op fits ->  Binary{post=f}(x, y)
+    f(concat(op1, op2))  ->  concat(op1{act=f}, op2{act=f})
 
 Legal: the absorbed value has no other reader and is no graph output; the slot is free; r has the shape of op(x).
 No cycle can arise: r cannot depend on a value that only the addition reads.
@@ -21,7 +22,7 @@ from functools import partial
 import networkx as nx
 
 from optgraph.graph import Graph, Node
-from optgraph.ops import Activation, Affine, Binary, Conv, Gemm, GlobalPool, Pool, Separable
+from optgraph.ops import Activation, Affine, Binary, Concat, Conv, Gemm, GlobalPool, Pool, Separable
 from optgraph.passes.rewrite import Outcome, Rule, sweep
 
 TAKES_RESIDUAL = (Conv, Separable, Pool)  # a later one wins a tie
@@ -29,8 +30,9 @@ TAKES_RESIDUAL = (Conv, Separable, Pool)  # a later one wins a tie
 
 @dataclass(frozen=True)
 class _Activated:
-    producer: Node
     activation: Node
+    producers: list[Node | None]  # what takes it: the operator before it, or all those before a Concat there
+    concat: Node | None
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,10 @@ class _Sum:
 # ---- activations
 
 
-def _field(node: Node) -> str | None:
+def _field(node: Node | None) -> str | None:
     """Where in `node` an activation of its output belongs."""
+    if node is None:
+        return None
     match node.op:
         case Conv() | Separable() | Pool():
             return "post" if node.get("residual") else "act"
@@ -64,23 +68,36 @@ def _field(node: Node) -> str | None:
 
 def _match_activation(graph: Graph, node: Node) -> _Activated | None:
     producer = graph.producer(node.inputs[0]) if isinstance(node.op, Activation) else None
-    return _Activated(producer, node) if producer and _field(producer) else None
+    if producer and isinstance(producer.op, Concat):
+        return _Activated(node, [graph.producer(value) for value in producer.inputs], producer)
+    return _Activated(node, [producer], None) if _field(producer) else None
 
 
 def _check_activation(graph: Graph, found: _Activated) -> str | None:
-    field = _field(found.producer)
-    if graph.sole_user(found.producer.output) is None:
-        return f"the output of '{found.producer.name}' is also needed without the activation"
-    if field and getattr(found.producer.op, field):
-        return f"'{found.producer.name}' has an activation already"
+    for node in (*found.producers, found.concat):
+        if node and graph.sole_user(node.output) is None:
+            return f"the output of '{node.name}' is also needed without the activation"
+    for producer in found.producers:
+        field = _field(producer)
+        if producer is None or field is None:
+            return "not all that is concatenated can take an activation"
+        if getattr(producer.op, field):
+            return f"'{producer.name}' has an activation already"
     return None
 
 
 def _fold_activation(graph: Graph, found: _Activated) -> None:
-    field, op = _field(found.producer), found.activation.op
-    assert field and isinstance(op, Activation)
-    graph.update(found.producer, replace(found.producer.op, **{field: op.act}), origin=found.activation.origin)
-    graph.rewire(found.activation.output, found.producer.output)
+    op, last = found.activation.op, found.concat
+    assert isinstance(op, Activation)
+    for producer in found.producers:
+        field = _field(producer)
+        assert producer and field
+        changed = graph.update(producer, replace(producer.op, **{field: op.act}), origin=found.activation.origin)
+        last = last or changed
+    assert last
+    if found.concat:
+        last = graph.update(graph.node(last.name))  # its values are others now
+    graph.rewire(found.activation.output, last.output)
     graph.remove(found.activation)
 
 

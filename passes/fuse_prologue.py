@@ -6,8 +6,8 @@
 This is for what `fuse_epilogue` had to leave because the raw x is needed too: x goes to memory once, and each reader
 of f(x) computes it as it loads.
 
-Legal whatever f(0) is, since padding comes after the prologue. Every reader must be a convolution or, for an activation
-alone, a pool; must read f(x) as its input; and its own prologue must compose: pre_act comes last.
+Legal whatever f(0) is, since padding comes after the prologue. Every reader must be a convolution, a global pool or,
+for an activation alone, a pool; must read f(x) as its input; and its own prologue must compose: pre_act comes last.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from optgraph.graph import Graph, Node
-from optgraph.ops import IDENTITY, Act, Activation, Affine, Conv, Pool, Separable
+from optgraph.ops import IDENTITY, Act, Activation, Affine, Conv, GlobalPool, Pool, Separable
 from optgraph.passes.rewrite import Outcome, Rule, sweep
+
+TAKES_PROLOGUE = (Conv, GlobalPool, Pool, Separable)
 
 
 def _match(graph: Graph, node: Node) -> Node | None:
@@ -28,7 +30,7 @@ def _act(node: Node) -> Act:
 
 
 def _obstacle(node: Node, user: Node, slot: int) -> str | None:
-    if not isinstance(user.op, Conv | Separable | Pool):
+    if not isinstance(user.op, TAKES_PROLOGUE):
         return f"'{user.name}' ({user.op.kind}) has no prologue"
     if slot != 0:
         return f"'{user.name}' reads it as its {user.op.slots[slot]}"
@@ -54,7 +56,7 @@ def _rewrite(graph: Graph, node: Node) -> None:
     if isinstance(node.op, Affine):
         changes |= {"pre_scale": node.get("scale"), "pre_shift": node.get("shift")}
     for user, _ in graph.users(node.output):
-        assert isinstance(user.op, Conv | Separable | Pool)
+        assert isinstance(user.op, TAKES_PROLOGUE)
         op = replace(user.op, pre_act=_act(node) or user.op.pre_act)
         graph.update(user, op, user.inputs_with(**changes), node.origin, same_value=True)
     graph.remove(node)

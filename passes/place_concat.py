@@ -6,7 +6,8 @@ In NHWC memory a range of channels is a view with the row stride of the whole, w
 kernel can read: the concatenation costs nothing, and a value's other readers read the view.
 
 Legal for each input alone: a 4-D concatenation of channels; a kernel of ours computes the value; it lives in no other
-place yet. The inputs that stay unplaced are copied.
+place yet. The inputs that stay unplaced are copied. A concatenation may itself be placed in a larger one: in DenseNet,
+each is the head of the next.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from functools import partial
 
 from optgraph.graph import Graph, Node
 from optgraph.ops import (
+    LRN,
     Activation,
     Affine,
     Binary,
@@ -23,12 +25,13 @@ from optgraph.ops import (
     Conv,
     GlobalPool,
     MergedPointwise,
+    Pad,
     Pool,
     Separable,
 )
 from optgraph.passes.rewrite import Outcome, Rule, sweep
 
-WRITES_CHANNELS = (Activation, Affine, Binary, Conv, GlobalPool, MergedPointwise, Pool, Separable)
+WRITES_CHANNELS = (Activation, Affine, Binary, Conv, GlobalPool, LRN, MergedPointwise, Pad, Pool, Separable)
 
 
 Homes = dict[str, tuple[str, int]]  # value -> the concat and input slot where it may be placed
@@ -57,7 +60,7 @@ def _obstacle(graph: Graph, node: Node, slot: int, homes: Homes) -> str | None:
     producer = graph.producer(value)
     if producer is None:
         return f"'{value}' is a graph input or a constant"
-    if not isinstance(producer.op, WRITES_CHANNELS):
+    if not isinstance(producer.op, WRITES_CHANNELS) and not _joins_channels(graph, producer):
         return f"'{producer.name}' ({producer.op.kind}) cannot write into a channel slice"
     if homes[value] != (node.name, slot):
         return f"'{value}' is placed in '{homes[value][0]}' already"

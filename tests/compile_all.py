@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 import triton
 
-from optgraph.kernels import conv2d, depthwise, elementwise, head, pointwise, pool, separable
+from optgraph.kernels import conv2d, depthwise, elementwise, head, lrn, pad, pointwise, pool, separable
 from optgraph.kernels.launch import Launch
 from optgraph.ops import IDENTITY, RELU
 
-MODULES = (conv2d, depthwise, elementwise, head, pointwise, pool, separable)
+MODULES = (conv2d, depthwise, elementwise, head, lrn, pad, pointwise, pool, separable)
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
@@ -106,6 +106,16 @@ LAUNCHES: dict[str, Callable[[], Launch]] = {
     ),
     "global_pool": lambda: pool.global_pool(half(1, 8, 8, 2048), half(1, 1, 1, 2048), kind="average"),
     "global_pool_max": lambda: pool.global_pool(half(64, 10, 10, 2048), half(64, 1, 1, 2048), kind="max"),
+    "global_pool_affine": lambda: pool.global_pool(
+        half(8, 7, 7, 2048),
+        half(8, 1, 1, 2048),
+        kind="average",
+        pre_scale=vector(2048),
+        pre_shift=vector(2048),
+        pre_act=RELU,
+    ),
+    "lrn": lambda: lrn.lrn(half(8, 55, 55, 96), half(8, 55, 55, 96), size=5, alpha=1e-4, beta=0.75, bias=1.0),
+    "pad": lambda: pad.pad(half(8, 112, 112, 64), half(8, 114, 114, 64), begin=(1, 1)),
     "head": lambda: head.head(half(1, 2048), half(2048, 1000), vector(1000), half(1, 1000)),
     "head_batched": lambda: head.head(half(64, 2048), half(2048, 1000), vector(1000), half(64, 1000)),
     "softmax": lambda: head.softmax(half(8, 1000), half(8, 1000)),

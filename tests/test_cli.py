@@ -45,7 +45,7 @@ def close(got: np.ndarray, reference: np.ndarray) -> None:
 def test_compile_writes_beside_the_model_and_reports(model: Path) -> None:
     out = ok("compile", model, "--batch", "1,8")
     assert model.with_suffix(".optgraph").is_file()
-    for text in ("batchnorm", f"{NODES}, simplified to", "at batch 1, ", "at batch 8", "fallbacks", "model.optgraph"):
+    for text in ("batchnorm", f"{NODES}, simplified to", "at batch 1, ", "at batch 8", "placement", "model.optgraph"):
         assert text in out
 
 
@@ -235,7 +235,7 @@ def test_verify_says_no(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyP
     """A net that computes something else: exit code 1, and the first region that is wrong."""
     compiled = net.compile
     other = saved(tmp_path, classifier(weights={"right.w": np.ones((5, 8, 1, 1), np.float32)}), "other.onnx")
-    monkeypatch.setattr("optgraph.verify.compile", lambda path, *rest: compiled(other, *rest))
+    monkeypatch.setattr("optgraph.verify.compile", lambda path, *rest, **more: compiled(other, *rest, **more))
     result = call("verify", model, "--backend", "torch", "--json")
     assert result.exit_code == 1 and result.stderr == ""
     found = json.loads(result.stdout)
@@ -338,7 +338,7 @@ def test_interrupt(tmp_path: Path) -> None:
 
 def test_every_command_has_help_with_an_example() -> None:
     commands = [c.callback.__name__ for c in cli.app.registered_commands if c.callback]
-    assert sorted(commands) == ["bench", "calibrate", "compile", "inspect", "optimize", "run", "verify"]
+    assert sorted(commands) == ["bench", "calibrate", "check", "compile", "inspect", "optimize", "run", "verify"]
     overview = ok("--help")
     for command in commands:
         assert command in overview

@@ -159,6 +159,17 @@ def test_global(dtype: torch.dtype, kind: str, tile: Tile | None, shape: tuple[i
 
 
 @pytest.mark.parametrize("kind", ["max", "average"])
+@pytest.mark.parametrize("affine", [(), ("pre_scale",), ("pre_shift",), ("pre_scale", "pre_shift")])
+@pytest.mark.parametrize("pre_act", [Act(), RELU, Act("sigmoid")])
+def test_global_prologue(kind: str, affine: tuple[str, ...], pre_act: Act) -> None:
+    x, out = image(2, 5, 7, 19), poisoned(2, 1, 1, 19)
+    options: dict[str, Any] = {"kind": kind, "pre_act": pre_act, "act": Act("tanh")}
+    options |= {name: torch.randn(19) for name in affine}
+    global_pool(x, out, tile=Tile(16, 8), **options)()
+    check(out, global_reference(x, out, **options), 35)
+
+
+@pytest.mark.parametrize("kind", ["max", "average"])
 def test_global_nan(kind: str) -> None:
     x, out = image(2, 5, 5, 6), poisoned(2, 1, 1, 6)
     x[1, 2, 3, 4] = math.nan
@@ -175,5 +186,7 @@ def test_global_occupies_the_device_at_batch_one() -> None:
 def test_global_bad_arguments() -> None:
     with pytest.raises(ValueError, match="out"):
         global_pool(torch.empty(2, 4, 4, 8), torch.empty(2, 8), kind="max")
+    with pytest.raises(ValueError, match="pre_scale"):
+        global_pool(torch.empty(2, 4, 4, 8), torch.empty(2, 1, 1, 8), kind="max", pre_scale=torch.empty(7))
     with pytest.raises(ValueError, match="kind"):
         global_pool(torch.empty(2, 4, 4, 8), torch.empty(2, 1, 1, 8), kind="sum")

@@ -101,16 +101,18 @@ def test_a_residual_that_is_not_channels_last_is_copied() -> None:
 @pytest.mark.parametrize(
     "op, shape, reason",
     [
-        (ops.LRN(size=3), ("N", 4, 5, 5), "no kernel for LRN"),
+        (ops.LRN(size=3), ("N", 4, 5), "LRN of rank 3"),
         (ops.Reshape(shape=("N", 100)), ("N", 4, 5, 5), "moves data"),
         (ops.Softmax(axis=2), ("N", 4, 5, 5), "softmax over axis 2"),
-        (ops.Pad(pads=(0, 0, 1, 1, 0, 0, 1, 1)), ("N", 4, 5, 5), "no kernel for Pad"),
+        (ops.Pad(pads=(0, 1, 1, 1, 0, 0, 1, 1)), ("N", 4, 5, 5), "other axes"),
+        (ops.MatMul(), ("N", 5, 5), "no kernel for MatMul"),
         (ops.Activation(act=RELU), ("N", 4, 5), "rank 3"),
     ],
 )
 def test_what_has_no_kernel_falls_back_with_a_reason(op, shape, reason) -> None:
     graph = Graph()
-    node = graph.add(op, [graph.add_input("x", Value(shape))])
+    x = graph.add_input("x", Value(shape))
+    node = graph.add(op, [x] * len(op.slots))
     graph.outputs["y"] = node.output
     plan = lower(graph)
     assert [f.node for f in plan.fallbacks] == [node.name]

@@ -105,6 +105,12 @@ CASES = {
         ("Flatten", "p", "f", {}),
         ("Gemm", "f fct fb", "y", {"alpha": 0.5, "beta": 2.0}),
     ],
+    "gemm_computed_bias": [
+        ("GlobalAveragePool", "x", "p", {}),
+        ("Flatten", "p", "f", {}),
+        ("Add", "fb fb", "twice", {}),
+        ("Gemm", "f fc twice", "y", {"transB": 1}),
+    ],
     "squeeze_matmul": [
         ("GlobalAveragePool", "x", "p", {}),
         ("Squeeze", "p ax23", "q", {}),
@@ -118,6 +124,7 @@ CASES = {
     "split_sizes": [("Split", "x sizes", "p q", {"axis": 1}), ("Concat", "q p", "y", {"axis": 1})],
     "slice": [("Slice", "x starts ends axes steps", "y", {})],
     "pad_axes": [("Pad", "x pads", "y", {})],
+    "dropout_mask": [("Dropout", "x", "d mask", {}), ("Relu", "d", "y", {})],
     "dropout": [("Dropout", "x", "d", {}), ("Relu", "d", "y", {})],
     "constant": [
         helper.make_node("Constant", [], ["k"], value_floats=[2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]),

@@ -1,6 +1,7 @@
 import numpy as np
 
 from optgraph import reference
+from optgraph.budget import Budget
 from optgraph.graph import Graph
 from optgraph.ops import Cast, Reshape, Transpose, Value
 from optgraph.passes import fold_constants
@@ -45,7 +46,20 @@ def test_budget():
     graph = _zeros(1 << 33)
     outcome = fold_constants.run(graph)  # 32 GiB: this would not return if it were computed
     assert outcome.rewrites == 0 and len(graph) == 1
-    assert "32768 MiB" in outcome.refusals[0].reason and "budget is 64" in outcome.refusals[0].reason
+    assert (
+        f"{(1 << 35) - 8} bytes" in outcome.refusals[0].reason and "--budget folded_bytes" in outcome.refusals[0].reason
+    )
+
+
+def test_the_budget_is_for_all_together():
+    graph = Graph()
+    graph.budget = Budget(folded_bytes=1000)
+    graph.add_input("x", Value(("N",)))
+    for i in range(3):  # 400 bytes each, less the 8 of the shape
+        dims = graph.add_constant(np.array([100], np.int64))
+        graph.outputs[f"y{i}"] = opaque(graph, "ConstantOfShape", [dims], (100,)).output
+    outcome = fold_constants.run(graph)
+    assert outcome.rewrites == 2 and "add 392 bytes of constants, the budget has 216 left" in outcome.refusals[0].reason
 
 
 def test_unknown_size_is_not_computed():
@@ -57,13 +71,14 @@ def test_unknown_size_is_not_computed():
     assert outcome.rewrites == 0 and "not known" in outcome.refusals[0].reason
 
 
-def test_weights_over_the_budget_may_keep_their_size(monkeypatch):
-    monkeypatch.setattr(fold_constants, "BUDGET", 16)
+def test_weights_over_the_budget_may_keep_their_size():
     b = Builder()
+    b.graph.budget = Budget(folded_bytes=16)
     turned = b.graph.add(Transpose(perm=(1, 0, 2)), [constant(b, np.arange(12).reshape(1, 12, 1) + 1.0)]).output
     graph = b.done(binary(b, "mul", b.x, turned))
     assert applied(fold_constants.run, graph)[1].rewrites == 1
     b = Builder()
+    b.graph.budget = Budget(folded_bytes=16)
     sums = binary(b, "add", constant(b, np.ones((9, 1))), constant(b, np.ones((1, 9))))
     outcome = applied(fold_constants.run, b.done(binary(b, "mul", b.x, sums)))[1]
     assert outcome.rewrites == 0 and "budget" in outcome.refusals[0].reason

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from optgraph.graph import Graph
+from optgraph.graph import Graph, Source
 from optgraph.ops import BATCH, RELU, Act, Binary, Gemm, GlobalPool, Separable, Value
 from optgraph.passes import fuse_epilogue
 from tests.networks import Builder, difference, inception_resnet, kinds, of_kind, preactivation_resnet, xception
@@ -145,6 +145,35 @@ def test_second_addition_stays():
     after, outcome = fused(b.done(b.add(b.add(y, b.x), b.x)))
     assert outcome.rewrites == 1 and kinds(after) == {"Conv": 1, "Binary": 1}
     assert [r.reason for r in outcome.refusals] == ["'conv' has a residual already"]
+
+
+def test_activation_behind_a_concat():
+    b = Builder()
+    joined = b.concat(b.conv(b.x, 5), b.pool(b.x), b.add(b.conv(b.x, 12), b.x))
+    graph = b.done(b.conv(b.act(joined), 3))
+    graph.sources = {joined: Source("joined")}
+    after, outcome = fused(graph)
+    assert outcome.rewrites == 2 and kinds(after) == {"Conv": 3, "Pool": 1, "Concat": 1}
+    (concat,) = of_kind(after, "Concat")
+    producers = [after.producer(value) for value in concat.inputs]
+    assert [(node.op.act, node.op.post) for node in producers] == [(RELU, Act())] * 2 + [(Act(), RELU)]
+    assert all(f"act_{joined}" in node.origin for node in producers)
+    assert concat.output not in after.sources  # it is no longer what the ONNX model calls so
+
+
+def test_activation_behind_a_concat_stays_unless_all_take_it():
+    b = Builder()
+    _, outcome = fused(b.done(b.act(b.concat(b.conv(b.x, 5), b.x))))
+    assert outcome.rewrites == 0
+    assert [r.reason for r in outcome.refusals] == ["not all that is concatenated can take an activation"]
+    b = Builder()
+    y = b.conv(b.x, 5)
+    _, outcome = fused(b.done(b.act(b.concat(y, b.pool(b.x))), y))
+    assert [r.reason for r in outcome.refusals] == ["the output of 'conv' is also needed without the activation"]
+    b = Builder()
+    joined = b.concat(b.conv(b.x, 5), b.pool(b.x))
+    _, outcome = fused(b.done(b.act(joined), joined))
+    assert [r.reason for r in outcome.refusals] == ["the output of 'concat' is also needed without the activation"]
 
 
 def test_broadcast_addition_stays():

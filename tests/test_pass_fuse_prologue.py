@@ -1,7 +1,7 @@
 import pytest
 
 from optgraph.graph import Graph
-from optgraph.ops import RELU, Act, GlobalPool
+from optgraph.ops import RELU, Act, GlobalPool, Reduce
 from optgraph.passes import fuse_epilogue, fuse_prologue, fuse_separable
 from tests.networks import Builder, difference, kinds, of_kind, preactivation_resnet, xception
 
@@ -71,8 +71,18 @@ def test_networks():
 def test_refuses_if_one_reader_cannot():
     b = Builder()
     y = b.act(b.x)
-    pooled = b.graph.add(GlobalPool(mode="average"), (y,)).output
-    assert refused(b.done(b.conv(y, 5), pooled)) == "'globalpool' (GlobalPool) has no prologue"
+    total = b.graph.add(Reduce(mode="sum", axes=(1,), keepdims=True), (y,)).output
+    assert refused(b.done(b.conv(y, 5), total)) == "'reduce' (Reduce) has no prologue"
+
+
+@pytest.mark.parametrize("mode", ["average", "max"])
+def test_affine_and_activation_before_a_global_pool(mode):
+    b = Builder(size=2)
+    y = b.act(b.affine(b.x), SIGMOID)
+    after, outcome = fused(b.done(b.graph.add(GlobalPool(mode=mode), (y,)).output, b.conv(y, 3)))
+    assert outcome.rewrites == 2 and kinds(after) == {"GlobalPool": 1, "Conv": 1}
+    (pool,) = of_kind(after, "GlobalPool")
+    assert pool.op.pre_act == SIGMOID and pool.get("pre_scale") and pool.get("pre_shift")
 
 
 def test_refuses_a_concat_reader():

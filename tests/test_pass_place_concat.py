@@ -1,6 +1,11 @@
+import torch
+
+from optgraph import reference
 from optgraph.graph import Graph
-from optgraph.ops import BATCH, Concat, Value
+from optgraph.lower import lower
+from optgraph.ops import BATCH, Concat, Reduce, Value
 from optgraph.passes import fuse_epilogue, merge_siblings, place_concat
+from optgraph.runtime import Engine
 from tests.networks import Builder, difference, inception_a, of_kind
 
 
@@ -38,7 +43,7 @@ def test_inputs_are_judged_one_by_one():
     inner = b.concat(b.act(b.x), b.affine(b.x))
     output = b.conv(b.x, 5)
     flags, outcome = placed(b.done(b.concat(b.x, inner, output, b.pool(b.x)), b.conv(inner, 2), output))
-    assert outcome.rewrites == 2 and flags == [(True, True), (False, False, True, True)]
+    assert outcome.rewrites == 2 and flags == [(True, True), (False, True, True, True)]
 
 
 def test_a_value_lives_in_one_place():
@@ -46,7 +51,26 @@ def test_a_value_lives_in_one_place():
     y, z = b.conv(b.x, 5), b.conv(b.x, 4)
     first = b.concat(y, y)
     flags, outcome = placed(b.done(b.concat(first, y, z), b.conv(first, 2)))
-    assert outcome.rewrites == 2 and flags == [(True, False), (False, False, True)]
+    assert outcome.rewrites == 2 and flags == [(True, False), (True, False, True)]
+
+
+def test_dense_blocks_grow_in_one_buffer():
+    b = Builder()
+    y = b.conv(b.x, 4)
+    for _ in range(3):
+        y = b.concat(y, b.conv(y, 3, 3))
+    graph = b.done(b.conv(y, 2))
+    flags, outcome = placed(graph)
+    assert outcome.rewrites == 3 and flags == [(True, True)] * 3
+    place_concat.run(graph)
+    plan = lower(graph)
+    assert plan.launches_by_kernel() == {"conv2d": 3, "pointwise": 2}
+    views = [plan.results[node.output] for node in of_kind(graph, "Concat")]
+    assert {(view.base, view.offset) for view in views} == {(y, 0)}
+    assert [view.shape[1] for view in views] == [7, 10, 13]
+    x = torch.randn(2, 12, 9, 9)
+    expected = reference.run(graph, {"x": x}, torch.float64)["y0"]
+    assert (Engine(graph, "fp32", torch.device("cpu"))({"x": x})["y0"] - expected).norm() < 1e-6 * expected.norm()
 
 
 def test_refuses_with_the_reason():
@@ -56,8 +80,13 @@ def test_refuses_with_the_reason():
     assert flags == [()] and [r.reason for r in outcome.refusals] == ["'x' is a graph input or a constant"]
     b = Builder()
     flags, outcome = placed(b.done(b.concat(b.concat(b.x, b.x), b.x)))
-    assert outcome.refusals[1].reason == "'concat' (Concat) cannot write into a channel slice"
-    assert outcome.refusals[0].reason == "'x' is a graph input or a constant"
+    assert flags == [(), (True, False)]
+    (refusal,) = outcome.refusals
+    assert refusal.reason == "'x' is a graph input or a constant"
+    b = Builder()
+    total = b.graph.add(Reduce(mode="sum", axes=(1,), keepdims=True), (b.x,)).output
+    flags, outcome = placed(b.done(b.concat(total, b.x)))
+    assert flags == [()] and outcome.refusals[0].reason == "'reduce' (Reduce) cannot write into a channel slice"
     b = Builder()
     first, second = b.conv(b.x, 5), b.conv(b.x, 4)
     flags, outcome = placed(b.done(b.concat(first, second), b.concat(second, first)))

@@ -1,0 +1,66 @@
+"""What a model may ask for: limits that no real network comes near, and a hostile file soon passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from optgraph.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from optgraph.graph import Graph
+    from optgraph.ops import Value
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits on one model.
+
+    nodes:         ONNX nodes, once local functions are inlined.
+    folded_bytes:  of the constants that constant folding adds, beyond those they replace.
+    arena_bytes:   of the activations of one plan, or of a single tensor.
+    nesting:       how deep local functions call each other.
+    """
+
+    nodes: int = 200_000
+    folded_bytes: int = 512 << 20
+    arena_bytes: int = 16 << 30
+    nesting: int = 32
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> Budget:
+        """The defaults but for `arguments`, each NAME=NUMBER. Raises InputError for anything else."""
+        names = [f.name for f in fields(cls)]
+        values: dict[str, int] = {}
+        for argument in arguments:
+            name, _, number = argument.partition("=")
+            if name not in names or not number.isdecimal() or not number.isascii() or len(number) > 18:
+                raise InputError(f"--budget {argument}: expects NAME=NUMBER, NAME one of {', '.join(names)}")
+            values[name] = int(number)
+        return cls(**values)
+
+    def check(self, name: str, needed: int, what: str) -> None:
+        """Raises ModelError if `needed` of limit `name` is too much; `what` says of which, such as '9 nodes'."""
+        limit = getattr(self, name)
+        if needed > limit:
+            raise ModelError(f"{what}, over the budget of {limit}", f"if that is meant, --budget {name}={needed}")
+
+    def check_values(self, graph: Graph) -> None:
+        """Raises ModelError if a single activation of `graph`, for one image, is over `arena_bytes`."""
+        sizes = {name: _size(value) for name, value in graph.values.items() if name not in graph.constants}
+        largest = max(sizes, key=sizes.__getitem__)
+        node = graph.producer(largest)
+        where = f"node '{node.name}' ({node.op.kind})" if node else f"input '{largest}'"
+        shape, size = list(graph.shape(largest)), sizes[largest]
+        self.check("arena_bytes", size, f"{where}: a tensor of {shape} takes {size} bytes")
+
+
+def _size(value: Value) -> int:
+    return math.prod(d for d in value.shape if isinstance(d, int)) * np.dtype(value.dtype).itemsize
+
+
+DEFAULT = Budget()
