@@ -33,7 +33,7 @@ from optgraph.pipeline import FUSE, Pass
 
 
 @triton.jit
-def _shuffle(x, out, rows, channels, groups, x_row, out_row, BLOCK: tl.constexpr):  # noqa: N803
+def _shuffle(x, out, rows, channels, groups, x_row, out_row, BLOCK: tl.constexpr):
     row = tl.program_id(0)
     c = tl.arange(0, BLOCK)
     source = (c % groups) * (channels // groups) + c // groups

@@ -17,7 +17,7 @@ from optgraph.kernels.tiles import Tile, cdiv, ceil_pow2, rows
 
 
 @triton.jit
-def aligned(size, ALIGN: tl.constexpr):  # noqa: N803
+def aligned(size, ALIGN: tl.constexpr):
     """`size` itself, known to the compiler as a multiple of ALIGN."""
     return size // ALIGN * ALIGN
 
@@ -32,7 +32,7 @@ def pixel_offset(pixel, height, width, stride_n, stride_h, stride_w):
 
 
 @triton.jit
-def strip_position(index, height, width, STRIP: tl.constexpr):  # noqa: N803
+def strip_position(index, height, width, STRIP: tl.constexpr):
     """(n, h, w) of position `index`, going down STRIP rows before going right; h >= height is outside.
 
     A block of neighbouring positions is then a near-square patch of the image, whose window reads overlap in L1.

@@ -40,10 +40,10 @@ def _conv2d(
     stride_n, stride_h, stride_w, stride_c, out_row, residual_row,
     conv_stride_h, conv_stride_w, pad_top, pad_left, dilation_h, dilation_w,
     pre_a, pre_b, act_a, act_b, post_a, post_b,
-    KH: tl.constexpr, KW: tl.constexpr, FLATTEN: tl.constexpr,  # noqa: N803
-    PRE: tl.constexpr, ACT: tl.constexpr, POST: tl.constexpr, HAS_PRE: tl.constexpr, PRECISION: tl.constexpr,  # noqa: N803
-    ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,  # noqa: N803
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,  # noqa: N803
+    KH: tl.constexpr, KW: tl.constexpr, FLATTEN: tl.constexpr,
+    PRE: tl.constexpr, ACT: tl.constexpr, POST: tl.constexpr, HAS_PRE: tl.constexpr, PRECISION: tl.constexpr,
+    ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):
     # Shows the compiler the divisibility of sizes that 16 does not divide (see addressing).
     channels, columns = channels // ALIGN_K * ALIGN_K, columns // ALIGN_N * ALIGN_N

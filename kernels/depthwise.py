@@ -42,9 +42,9 @@ def _depthwise(
     x_n, x_h, x_w, x_c, out_row, residual_row,
     stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w,
     pre_a, pre_b, act_a, act_b, post_a, post_b,
-    PRE: tl.constexpr, ACT: tl.constexpr, POST: tl.constexpr, CLEAR: tl.constexpr,  # noqa: N803
-    KH: tl.constexpr, KW: tl.constexpr, UNROLL: tl.constexpr, STRIP: tl.constexpr,  # noqa: N803
-    ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,  # noqa: N803
+    PRE: tl.constexpr, ACT: tl.constexpr, POST: tl.constexpr, CLEAR: tl.constexpr,
+    KH: tl.constexpr, KW: tl.constexpr, UNROLL: tl.constexpr, STRIP: tl.constexpr,
+    ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     position = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
     n, oh, ow = strip_position(position, out_height, out_width, STRIP)

@@ -30,8 +30,8 @@ def _elementwise(
     pixels, height, width, channels,  # N*H*W, H, W, C
     x_n, x_h, x_w, x_c, other_n, other_h, other_w, other_c, out_row,
     act_a, act_b, post_a, post_b,
-    ACT: tl.constexpr, POST: tl.constexpr, MULTIPLY: tl.constexpr,  # noqa: N803
-    ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,  # noqa: N803
+    ACT: tl.constexpr, POST: tl.constexpr, MULTIPLY: tl.constexpr,
+    ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     pixel = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]

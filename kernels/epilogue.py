@@ -16,7 +16,7 @@ from optgraph.ops import Act
 
 
 @triton.jit
-def prologue(x, scale, shift, channels, mask, a, b, ACT: tl.constexpr):  # noqa: N803
+def prologue(x, scale, shift, channels, mask, a, b, ACT: tl.constexpr):
     """pre_act(x * scale[channels] + shift[channels]) in float32; `channels` is [BLOCK_K], `x` [BLOCK_M, BLOCK_K]."""
     x = x.to(tl.float32)
     if scale is not None:
@@ -39,7 +39,7 @@ def store_rows(
     residual_row,
     post_a,
     post_b,
-    POST: tl.constexpr,  # noqa: N803
+    POST: tl.constexpr,
 ):
     """Stores post(acc + residual) at pixel rows [BLOCK_M] (int64) and channels [BLOCK_N] of dense-pixel tensors."""
     mask = row_mask[:, None] & column_mask[None, :]

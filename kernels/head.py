@@ -33,8 +33,8 @@ _ROW_BLOCK = 4096  # the longest softmax row kept in registers
 def _head(
     x, weight, bias, out, rows, columns, channels,  # M, N, K
     x_row, x_k, out_row, act_a, act_b,
-    ACT: tl.constexpr, PRECISION: tl.constexpr, ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,  # noqa: N803
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,  # noqa: N803
+    ACT: tl.constexpr, PRECISION: tl.constexpr, ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
     columns = aligned(columns, ALIGN_N)
     m = (tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)  # [BLOCK_M]
@@ -62,7 +62,7 @@ def _head(
 @triton.jit
 def _softmax(
     x, out, rows, columns, x_row, x_column, out_row,  # M, N
-    ONE_BLOCK: tl.constexpr, ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,  # noqa: N803
+    ONE_BLOCK: tl.constexpr, ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     columns = aligned(columns, ALIGN)
     m = (tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)  # [BLOCK_M]

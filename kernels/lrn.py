@@ -24,7 +24,7 @@ from optgraph.kernels.tiles import Tile, cdiv
 def _lrn(
     x, out, pixels, height, width, channels,  # N*H*W, H, W, C
     x_n, x_h, x_w, x_c, out_row, scale, beta, bias,
-    SIZE: tl.constexpr, ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,  # noqa: N803
+    SIZE: tl.constexpr, ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     pixel = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]

@@ -25,7 +25,7 @@ from optgraph.kernels.tiles import Tile, cdiv
 def _pad(
     x, out, pixels, height, width, out_height, out_width, channels,  # N*Ho*Wo, H, W, Ho, Wo, C
     x_n, x_h, x_w, x_c, out_row, top, left, value,
-    EDGE: tl.constexpr, ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,  # noqa: N803
+    EDGE: tl.constexpr, ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     pixel = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]

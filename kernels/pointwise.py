@@ -47,10 +47,10 @@ def _pointwise(
     stride_n, stride_h, stride_w, stride_c,  # of x, the convolution's stride included
     columns0, columns1, columns2, columns3, row0, row1, row2, row3, residual_row,
     pre_a, pre_b, act_a, act_b, post_a, post_b,
-    PRE: tl.constexpr, ACT: tl.constexpr, POST: tl.constexpr, HAS_PRE: tl.constexpr,  # noqa: N803
-    SEGMENTS: tl.constexpr, ACT_BITS: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,  # noqa: N803
-    ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,  # noqa: N803
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,  # noqa: N803
+    PRE: tl.constexpr, ACT: tl.constexpr, POST: tl.constexpr, HAS_PRE: tl.constexpr,
+    SEGMENTS: tl.constexpr, ACT_BITS: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,
+    ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):
     # Shows the compiler the divisibility of sizes that 16 does not divide (see addressing).
     channels = channels // ALIGN_K * ALIGN_K

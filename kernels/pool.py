@@ -41,10 +41,10 @@ def _pool(
     x_n, x_h, x_w, x_c, out_row, residual_row,
     stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w,
     pre_a, pre_b, act_a, act_b, post_a, post_b,
-    PRE: tl.constexpr, ACT: tl.constexpr, POST: tl.constexpr,  # noqa: N803
-    MAX: tl.constexpr, INCLUDE_PAD: tl.constexpr, CLEAR: tl.constexpr,  # noqa: N803
-    KH: tl.constexpr, KW: tl.constexpr, UNROLL: tl.constexpr, STRIP: tl.constexpr,  # noqa: N803
-    ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,  # noqa: N803
+    PRE: tl.constexpr, ACT: tl.constexpr, POST: tl.constexpr,
+    MAX: tl.constexpr, INCLUDE_PAD: tl.constexpr, CLEAR: tl.constexpr,
+    KH: tl.constexpr, KW: tl.constexpr, UNROLL: tl.constexpr, STRIP: tl.constexpr,
+    ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     position = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
     n, oh, ow = strip_position(position, out_height, out_width, STRIP)
@@ -95,8 +95,8 @@ def _pool(
 def _global_pool(
     x, pre_scale, pre_shift, out, pixels, width, channels,  # H*W, W, C
     x_n, x_h, x_w, x_c, out_n, pre_a, pre_b, act_a, act_b,
-    PRE: tl.constexpr, ACT: tl.constexpr, CLEAR: tl.constexpr, MAX: tl.constexpr, ALIGN: tl.constexpr,  # noqa: N803
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,  # noqa: N803
+    PRE: tl.constexpr, ACT: tl.constexpr, CLEAR: tl.constexpr, MAX: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     n = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
