@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ class OnnxRuntime:
         return {name: torch.from_numpy(result) for name, result in zip(self._names, results, strict=True)}
 
 
-def session(model: bytes | str, threads: int = 0, optimize: bool = True):  # type: ignore[no-untyped-def]
+def session(model: bytes | str, threads: int = 0, optimize: bool = True) -> Any:
     """An ONNX Runtime CPU session for a model's bytes or path. Raises OptgraphError if ONNX Runtime refuses it."""
     import onnxruntime
 

@@ -17,11 +17,6 @@ def debug() -> bool:
     return os.environ.get("OPTGRAPH_DEBUG", "") not in ("", "0")
 
 
-def interpreting() -> bool:
-    """TRITON_INTERPRET=1: Triton runs kernels on the CPU. Triton itself reads it, once, when it is imported."""
-    return os.environ.get("TRITON_INTERPRET", "") not in ("", "0")
-
-
 def onnx_backend() -> str:
     """OPTGRAPH_ONNX_BACKEND=NAME: what `optgraph.onnx_backend` runs models with on a CPU, by default 'torch'."""
     return os.environ.get("OPTGRAPH_ONNX_BACKEND", "torch")

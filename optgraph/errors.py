@@ -38,3 +38,7 @@ class ArtifactError(OptgraphError):
 
 class GraphError(OptgraphError):
     """A graph broke an invariant: a pass has a bug. `Graph.verify` raises it."""
+
+
+class NoKernelError(Exception):
+    """A node has no kernel, or not for this use: its lowering raises it with the reason, and it runs as a fallback."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from optgraph import ops
-from optgraph.errors import InputError, ModelError
+from optgraph.errors import InputError, ModelError, NoKernelError
 from optgraph.graph import Graph, Node
 from optgraph.memory import Lifetime, allocate
 from optgraph.ops import IDENTITY, Act, Value
@@ -182,7 +182,7 @@ class Lowering:
                 function(self, node)
             else:
                 node.op.lower(self, node)
-        except NotImplementedError as error:
+        except NoKernelError as error:
             self.fallback(node, str(error) or f"no kernel for {node.op.kind}")
 
     def _place(self, node: Node) -> None:
@@ -248,7 +248,7 @@ def _prologue(context: Lowering, node: Node) -> dict[str, str]:
 def _bias(context: Lowering, node: Node, slot: str = "b", name: str = "bias") -> dict[str, str]:
     value = node.get(slot)
     if value and value not in context.graph.constants:
-        raise NotImplementedError("its bias is computed, not constant")
+        raise NoKernelError("its bias is computed, not constant")
     return {name: context.vector(value) if value else ""}
 
 
@@ -262,7 +262,7 @@ def _operands(context: Lowering, node: Node) -> dict[str, View]:
 def _constant_weight(context: Lowering, node: Node, slot: str) -> str:
     value = node.get(slot)
     if value not in context.graph.constants:
-        raise NotImplementedError("its weight is computed, not constant")
+        raise NoKernelError("its weight is computed, not constant")
     return value
 
 
@@ -311,7 +311,7 @@ def _merged_pointwise(context: Lowering, node: Node) -> None:
     assert isinstance(op, ops.MergedPointwise)
     kernels, biases = node.inputs[3::2], node.inputs[4::2]
     if any(w not in context.graph.constants for w in kernels):
-        raise NotImplementedError("its weight is computed, not constant")
+        raise NoKernelError("its weight is computed, not constant")
     weights = {**_prologue(context, node), "weight": context.weight(KERNELS + "pointwise:pack", *kernels)}
     sizes = tuple(s.channels for s in op.segments)
     weights["bias"] = context.weight("optgraph.weights:joined", *biases, dtype="float32", sizes=sizes)
@@ -394,7 +394,7 @@ def _flat(view: View) -> tuple[View, dict[str, Any]]:
     if view.strides[1:] == _contiguous(view.shape[1:]):
         return row, {}
     if view.strides[1:] != (1, w * c, c):
-        raise NotImplementedError(f"images of strides {list(view.strides)} do not lie in one piece")
+        raise NoKernelError(f"images of strides {list(view.strides)} do not lie in one piece")
     return row, {"image": (c, h, w)}
 
 
@@ -420,7 +420,7 @@ def _lrn(context: Lowering, node: Node) -> None:
     op = node.op
     assert isinstance(op, ops.LRN)
     if len(context.shape(node.output)) != 4:
-        raise NotImplementedError(f"LRN of rank {len(context.shape(node.output))}")
+        raise NoKernelError(f"LRN of rank {len(context.shape(node.output))}")
     x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
     options = {"size": op.size, "alpha": op.alpha, "beta": op.beta, "bias": op.bias}
     context.call(KERNELS + "lrn:lrn", node, {"x": x}, {"out": out}, **options)
@@ -430,7 +430,7 @@ def _pad(context: Lowering, node: Node) -> None:
     op = node.op
     assert isinstance(op, ops.Pad)
     if len(op.pads) != 8 or any(op.pads[i] for i in (0, 1, 4, 5)):
-        raise NotImplementedError("it pads other axes than height and width")
+        raise NoKernelError("it pads other axes than height and width")
     x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
     options = {"begin": op.pads[2:4], "value": op.value, "edge": op.mode == "edge"}
     context.call(KERNELS + "pad:pad", node, {"x": x}, {"out": out}, **options)
@@ -441,7 +441,7 @@ def _softmax(context: Lowering, node: Node) -> None:
     assert isinstance(op, ops.Softmax)
     shape = context.shape(node.inputs[0])
     if op.axis != 1 or math.prod(shape[2:]) != 1:
-        raise NotImplementedError(f"softmax over axis {op.axis} of rank {len(shape)}")
+        raise NoKernelError(f"softmax over axis {op.axis} of rank {len(shape)}")
     x, out = context.read(node.inputs[0]), context.write(node.output, dtype="float32")
     rows = [View(v.base, v.shape[:2], v.strides[:2], v.dtype, v.offset) for v in (x, out)]
     context.call(KERNELS + "head:softmax", node, {"x": rows[0]}, {"out": rows[1]})
@@ -452,7 +452,7 @@ def _rows(view: View) -> View:
     if len(view.shape) == 4:
         return view.nhwc
     if len(view.shape) != 2:
-        raise NotImplementedError(f"elementwise on rank {len(view.shape)}")
+        raise NoKernelError(f"elementwise on rank {len(view.shape)}")
     (n, c), (sn, sc) = view.shape, view.strides
     return View(view.base, (n, 1, 1, c), (sn, sn, sn, sc), view.dtype, view.offset)
 
@@ -476,15 +476,15 @@ def _binary(context: Lowering, node: Node) -> None:
     op = node.op
     assert isinstance(op, ops.Binary)
     if op.fn not in ("add", "mul"):
-        raise NotImplementedError(f"no kernel for an elementwise {op.fn}")
+        raise NoKernelError(f"no kernel for an elementwise {op.fn}")
     if any(value in context.graph.constants for value in node.inputs):
-        raise NotImplementedError("an operand is a constant of no per-channel form")
+        raise NoKernelError("an operand is a constant of no per-channel form")
     x, y = node.inputs
     shape = context.shape(node.output)
     if context.shape(x) != shape:
         x, y = y, x
     if context.shape(x) != shape or context.shape(y) not in (shape, (*shape[:2], *(1 for _ in shape[2:]))):
-        raise NotImplementedError(f"broadcast of {list(context.shape(x))} and {list(context.shape(y))}")
+        raise NoKernelError(f"broadcast of {list(context.shape(x))} and {list(context.shape(y))}")
     context.call(
         KERNELS + "elementwise:elementwise",
         node,
@@ -499,9 +499,9 @@ def _concat(context: Lowering, node: Node) -> None:
     op = node.op
     assert isinstance(op, ops.Concat)
     if op.axis != 1 or len(context.shape(node.output)) != 4:
-        raise NotImplementedError(f"concat along axis {op.axis} of rank {len(context.shape(node.output))}")
+        raise NoKernelError(f"concat along axis {op.axis} of rank {len(context.shape(node.output))}")
     if any(value in context.graph.constants for value in node.inputs):
-        raise NotImplementedError("it joins a constant")
+        raise NoKernelError("it joins a constant")
     whole = context.write(node.output)
     offset = 0
     for i, value in enumerate(node.inputs):
@@ -528,7 +528,7 @@ def _reshape(context: Lowering, node: Node) -> None:
     view, shape = context.read(node.inputs[0]), context.shape(node.output)
     kept = [(d, s) for d, s in zip(view.shape, view.strides, strict=True) if d != 1]
     if [d for d, _ in kept] != [d for d in shape if d != 1]:
-        raise NotImplementedError(f"reshape {list(view.shape)} to {list(shape)} moves data")
+        raise NoKernelError(f"reshape {list(view.shape)} to {list(shape)} moves data")
     # Only ones come and go. Their stride is never used; the next one's keeps the view regular.
     strides: list[int] = []
     for d in reversed(shape):
@@ -549,7 +549,7 @@ def _slice(context: Lowering, node: Node) -> None:
     assert isinstance(node.op, ops.Slice)
     op, view = node.op, context.read(node.inputs[0])
     if min(op.steps) < 0:
-        raise NotImplementedError("a slice with a negative step")
+        raise NoKernelError("a slice with a negative step")
     strides, offset = list(view.strides), view.offset
     for start, axis, step in zip(op.starts, op.axes, op.steps, strict=True):
         size = view.shape[axis]

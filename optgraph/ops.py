@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from optgraph.errors import ModelError
+from optgraph.errors import ModelError, NoKernelError
 
 if TYPE_CHECKING:
     import torch
@@ -124,7 +124,7 @@ class Op:
 
     def lower(self, context: Any, node: Any) -> None:
         """Emits kernel calls into a plan (see `lower.py`). Without one, the op runs as a torch fallback."""
-        raise NotImplementedError
+        raise NoKernelError
 
 
 def _present(inputs: Sequence[Value | None], slot: int) -> Value:
