@@ -37,7 +37,7 @@ _FLATTEN_BELOW = 16  # channels of a group: the least depth of a tl.dot
 def _conv2d(
     x, weight, bias, pre_scale, pre_shift, residual, out,
     rows, in_height, in_width, out_height, out_width, channels, columns,  # channels and columns of one group
-    stride_n, stride_h, stride_w, stride_c, out_row, residual_row,
+    stride_n, stride_h, stride_w, STRIDE_C: tl.constexpr, out_row, residual_row,
     conv_stride_h, conv_stride_w, pad_top, pad_left, dilation_h, dilation_w,
     pre_a, pre_b, act_a, act_b, post_a, post_b,
     KH: tl.constexpr, KW: tl.constexpr, FLATTEN: tl.constexpr,
@@ -71,7 +71,7 @@ def _conv2d(
     top = oh * conv_stride_h - pad_top
     left = ow * conv_stride_w - pad_left
     origin = image * stride_n + top.to(tl.int64) * stride_h + left.to(tl.int64) * stride_w
-    x_rows = x + first_channel.to(tl.int64) * stride_c + origin[:, None]  # [BLOCK_M, 1], may point before x
+    x_rows = x + first_channel.to(tl.int64) * STRIDE_C + origin[:, None]  # [BLOCK_M, 1], may point before x
     weight += group.to(tl.int64) * (KH * KW * channels * columns)
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
@@ -88,7 +88,7 @@ def _conv2d(
             iw = left[:, None] + w[None, :]
             inside = (ih >= 0) & (ih < in_height) & (iw >= 0) & (iw < in_width)
             inside &= m_mask[:, None] & k_mask[None, :]
-            a = tl.load(x_rows + (h * stride_h + w * stride_w + c * stride_c)[None, :], inside, other=0.0)
+            a = tl.load(x_rows + (h * stride_h + w * stride_w + c * STRIDE_C)[None, :], inside, other=0.0)
             b = tl.load(weight + index[:, None] * columns + n[None, :], k_mask[:, None] & n_mask[None, :], other=0.0)
             if HAS_PRE:
                 a = prologue(a, pre_scale, pre_shift, first_channel + c, k_mask, pre_a, pre_b, PRE)
@@ -100,7 +100,7 @@ def _conv2d(
         r_end = tl.where(m_mask, tl.cdiv(tl.maximum(in_height - top, 0), dilation_h), 0)
         s_first = tl.cdiv(tl.maximum(-left, 0), dilation_w)
         s_end = tl.cdiv(tl.maximum(in_width - left, 0), dilation_w)
-        x_block = x_rows + (k * stride_c)[None, :]  # [BLOCK_M, BLOCK_K]
+        x_block = x_rows + (k * STRIDE_C)[None, :]  # [BLOCK_M, BLOCK_K]
         weight_block = weight + (k[:, None] * columns + n[None, :])  # [BLOCK_K, BLOCK_N]
         # One loop over (tap, channel block): the software pipeline never drains between taps.
         blocks = tl.cdiv(channels, BLOCK_K)
@@ -112,7 +112,7 @@ def _conv2d(
             k_mask = k < channels - base
             inside = (r_first <= r) & (r < r_end) & (s_first <= s) & (s < s_end)  # [BLOCK_M]
             a_mask = inside[:, None] & k_mask[None, :]
-            a = tl.load(x_block + (r * tap_h + s * tap_w + base * stride_c), a_mask, other=0.0)
+            a = tl.load(x_block + (r * tap_h + s * tap_w + base * STRIDE_C), a_mask, other=0.0)
             b = tl.load(weight_block + (tap * channels + base) * columns, k_mask[:, None] & n_mask[None, :], other=0.0)
             if HAS_PRE:
                 a = prologue(a, pre_scale, pre_shift, first_channel + base + k, k_mask, pre_a, pre_b, PRE)
@@ -195,7 +195,6 @@ def conv2d(
             "stride_n": stride_n,
             "stride_h": stride_h,
             "stride_w": stride_w,
-            "stride_c": stride_c,
             "out_row": out_row,
             "residual_row": residual_row,
             "conv_stride_h": stride[0],
@@ -212,6 +211,7 @@ def conv2d(
             "post_b": post.b,
         },
         {
+            "STRIDE_C": stride_c,
             "KH": kh,
             "KW": kw,
             "FLATTEN": flatten,

@@ -39,7 +39,7 @@ from optgraph.ops import IDENTITY, Act
 def _depthwise(
     x, weight, bias, pre_scale, pre_shift, residual, out,
     positions, height, width, out_height, out_width, channels,  # N*strips*Wo*STRIP, H, W, Ho, Wo, C
-    x_n, x_h, x_w, x_c, out_row, residual_row,
+    x_n, x_h, x_w, X_C: tl.constexpr, out_row, residual_row,
     stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w,
     pre_a, pre_b, act_a, act_b, post_a, post_b,
     PRE: tl.constexpr, ACT: tl.constexpr, POST: tl.constexpr, CLEAR: tl.constexpr,
@@ -52,7 +52,7 @@ def _depthwise(
     channels = aligned(channels, ALIGN)
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     c_mask = channel < channels
-    image = x + (n.to(tl.int64) * aligned(x_n, ALIGN))[:, None] + (channel * x_c)[None, :]  # [BLOCK_M, BLOCK_N]
+    image = x + (n.to(tl.int64) * aligned(x_n, ALIGN))[:, None] + (channel * X_C)[None, :]  # [BLOCK_M, BLOCK_N]
     top = oh * stride_h - pad_top
     left = ow * stride_w - pad_left
 
@@ -146,7 +146,6 @@ def depthwise(
             "x_n": x_n,
             "x_h": x_h,
             "x_w": x_w,
-            "x_c": x_c,
             "out_row": out_row,
             "residual_row": residual_row,
             "stride_h": stride[0],
@@ -163,6 +162,7 @@ def depthwise(
             "post_b": post.b,
         },
         {
+            "X_C": x_c,
             "PRE": activation(pre_act),
             "ACT": activation(act),
             "POST": activation(post),

@@ -28,7 +28,7 @@ from optgraph.ops import IDENTITY, Act
 def _elementwise(
     x, scale, shift, other, out,
     pixels, height, width, channels,  # N*H*W, H, W, C
-    x_n, x_h, x_w, x_c, other_n, other_h, other_w, other_c, out_row,
+    x_n, x_h, x_w, X_C: tl.constexpr, other_n, other_h, other_w, OTHER_C: tl.constexpr, out_row,
     act_a, act_b, post_a, post_b,
     ACT: tl.constexpr, POST: tl.constexpr, MULTIPLY: tl.constexpr,
     ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -39,13 +39,13 @@ def _elementwise(
     mask = (pixel < pixels)[:, None] & c_mask[None, :]  # [BLOCK_M, BLOCK_N]
 
     x_pixel = pixel_offset(pixel, height, width, aligned(x_n, ALIGN), aligned(x_h, ALIGN), aligned(x_w, ALIGN))
-    y = tl.load(x + x_pixel[:, None] + (channel * x_c)[None, :], mask, other=0.0)
+    y = tl.load(x + x_pixel[:, None] + (channel * X_C)[None, :], mask, other=0.0)
     y = prologue(y, scale, shift, channel, c_mask, act_a, act_b, ACT)
     if other is not None:
         other_pixel = pixel_offset(
             pixel, height, width, aligned(other_n, ALIGN), aligned(other_h, ALIGN), aligned(other_w, ALIGN)
         )
-        z = tl.load(other + other_pixel[:, None] + (channel * other_c)[None, :], mask, other=0.0).to(tl.float32)
+        z = tl.load(other + other_pixel[:, None] + (channel * OTHER_C)[None, :], mask, other=0.0).to(tl.float32)
         y = y * z if MULTIPLY else y + z
     y = POST(y, post_a, post_b)
     out_pixel = pixel.to(tl.int64) * aligned(out_row, ALIGN)
@@ -101,11 +101,9 @@ def elementwise(
             "x_n": x_n,
             "x_h": x_h,
             "x_w": x_w,
-            "x_c": x_c,
             "other_n": other_n,
             "other_h": other_h,
             "other_w": other_w,
-            "other_c": other_c,
             "out_row": out_row,
             "act_a": act.a,
             "act_b": act.b,
@@ -113,6 +111,8 @@ def elementwise(
             "post_b": post.b,
         },
         {
+            "X_C": x_c,
+            "OTHER_C": other_c,
             "ACT": activation(act),
             "POST": activation(post),
             "MULTIPLY": combine == "mul",

@@ -32,7 +32,7 @@ _ROW_BLOCK = 4096  # the longest softmax row kept in registers
 @triton.jit
 def _head(
     x, weight, bias, out, rows, columns, channels,  # M, N, K
-    x_row, x_k, out_row, act_a, act_b,
+    x_row, X_K: tl.constexpr, out_row, act_a, act_b,
     ACT: tl.constexpr, PRECISION: tl.constexpr, ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
@@ -42,7 +42,7 @@ def _head(
     k = tl.arange(0, BLOCK_K)
     m_mask = m < rows
     n_mask = n < columns
-    x_block = x + (m * aligned(x_row, ALIGN_K))[:, None] + (k * x_k)[None, :]  # [BLOCK_M, BLOCK_K]
+    x_block = x + (m * aligned(x_row, ALIGN_K))[:, None] + (k * X_K)[None, :]  # [BLOCK_M, BLOCK_K]
     weight_block = weight + (k * columns)[:, None] + n[None, :]  # [BLOCK_K, BLOCK_N]
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for base in range(0, channels, BLOCK_K):
@@ -50,7 +50,7 @@ def _head(
         a = tl.load(x_block, m_mask[:, None] & k_mask[None, :], other=0.0)
         w = tl.load(weight_block, k_mask[:, None] & n_mask[None, :], other=0.0)
         acc = tl.dot(a.to(w.dtype), w, acc, input_precision=PRECISION)
-        x_block += BLOCK_K * x_k
+        x_block += BLOCK_K * X_K
         weight_block += BLOCK_K * columns
     if bias is not None:
         acc += tl.load(bias + n, n_mask, other=0.0)[None, :]
@@ -61,7 +61,7 @@ def _head(
 
 @triton.jit
 def _softmax(
-    x, out, rows, columns, x_row, x_column, out_row,  # M, N
+    x, out, rows, columns, x_row, X_COLUMN: tl.constexpr, out_row,  # M, N
     ONE_BLOCK: tl.constexpr, ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     columns = aligned(columns, ALIGN)
@@ -74,25 +74,25 @@ def _softmax(
     # A maximum that ignores NaN is safe: the NaN itself then reaches the sum, and with it the whole row.
     if ONE_BLOCK:
         mask = n < columns  # [1, BLOCK_N]
-        y = tl.load(x_rows + n * x_column, mask, other=float("-inf")).to(tl.float32)
+        y = tl.load(x_rows + n * X_COLUMN, mask, other=float("-inf")).to(tl.float32)
         y = tl.exp(y - tl.max(y, axis=1)[:, None])
         tl.store(out_rows + n, (y / tl.sum(y, axis=1)[:, None]).to(out.dtype.element_ty), m_mask & mask)
     else:
         block_top = tl.full((BLOCK_M, BLOCK_N), float("-inf"), dtype=tl.float32)
         for start in range(0, columns, BLOCK_N):
             mask = n < columns - start
-            y = tl.load(x_rows + (start + n) * x_column, mask, other=float("-inf"))
+            y = tl.load(x_rows + (start + n) * X_COLUMN, mask, other=float("-inf"))
             block_top = tl.maximum(block_top, y.to(tl.float32))
         top = tl.max(block_top, axis=1)[:, None]
         block_sum = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
         for start in range(0, columns, BLOCK_N):
             mask = n < columns - start
-            y = tl.load(x_rows + (start + n) * x_column, mask, other=float("-inf"))
+            y = tl.load(x_rows + (start + n) * X_COLUMN, mask, other=float("-inf"))
             block_sum += tl.exp(y.to(tl.float32) - top)
         scale = 1.0 / tl.sum(block_sum, axis=1)[:, None]
         for start in range(0, columns, BLOCK_N):
             mask = n < columns - start
-            y = tl.load(x_rows + (start + n) * x_column, mask, other=float("-inf"))
+            y = tl.load(x_rows + (start + n) * X_COLUMN, mask, other=float("-inf"))
             y = tl.exp(y.to(tl.float32) - top) * scale
             tl.store(out_rows + start + n, y.to(out.dtype.element_ty), m_mask & mask)
 # fmt: on
@@ -132,12 +132,12 @@ def head(
             "columns": columns,
             "channels": channels,
             "x_row": x_row,
-            "x_k": x_k,
             "out_row": out_row,
             "act_a": act.a,
             "act_b": act.b,
         },
         {
+            "X_K": x_k,
             "ACT": activation(act),
             "PRECISION": precision,
             "ALIGN_K": alignment(channels, x_row),
@@ -185,10 +185,10 @@ def softmax(x: torch.Tensor, out: torch.Tensor, tile: Tile | None = None) -> Lau
             "rows": rows,
             "columns": columns,
             "x_row": x_row,
-            "x_column": x_column,
             "out_row": out_row,
         },
         {
+            "X_COLUMN": x_column,
             "ONE_BLOCK": columns <= tile.block_n,
             "ALIGN": alignment(columns, x_row, out_row),
             "BLOCK_M": tile.block_m,

@@ -23,7 +23,7 @@ from optgraph.kernels.tiles import Tile, cdiv
 @triton.jit
 def _lrn(
     x, out, pixels, height, width, channels,  # N*H*W, H, W, C
-    x_n, x_h, x_w, x_c, out_row, scale, beta, bias,
+    x_n, x_h, x_w, X_C: tl.constexpr, out_row, scale, beta, bias,
     SIZE: tl.constexpr, ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     pixel = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
@@ -36,9 +36,9 @@ def _lrn(
     for tap in range(SIZE):
         near = channel + tap - (SIZE - 1) // 2
         inside = m_mask & ((near >= 0) & (near < channels))[None, :]
-        v = tl.load(row + (near * x_c)[None, :], inside, other=0.0).to(tl.float32)
+        v = tl.load(row + (near * X_C)[None, :], inside, other=0.0).to(tl.float32)
         squares += v * v
-    y = tl.load(row + (channel * x_c)[None, :], mask, other=0.0).to(tl.float32)
+    y = tl.load(row + (channel * X_C)[None, :], mask, other=0.0).to(tl.float32)
     y *= tl.exp2(-beta * tl.log2(bias + scale * squares))
     out_pixel = pixel.to(tl.int64) * aligned(out_row, ALIGN)
     tl.store(out + out_pixel[:, None] + channel[None, :], y.to(out.dtype.element_ty), mask)
@@ -76,13 +76,13 @@ def lrn(
             "x_n": x_n,
             "x_h": x_h,
             "x_w": x_w,
-            "x_c": x_c,
             "out_row": out_row,
             "scale": alpha / size,
             "beta": beta,
             "bias": bias,
         },
         {
+            "X_C": x_c,
             "SIZE": size,
             "ALIGN": alignment(channels, x_n, x_h, x_w, out_row),
             "BLOCK_M": tile.block_m,

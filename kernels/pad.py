@@ -24,7 +24,7 @@ from optgraph.kernels.tiles import Tile, cdiv
 @triton.jit
 def _pad(
     x, out, pixels, height, width, out_height, out_width, channels,  # N*Ho*Wo, H, W, Ho, Wo, C
-    x_n, x_h, x_w, x_c, out_row, top, left, value,
+    x_n, x_h, x_w, X_C: tl.constexpr, out_row, top, left, value,
     EDGE: tl.constexpr, ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     pixel = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
@@ -39,7 +39,7 @@ def _pad(
     mask = (pixel < pixels)[:, None] & (channel < aligned(channels, ALIGN))[None, :]  # [BLOCK_M, BLOCK_N]
     x_pixel = (row // out_height).to(tl.int64) * aligned(x_n, ALIGN)
     x_pixel += h.to(tl.int64) * aligned(x_h, ALIGN) + w.to(tl.int64) * aligned(x_w, ALIGN)
-    y = tl.load(x + x_pixel[:, None] + (channel * x_c)[None, :], mask & inside[:, None], other=0.0)
+    y = tl.load(x + x_pixel[:, None] + (channel * X_C)[None, :], mask & inside[:, None], other=0.0)
     y = tl.where(inside[:, None], y.to(tl.float32), value)
     out_pixel = pixel.to(tl.int64) * aligned(out_row, ALIGN)
     tl.store(out + out_pixel[:, None] + channel[None, :], y.to(out.dtype.element_ty), mask)
@@ -79,13 +79,13 @@ def pad(
             "x_n": x_n,
             "x_h": x_h,
             "x_w": x_w,
-            "x_c": x_c,
             "out_row": out_row,
             "top": begin[0],
             "left": begin[1],
             "value": value,
         },
         {
+            "X_C": x_c,
             "EDGE": edge,
             "ALIGN": alignment(channels, x_n, x_h, x_w, out_row),
             "BLOCK_M": tile.block_m,

@@ -44,7 +44,7 @@ MAX_SEGMENTS = 4
 def _pointwise(
     x, weight, bias, pre_scale, pre_shift, residual, out0, out1, out2, out3,
     rows, width, pixels, channels, columns,  # M, Wo, Ho*Wo, K, sum C_i
-    stride_n, stride_h, stride_w, stride_c,  # of x, the convolution's stride included
+    stride_n, stride_h, stride_w, STRIDE_C: tl.constexpr,  # of x, the convolution's stride included
     columns0, columns1, columns2, columns3, row0, row1, row2, row3, residual_row,
     pre_a, pre_b, act_a, act_b, post_a, post_b,
     PRE: tl.constexpr, ACT: tl.constexpr, POST: tl.constexpr, HAS_PRE: tl.constexpr,
@@ -93,7 +93,7 @@ def _pointwise(
     else:
         offsets = (m // pixels).to(tl.int64) * stride_n
         offsets += (m % pixels // width).to(tl.int64) * stride_h + (m % width).to(tl.int64) * stride_w
-    x_block = x + offsets[:, None] + (k * stride_c)[None, :]  # [BLOCK_M, BLOCK_K]
+    x_block = x + offsets[:, None] + (k * STRIDE_C)[None, :]  # [BLOCK_M, BLOCK_K]
     weight_block = weight + k[:, None] * columns + (start + n)[None, :]  # [BLOCK_K, BLOCK_N]
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
@@ -104,7 +104,7 @@ def _pointwise(
         if HAS_PRE:
             a = prologue(a, pre_scale, pre_shift, base + k, k_mask, pre_a, pre_b, PRE)
         acc = tl.dot(a.to(w.dtype), w, acc, input_precision=PRECISION)
-        x_block += BLOCK_K * stride_c
+        x_block += BLOCK_K * STRIDE_C
         weight_block += BLOCK_K * columns
 
     if bias is not None:
@@ -189,7 +189,6 @@ def pointwise(
             "stride_n": stride_n,
             "stride_h": stride_h * stride[0],
             "stride_w": stride_w * stride[1],
-            "stride_c": stride_c,
             **{f"columns{i}": size for i, size in enumerate(sizes)},
             **{f"row{i}": row for i, row in enumerate(row_strides)},
             "residual_row": residual_row,
@@ -201,6 +200,7 @@ def pointwise(
             "post_b": post.b,
         },
         {
+            "STRIDE_C": stride_c,
             "PRE": activation(pre_act),
             "ACT": activation(act),
             "POST": activation(post),

@@ -38,7 +38,7 @@ _PROGRAMS = 128  # about one per SM
 def _pool(
     x, bias, residual, out,
     positions, height, width, out_height, out_width, channels,  # N*strips*Wo*STRIP, H, W, Ho, Wo, C
-    x_n, x_h, x_w, x_c, out_row, residual_row,
+    x_n, x_h, x_w, X_C: tl.constexpr, out_row, residual_row,
     stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w,
     pre_a, pre_b, act_a, act_b, post_a, post_b,
     PRE: tl.constexpr, ACT: tl.constexpr, POST: tl.constexpr,
@@ -51,7 +51,7 @@ def _pool(
     m_mask = (position < positions) & (oh < out_height)
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     c_mask = channel < aligned(channels, ALIGN)
-    image = x + (n.to(tl.int64) * aligned(x_n, ALIGN))[:, None] + (channel * x_c)[None, :]  # [BLOCK_M, BLOCK_N]
+    image = x + (n.to(tl.int64) * aligned(x_n, ALIGN))[:, None] + (channel * X_C)[None, :]  # [BLOCK_M, BLOCK_N]
     top = oh * stride_h - pad_top
     left = ow * stride_w - pad_left
 
@@ -94,14 +94,14 @@ def _pool(
 @triton.jit
 def _global_pool(
     x, pre_scale, pre_shift, out, pixels, width, channels,  # H*W, W, C
-    x_n, x_h, x_w, x_c, out_n, pre_a, pre_b, act_a, act_b,
+    x_n, x_h, x_w, X_C: tl.constexpr, out_n, pre_a, pre_b, act_a, act_b,
     PRE: tl.constexpr, ACT: tl.constexpr, CLEAR: tl.constexpr, MAX: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     n = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     c_mask = channel < aligned(channels, ALIGN)
-    image = x + n * aligned(x_n, ALIGN) + channel * x_c
+    image = x + n * aligned(x_n, ALIGN) + channel * X_C
     neutral = float("-inf") if MAX else 0.0
     acc = tl.full((BLOCK_M, BLOCK_N), neutral, dtype=tl.float32)
     for start in range(0, pixels, BLOCK_M):
@@ -179,7 +179,6 @@ def pool(
             "x_n": x_n,
             "x_h": x_h,
             "x_w": x_w,
-            "x_c": x_c,
             "out_row": out_row,
             "residual_row": residual_row,
             "stride_h": stride[0],
@@ -196,6 +195,7 @@ def pool(
             "post_b": post.b,
         },
         {
+            "X_C": x_c,
             "PRE": activation(pre_act),
             "ACT": activation(act),
             "POST": activation(post),
@@ -250,7 +250,6 @@ def global_pool(
             "x_n": x_n,
             "x_h": x_h,
             "x_w": x_w,
-            "x_c": x_c,
             "out_n": out_n,
             "pre_a": pre_act.a,
             "pre_b": pre_act.b,
@@ -258,6 +257,7 @@ def global_pool(
             "act_b": act.b,
         },
         {
+            "X_C": x_c,
             "PRE": activation(pre_act),
             "ACT": activation(act),
             # What lies outside the image must come out of the prologue as it went in.

@@ -37,7 +37,7 @@ from optgraph.ops import IDENTITY, Act
 def _separable(
     x, depthwise, depthwise_bias, weight, bias, pre_scale, pre_shift, residual, out,
     positions, in_height, in_width, out_height, out_width, channels, columns,  # N*strips*STRIP*Wo, then H, W, ...
-    stride_n, stride_h, stride_w, stride_c, out_row, residual_row,
+    stride_n, stride_h, stride_w, STRIDE_C: tl.constexpr, out_row, residual_row,
     conv_stride_h, conv_stride_w, pad_top, pad_left, dilation_h, dilation_w,
     pre_a, pre_b, mid_a, mid_b, act_a, act_b, post_a, post_b,
     KH: tl.constexpr, KW: tl.constexpr, STRIP: tl.constexpr, HAS_PRE: tl.constexpr,
@@ -69,7 +69,7 @@ def _separable(
     s_first = tl.cdiv(tl.maximum(-left, 0), dilation_w)
     s_end = tl.cdiv(tl.maximum(in_width - left, 0), dilation_w)
     origin = image.to(tl.int64) * stride_n + top.to(tl.int64) * stride_h + left.to(tl.int64) * stride_w
-    x_block = x + origin[:, None] + (k * stride_c)[None, :]  # [BLOCK_M, BLOCK_K], may point before x
+    x_block = x + origin[:, None] + (k * STRIDE_C)[None, :]  # [BLOCK_M, BLOCK_K], may point before x
     weight_block = weight + (k[:, None] * columns + n[None, :])  # [BLOCK_K, BLOCK_N]
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
@@ -85,7 +85,7 @@ def _separable(
             row_mask = (r_first <= r) & (r < r_end)
             for s in tl.static_range(KW):
                 inside = (row_mask & (s_first <= s) & (s < s_end))[:, None] & k_mask[None, :]
-                a = tl.load(x_block + (base * stride_c + r * tap_h + s * tap_w), inside, other=0.0).to(tl.float32)
+                a = tl.load(x_block + (base * STRIDE_C + r * tap_h + s * tap_w), inside, other=0.0).to(tl.float32)
                 if HAS_PRE:
                     if pre_scale is not None:
                         a *= scale
@@ -180,7 +180,6 @@ def separable(
             "stride_n": stride_n,
             "stride_h": stride_h,
             "stride_w": stride_w,
-            "stride_c": stride_c,
             "out_row": out_row,
             "residual_row": residual_row,
             "conv_stride_h": stride[0],
@@ -199,6 +198,7 @@ def separable(
             "post_b": post.b,
         },
         {
+            "STRIDE_C": stride_c,
             "KH": kh,
             "KW": kw,
             "STRIP": strip,

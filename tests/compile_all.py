@@ -19,10 +19,9 @@ import torch
 import triton
 
 from optgraph.kernels import conv2d, depthwise, elementwise, head, lrn, pad, pointwise, pool, separable
-from optgraph.kernels.launch import Launch
+from optgraph.kernels.launch import Launch, targeting
 from optgraph.ops import IDENTITY, RELU
 
-MODULES = (conv2d, depthwise, elementwise, head, lrn, pad, pointwise, pool, separable)
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
@@ -137,10 +136,9 @@ def tool(flag: str, cubin: Path) -> str:
 
 
 def compile_one(name: str, capability: int, folder: Path) -> dict[str, str | int | bool]:
-    for module in MODULES:
-        setattr(module, "target_of", lambda _: f"sm_{capability}")  # noqa: B010
-    launch = LAUNCHES[name]()
-    compiled = launch.compile(capability)
+    with targeting(f"sm_{capability}"):
+        launch = LAUNCHES[name]()
+    compiled = launch.variant.compile(f"sm_{capability}")
     cubin = folder / f"{name}_{capability}.cubin"
     cubin.write_bytes(compiled.asm["cubin"])
     usage = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", tool("-res-usage", cubin)))
