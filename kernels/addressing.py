@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 """Addressing that kernels share: vector alignment and the order in which pixels are visited.
 
-A 16-byte load needs a proof that its address and mask come in groups of 8 (fp16) or 4 (fp32) channels. Triton takes
-it from integer arguments that 16 divides, so Xception's 728 channels (8 divides, 16 does not) would fall back to
-scalar loads and no prefetch. `alignment` finds the divisor at launch and `aligned` states it inside the kernel.
+A 16-byte load needs a proof that its address and mask come in groups of 8 (fp16) or 4 (fp32) channels. Sizes are
+run-time arguments, of which the compiler knows nothing: without the proof, loads are scalar and not prefetched.
+`alignment` finds the divisor at launch and `aligned` states it inside the kernel.
 """
 
 from __future__ import annotations
@@ -44,8 +44,11 @@ def strip_position(index, height, width, STRIP: tl.constexpr):
 
 
 def alignment(*sizes: int) -> int:
-    """The largest power of two, up to 16, that divides every channel count and every stride between pixels."""
-    return math.gcd(16, *sizes)
+    """The largest power of two, up to 8, that divides every channel count and every stride between pixels.
+
+    Eight halves are 16 bytes, the widest load there is.
+    """
+    return math.gcd(8, *sizes)
 
 
 def row_tile(pixels: int, channels: int, itemsize: int, target: str) -> Tile:

@@ -92,6 +92,10 @@ class Launch:
     workspace: int = 0
 
     def __call__(self) -> None:
+        if not self.bound:
+            device = next(value.device for value in self.args.values() if isinstance(value, torch.Tensor))
+            self.with_workspace(torch.zeros(self.workspace, dtype=torch.uint8, device=device))()
+            return
         arguments = {name: _described(value) for name, value in self.args.items()}
         self.fn[self.grid](**arguments, **self.constants, **self.variant.options)
 
@@ -102,6 +106,12 @@ class Launch:
         share it.
         """
         return replace(self, args={**self.args, "workspace": workspace.view(torch.float32)})
+
+    @property
+    def bound(self) -> bool:
+        """Whether it has its workspace, or needs none."""
+        workspace = self.args.get("workspace")
+        return not self.workspace or (isinstance(workspace, torch.Tensor) and workspace.numel() > 0)
 
     @cached_property
     def variant(self) -> Variant:
@@ -122,6 +132,11 @@ class Launch:
             self.num_warps,
             self.num_stages,
         )
+
+
+def unbound(workspace: int) -> torch.Tensor | None:
+    """The `workspace` argument of a launch that has not got its bytes yet; None if it needs none."""
+    return torch.empty(0, dtype=torch.float32) if workspace else None
 
 
 def _type(value: Argument) -> str:

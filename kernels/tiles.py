@@ -11,19 +11,56 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 
 MAX_NUMEL = 2**20  # Triton's limit on the elements of one block
 
 
+Box = tuple[int, int, int]
+
+
 @dataclass(frozen=True)
 class Tile:
-    """Block sizes of one launch: powers of two; those of a tl.dot are at least 16."""
+    """Block sizes of one launch: powers of two; those of a tl.dot are at least 16.
+
+    box: the pixels (images, rows, columns) that one load of the copy engine (TMA) fetches, block_m in all; None where
+    every pixel is addressed by itself. splits: programs that share one tile's depth (see split_k).
+    """
 
     block_m: int
     block_n: int
     block_k: int = 32
     num_warps: int = 4
     num_stages: int = 3
+    box: Box | None = None
+    splits: int = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A GEMM-like launch, as far as its tile depends on it.
+
+    extent: output pixels, as (images, rows, columns), or (1, all of them, 1) where the split is of no matter.
+    n:      columns of each segment; no tile straddles two.
+    k:      depth of one tap, in channels; padded to block_k.
+    taps:   of a convolution.
+    depthwise: taps of the depthwise convolution before the GEMM, or 0: every block of columns repeats it.
+    plain:  neither prologue nor residual; beside them the biggest accumulators would spill.
+    tma:    whether the copy engine may load x and weight.
+    """
+
+    extent: Box
+    n: tuple[int, ...]
+    k: int
+    itemsize: int
+    taps: int = 1
+    depthwise: int = 0
+    plain: bool = True
+    tma: bool = False
+
+    @property
+    def m(self) -> int:
+        return self.extent[0] * self.extent[1] * self.extent[2]
 
 
 @dataclass(frozen=True)
@@ -31,39 +68,38 @@ class _Device:
     sms: int
     shared: int  # bytes of shared memory a block may use
     fma: int  # fp16 tensor-core multiply-adds per clock and SM
+    tma: bool = False  # has the copy engine
 
 
 _DEVICES = {
     "sm_80": _Device(108, 166_912, 1024),
     "sm_86": _Device(84, 101_376, 512),
     "sm_89": _Device(128, 101_376, 512),
-    "sm_90": _Device(132, 232_448, 2048),
+    "sm_90": _Device(132, 232_448, 2048, tma=True),
 }
 
 # Few shapes, so that a network needs few compiled variants. wgmma (sm_90) wants 64 rows per four warps.
 _GEMM_16BIT: tuple[Tile, ...] = (
     Tile(128, 256, 64, 8, 3),
     Tile(128, 128, 64, 8, 3),
-    Tile(64, 256, 64, 8, 3),
     Tile(128, 64, 64, 4, 4),
-    Tile(64, 128, 64, 4, 4),
     Tile(64, 64, 64, 4, 4),
-    Tile(128, 32, 64, 4, 4),
     Tile(64, 32, 64, 4, 4),
-    Tile(32, 64, 64, 4, 4),
-    Tile(32, 32, 64, 4, 4),
-    Tile(16, 64, 64, 4, 4),
 )
 _GEMM_32BIT: tuple[Tile, ...] = (
     Tile(128, 64, 32, 8, 3),
-    Tile(64, 128, 32, 8, 3),
     Tile(64, 64, 32, 4, 3),
-    Tile(128, 32, 32, 4, 3),
     Tile(64, 32, 32, 4, 3),
-    Tile(32, 64, 32, 4, 3),
-    Tile(32, 32, 32, 4, 3),
     Tile(16, 64, 32, 4, 3),
 )
+# Boxes that between them waste little of maps 8 to 149 pixels wide, with one image or several in a block.
+_BOXES: dict[int, tuple[Box, ...]] = {
+    128: ((1, 128, 1), (8, 16, 1), (1, 8, 16), (2, 8, 8), (8, 4, 4)),
+    64: ((1, 64, 1), (1, 8, 8), (4, 4, 4)),
+}
+_SPLITS = (2, 4, 8)
+_SPLIT_BELOW = 64 * 64  # only a small tile is ever split
+
 # Registers bound these: fewer warps or deeper blocks spill on sm_80.
 _SEPARABLE_16BIT: tuple[Tile, ...] = (
     Tile(64, 256, 64, 8, 1),
@@ -89,18 +125,31 @@ def ceil_pow2(x: int) -> int:
     return 1 << max(0, x - 1).bit_length()
 
 
-def gemm(m: int, n: int | Sequence[int], k: int, itemsize: int, target: str, taps: int = 1, plain: bool = True) -> Tile:
-    """Tile of an [m, k] x [k, n] GEMM; `n` may be the widths of several segments that no tile straddles.
+def planned_batch(batch: int, target: str) -> int:
+    """The batch that tiles are chosen for: on a GPU 1, 8 or 64, so that a net compiled for these serves all sizes."""
+    if target == "interpret":
+        return batch
+    return min((1, 8, 64), key=lambda planned: max(batch, planned) / min(batch, planned))
 
-    An implicit GEMM counts output pixels as `m`; its depth is `taps` runs of `k` channels, each padded to block_k.
-    A launch with a prologue or a residual is not `plain`: beside them the biggest accumulators would spill.
-    """
-    return _choose(m, (n,) if isinstance(n, int) else tuple(n), k, taps, 0, itemsize, target, plain)
+
+def gemm(
+    m: int,
+    n: int | Sequence[int],
+    k: int,
+    itemsize: int,
+    target: str,
+    taps: int = 1,
+    plain: bool = True,
+    tma: bool = False,
+) -> Tile:
+    """Tile of an [m, k] x [k, n] GEMM, or of an implicit one whose depth is `taps` runs of k; see Problem."""
+    columns = (n,) if isinstance(n, int) else tuple(n)
+    return choose(Problem((1, m, 1), columns, k, itemsize, taps, plain=plain, tma=tma), target)
 
 
 def separable(m: int, n: int, c: int, itemsize: int, target: str, taps: int = 9) -> Tile:
     """Tile of a depthwise convolution feeding a GEMM [m, c] x [c, n]: every n-block repeats the depthwise."""
-    return _choose(m, (n,), c, 1, taps, itemsize, target, True)
+    return choose(Problem((1, m, 1), (n,), c, itemsize, depthwise=taps), target)
 
 
 def rows(m: int, c: int, itemsize: int, target: str) -> tuple[int, int]:
@@ -115,27 +164,51 @@ def rows(m: int, c: int, itemsize: int, target: str) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=4096)
-def _choose(
-    m: int, n: tuple[int, ...], k: int, runs: int, depthwise: int, itemsize: int, target: str, plain: bool
-) -> Tile:
-    """`runs` is the taps of a convolution, `depthwise` those of a depthwise one before the GEMM, or 0."""
+def choose(problem: Problem, target: str) -> Tile:
+    """The candidate of least estimated cost."""
     if target == "interpret":
-        return min(_interpreter_tiles(m, max(n), k), key=lambda tile: _interpreter_cost(tile, m, n, k, runs, depthwise))
+        return min(candidates(problem, target), key=lambda tile: _interpreter_cost(tile, problem))
     device = _device(target)
-    if depthwise:
-        candidates = _SEPARABLE_16BIT if itemsize == 2 else _SEPARABLE_32BIT
+    return min(candidates(problem, target), key=lambda tile: _gpu_cost(tile, problem, device))
+
+
+def candidates(problem: Problem, target: str) -> list[Tile]:
+    """Every tile that a launch of `problem` may have on `target`."""
+    if target == "interpret":
+        return list(_interpreter_tiles(problem.m, max(problem.n), problem.k))
+    device = _device(target)
+    itemsize = problem.itemsize
+    if problem.depthwise:
+        table = _SEPARABLE_16BIT if itemsize == 2 else _SEPARABLE_32BIT
     else:
-        candidates = _GEMM_16BIT if itemsize == 2 else _GEMM_32BIT
-    block_k = max(16, ceil_pow2(k))
-    if any(size * itemsize % 16 for size in (k, *n)):
+        table = _GEMM_16BIT if itemsize == 2 else _GEMM_32BIT
+    block_k = max(16, ceil_pow2(problem.k))
+    if any(size * itemsize % 16 for size in (problem.k, *problem.n)):
         # Elements are loaded one by one, each with an address in registers: bigger blocks would spill.
-        candidates = tuple(tile for tile in candidates if tile.block_m * tile.block_n <= 64 * 64)
+        table = tuple(tile for tile in table if tile.block_m * tile.block_n <= 64 * 64)
         block_k = min(block_k, 64 // itemsize)
-    if not plain:
-        candidates = tuple(tile for tile in candidates if tile.block_m * tile.block_n < 128 * 256)
-    fitting = [replace(tile, block_k=min(tile.block_k, block_k)) for tile in candidates]
-    fitting = [tile for tile in fitting if _shared_bytes(tile, itemsize) <= device.shared]
-    return min(fitting, key=lambda tile: _gpu_cost(tile, m, n, k, runs, depthwise, itemsize, device))
+    if not problem.plain:
+        table = tuple(tile for tile in table if tile.block_m * tile.block_n < 128 * 256)
+    tiles = [replace(tile, block_k=min(tile.block_k, block_k)) for tile in table]
+    if problem.tma and device.tma and itemsize == 2:
+        tiles += [replace(tile, box=box) for tile in tiles for box in _boxes(tile, problem)]
+    tiles += [
+        replace(tile, splits=splits) for tile in tiles for splits in _SPLITS[1:] if _splits(tile, splits, problem)
+    ]
+    return [tile for tile in tiles if _shared_bytes(tile, itemsize) <= device.shared]
+
+
+def _boxes(tile: Tile, problem: Problem) -> list[Box]:
+    """Only a run of pixels where they are all in a row."""
+    run = (1, tile.block_m, 1)
+    flat = problem.extent[0] == problem.extent[2] == 1 and problem.taps == 1
+    return [box for box in _BOXES.get(tile.block_m, ()) if box == run or not flat]
+
+
+def _splits(tile: Tile, splits: int, problem: Problem) -> bool:
+    """Whether each of `splits` programs would have a pipeline's worth of steps."""
+    steps = problem.taps * cdiv(problem.k, tile.block_k)
+    return not problem.depthwise and tile.block_m * tile.block_n <= _SPLIT_BELOW and steps >= 4 * splits
 
 
 def _device(target: str) -> _Device:
@@ -160,33 +233,47 @@ def _interpreter_tiles(m: int, n: int, k: int) -> Iterator[Tile]:
                     yield Tile(block_m, block_n, block_k)
 
 
-def _interpreter_cost(tile: Tile, m: int, n: Sequence[int], k: int, runs: int, depthwise: int) -> float:
+def blocks_along(extent: Box, box: Box) -> int:
+    """How many boxes cover the extent."""
+    return prod(cdiv(size, block) for size, block in zip(extent, box, strict=True))
+
+
+def _blocks(tile: Tile, problem: Problem) -> int:
+    """Output tiles, before any is split."""
+    rows = blocks_along(problem.extent, tile.box) if tile.box else cdiv(problem.m, tile.block_m)
+    return rows * sum(cdiv(size, tile.block_n) for size in problem.n)
+
+
+def _interpreter_cost(tile: Tile, problem: Problem) -> float:
     """Estimated nanoseconds."""
-    blocks = cdiv(m, tile.block_m) * sum(cdiv(size, tile.block_n) for size in n)
     a, b, c = tile.block_m * tile.block_k, tile.block_k * tile.block_n, tile.block_m * tile.block_n
-    reads = max(1, depthwise)
+    reads = max(1, problem.depthwise)
     step = 10.0 * (a * reads + b) + 0.01 * a * tile.block_n + 0.5 * c + 2e5 * reads
-    return blocks * (runs * cdiv(k, tile.block_k) * step + 11.0 * c + 5e5)
+    return _blocks(tile, problem) * (problem.taps * cdiv(problem.k, tile.block_k) * step + 11.0 * c + 5e5)
 
 
 def _shared_bytes(tile: Tile, itemsize: int) -> int:
     return (tile.block_m + tile.block_n) * tile.block_k * itemsize * tile.num_stages
 
 
-def _gpu_cost(
-    tile: Tile, m: int, n: Sequence[int], k: int, runs: int, depthwise: int, itemsize: int, device: _Device
-) -> tuple[float, int]:
+def _gpu_cost(tile: Tile, problem: Problem, device: _Device) -> tuple[float, int]:
     """Estimated clocks: waves of blocks over the SMs, each a time for its multiply-adds and one for what it reads.
 
     The constants are round figures from data sheets (32 bytes a clock from L2 to an SM, a microsecond to start and
     drain a block); only their order of magnitude matters. The two add up, as their overlap is never whole. Ties go to
     the bigger block.
     """
-    blocks = cdiv(m, tile.block_m) * sum(cdiv(size, tile.block_n) for size in n)
-    depth = runs * cdiv(k, tile.block_k) * tile.block_k
+    programs = _blocks(tile, problem) * tile.splits
+    itemsize, depthwise = problem.itemsize, problem.depthwise
+    depth = cdiv(problem.taps * cdiv(problem.k, tile.block_k), tile.splits) * tile.block_k
     fma = device.fma if itemsize == 2 else 128
     compute = tile.block_m * depth * (tile.block_n / fma + depthwise / 128)
-    # Of a depthwise window's taps most hit L1: counted as two reads of x.
-    loads = (tile.block_m * (2 if depthwise else 1) + tile.block_n) * depth * itemsize / 32
+    # Of a depthwise window's taps most hit L1: counted as two reads of x. Threads that address every pixel themselves
+    # are taken to be a quarter slower than the copy engine: a guess.
+    rows = tile.block_m * (2 if depthwise else 1)
+    loads = (rows + tile.block_n) * depth * itemsize / 32 * (1.0 if tile.box else 1.25)
     store = tile.block_m * tile.block_n * itemsize / 32
-    return cdiv(blocks, device.sms) * (compute + loads + store + 1500.0), -tile.block_m * tile.block_n
+    if tile.splits > 1:
+        # The last program of a tile reads what all of them wrote, after a round trip to L2.
+        store += 1000.0 + tile.block_m * tile.block_n * 4 * (1 + tile.splits) / 32
+    return cdiv(programs, device.sms) * (compute + loads + store + 1500.0), -tile.block_m * tile.block_n

@@ -1,0 +1,49 @@
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+"""Split-K: several programs share one output tile, each summing a part of the depth.
+
+A small map at batch 1 has fewer tiles than the GPU has SMs, and each of them a long loop. Every program leaves its
+partial sum in the workspace; the one that comes last adds them up, always in the same order, so that the result does
+not depend on which one that was, and goes on to the epilogue alone.
+
+The workspace begins with one counter a tile, zero before and after every launch, then has the partial sums,
+float32 [tiles, splits, BLOCK_M, BLOCK_N].
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+MAX_TILES = 1024
+_COUNTERS = tl.constexpr(MAX_TILES)  # int32 each, as wide as a float32
+
+
+@triton.jit
+def span(steps, split, splits):
+    """The steps [first, last) of the depth that program `split` of `splits` takes; some may get none."""
+    share = tl.cdiv(steps, splits)
+    first = split * share
+    return first, tl.minimum(first + share, steps)
+
+
+@triton.jit
+def joined(acc, workspace, tile, split, splits, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """(The sum of all programs' `acc` [BLOCK_M, BLOCK_N], whether this program is the last and so has it)."""
+    counter = workspace.to(tl.pointer_type(tl.int32), bitcast=True) + tile
+    element = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    parts = workspace + _COUNTERS + tile.to(tl.int64) * splits * (BLOCK_M * BLOCK_N) + element
+    tl.store(parts + split * (BLOCK_M * BLOCK_N), acc)
+    # All threads' stores come before the count, which releases them to whoever counts next.
+    tl.debug_barrier()
+    last = tl.atomic_add(counter, 1, sem="acq_rel") == splits - 1
+    if last:
+        acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        for other in range(splits):
+            acc += tl.load(parts + other * (BLOCK_M * BLOCK_N))
+        tl.store(counter, 0)
+    return acc, last
+
+
+def workspace_bytes(tiles: int, splits: int, block_m: int, block_n: int) -> int:
+    """What a launch of `tiles` output tiles needs; 0 if nothing is split."""
+    return 4 * (MAX_TILES + tiles * splits * block_m * block_n) if splits > 1 else 0
