@@ -1,7 +1,7 @@
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 """kh x kw convolution feeding a 1x1 convolution, back to back: what lies between stays on chip.
 
-    h[m, :]   = mid(conv(pre(x), conv_weight)[m, :] + conv_bias)                rounded to the weight's type, as if stored
+    h[m, :]   = mid(conv(pre(x), conv_weight)[m, :] + conv_bias)               rounded to weight's type, as if stored
     out[m, :] = post(act(h[m, :] @ weight[rows of h] + rest[m, :] @ weight[rows of rest] + bias) + residual[m, :])
 
 m counts output pixels. x is [N, H, W, Cin] with channel stride 1, conv_weight [1, kh, kw, Cin, Ch] (conv2d's `pack`),
@@ -18,17 +18,20 @@ return each program does all columns of its pixels, so few pixels keep few SMs b
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
+from optgraph.kernels import conv2d, pointwise
 from optgraph.kernels.activations import activation
 from optgraph.kernels.addressing import alignment
 from optgraph.kernels.bottleneck_tiles import MAX_CHANNELS, bottleneck_tile, pieces
-from optgraph.kernels.epilogue import prologue, store_rows
+from optgraph.kernels.epilogue import prologue
 from optgraph.kernels.launch import Launch, target_of
 from optgraph.kernels.layout import check_contiguous, check_shape, check_vector, output_size, row_stride, strides4
-from optgraph.kernels.tiles import Tile, cdiv
+from optgraph.kernels.tiles import Tile, cdiv, planned_batch
 from optgraph.ops import IDENTITY, Act
 
 
@@ -124,6 +127,10 @@ def _bottleneck(
     for first in range(0, columns, BLOCK_N):
         n = first + tl.arange(0, BLOCK_N)  # [BLOCK_N]
         n_mask = n < columns
+        mask = m_mask[:, None] & n_mask[None, :]
+        if residual is not None:
+            # Asked for now, it arrives while the products run.
+            added = tl.load(residual + pixel[:, None] * residual_row + n[None, :], mask, other=0.0)
         w = weight + hidden_start * columns + n[None, :]  # [1, BLOCK_N]
         b0 = tl.load(w + h0[:, None] * columns, h0_mask[:, None] & n_mask[None, :], other=0.0)
         acc = tl.dot(z0, b0, input_precision=PRECISION)
@@ -140,7 +147,10 @@ def _bottleneck(
         if bias is not None:
             acc += tl.load(bias + n, n_mask, other=0.0)[None, :]
         acc = ACT(acc, act_a, act_b)
-        store_rows(acc, out, residual, pixel, n, m_mask, n_mask, out_row, residual_row, post_a, post_b, POST)
+        if residual is not None:
+            acc += added.to(tl.float32)
+        acc = POST(acc, post_a, post_b)
+        tl.store(out + pixel[:, None] * out_row + n[None, :], acc.to(out.dtype.element_ty), mask)
 # fmt: on
 
 
@@ -198,8 +208,9 @@ def bottleneck(
     rest_row = 0 if rest is None else row_stride(rest, "rest")
     residual_row = 0 if residual is None else row_stride(residual, "residual")
 
-    rows = batch * height * width
-    chosen = tile or bottleneck_tile(rows, hidden, columns, channels, kh * kw, weight.element_size(), target_of(x))
+    rows, target = batch * height * width, target_of(x)
+    planned = planned_batch(batch, target) * height * width
+    chosen = tile or bottleneck_tile(planned, channels, hidden, rest_channels, columns, weight.element_size(), target)
     hidden_0, hidden_1 = pieces(hidden)
     rest_0, rest_1 = pieces(rest_channels) if rest_channels else (0, 0)
     return Launch(
@@ -272,3 +283,27 @@ def bottleneck(
         chosen.num_warps,
         chosen.num_stages,
     )
+
+
+def reference(
+    x: torch.Tensor,
+    conv_weight: torch.Tensor,
+    conv_bias: torch.Tensor | None,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    *,
+    rest: torch.Tensor | None = None,
+    rest_first: bool = False,
+    mid: Act = IDENTITY,
+    act: Act = IDENTITY,
+    residual: torch.Tensor | None = None,
+    post: Act = IDENTITY,
+    precision: str = "ieee",
+    **window: Any,
+) -> torch.Tensor:
+    """The same in float64, h unrounded; of `out` only the shape is read. window: the convolution's options."""
+    z = conv2d.reference(x, conv_weight, conv_bias, out, act=mid, **window)
+    if rest is not None:
+        z = torch.cat((rest.double(), z) if rest_first else (z, rest.double()), dim=-1)
+    return pointwise.reference(z, weight, bias, [out], acts=[act], residual=residual, post=post)[0]

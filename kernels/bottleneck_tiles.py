@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from optgraph.kernels.tiles import MAX_NUMEL, Tile, cdiv, ceil_pow2
 
-MAX_CHANNELS = 256  # of each half of z that a tile holds on chip
+MAX_CHANNELS = 256  # of either half of the 1x1's input, which a tile holds whole
+MIN_INPUT_CHANNELS = 16  # the least depth of a tl.dot: an RGB stem would mostly multiply zeros
 
 # What a prediction assumes: an H100 SXM (132 SMs) at 70 % of its dense fp16 peak and 90 % of its bandwidth.
 _SMS = 132
@@ -15,29 +16,57 @@ _BANDWIDTH = 0.9 * 3.35e12
 def pieces(channels: int) -> tuple[int, int]:
     """Two powers of two, or one and 0, that cover `channels` with little waste: 192 is 128 + 64, and not 256."""
     whole = max(16, ceil_pow2(channels))
-    first = whole // 2
-    second = max(16, ceil_pow2(channels - first)) if channels > first else 0
-    return (first, second) if first >= 16 and 0 < second < first else (whole, 0)
+    second = 16
+    while second < whole // 4 and whole // 2 + second < channels:
+        second *= 2
+    return (whole // 2, second) if whole >= 64 and whole // 2 + second >= channels else (whole, 0)
 
 
-def bottleneck_tile(m: int, hidden: int, columns: int, k: int, taps: int, itemsize: int, target: str) -> Tile:
-    """The tile of m output pixels, `hidden` channels between the convolutions and `columns` behind them.
+def bottleneck_tile(m: int, k: int, hidden: int, rest: int, columns: int, itemsize: int, target: str) -> Tile:
+    """The tile for m output pixels, k input channels, `hidden` and `rest` between the convolutions, `columns` out.
 
-    block_k walks the k input channels of each of the `taps`, block_n the columns; all of `hidden` is in every tile.
+    block_k walks the input channels of each tap, block_n the columns; all of `hidden` and `rest` is in every tile.
     """
     if target == "interpret":
         block_k, block_n = min(256, max(16, ceil_pow2(k))), min(512, max(16, ceil_pow2(columns)))
-        widest = max(block_k, block_n, *pieces(hidden))
+        widest = max(block_k, block_n, *pieces(hidden), *pieces(rest))
         return Tile(min(2048, MAX_NUMEL // widest, max(16, ceil_pow2(m))), block_n, block_k)
     if itemsize > 2:
         return Tile(32, 32, 16, 8, 2)
-    block_k = min(64, max(16, ceil_pow2(k)))
-    block_n = min(64, max(16, ceil_pow2(columns)))
-    # The same registers a thread; the bigger block reads the weights half as often, the smaller one balances better.
-    block_m = _block_m(m)
-    return Tile(block_m, block_n, block_k, block_m // 16, 2)
+    # Either takes the same registers a thread. Beside the smaller, another block fits on the SM if block_n is small too;
+    # beside the bigger none does, and only the shared memory of an A100 limits block_n.
+    block_m, much = _block_m(m), hidden + rest > 384
+    block_n = 64 if block_m == 128 and not much else 32
+    return Tile(block_m, block_n, min(64, max(16, ceil_pow2(k))), block_m // 16, 2 if much else 3)
 
 
 def _block_m(m: int) -> int:
     """64 or 128 pixels a block: what gives the busiest SM fewer of them."""
     return min((128, 64), key=lambda block: cdiv(cdiv(m, block), _SMS) * block)
+
+
+def pays(
+    pixels: int, read: int, depth: int, hidden: int, rest: int, columns: int, residual: bool, itemsize: int
+) -> bool:
+    """Whether one launch is predicted to be faster than a convolution and a 1x1, each by itself.
+
+    For each of `pixels` output pixels: the convolution reads `read` values and multiplies `depth` (taps times input
+    channels) for each of `hidden`; the 1x1 reads these and `rest`, makes `columns`, and adds a residual or not.
+
+    One launch saves writing and reading the hidden values, and its bytes hide behind more arithmetic. It loses where
+    its few blocks, of all columns each, leave SMs idle. Predicted, as no GPU has measured it: a launch takes the longer
+    of its bytes and its FLOPs at the rates above; the one launch longer by the share of idle SMs. It must have a block
+    for every SM. In 32 bits neither z nor the accumulators would leave registers for more: two launches.
+    """
+    if itemsize > 2 or cdiv(pixels, 64) < _SMS:
+        return False
+
+    def seconds(values: int, multiplications: int) -> float:
+        return max(pixels * values * itemsize / _BANDWIDTH, 2 * pixels * multiplications / _FLOPS)
+
+    products = depth * hidden, (hidden + rest) * columns
+    block_m = _block_m(pixels)
+    busy = pixels / (cdiv(cdiv(pixels, block_m), _SMS) * block_m * _SMS)
+    moved = rest + columns * (2 if residual else 1)
+    apart = seconds(read + hidden, products[0]) + seconds(hidden + moved, products[1])
+    return seconds(read + moved, sum(products)) / busy < apart

@@ -21,7 +21,7 @@ from optgraph.kernels.activations import activation, apply
 from optgraph.kernels.addressing import aligned, alignment
 from optgraph.kernels.launch import Launch, target_of
 from optgraph.kernels.layout import check_contiguous, check_shape, check_vector
-from optgraph.kernels.tiles import Tile, cdiv, ceil_pow2, gemm
+from optgraph.kernels.tiles import Tile, cdiv, ceil_pow2, gemm, planned_batch
 from optgraph.ops import IDENTITY, Act
 
 _SMALL_BATCH = 16
@@ -153,6 +153,7 @@ def head(
 
 def head_tile(rows: int, columns: int, channels: int, itemsize: int, target: str) -> Tile:
     """A small batch only waits for the weight: narrow column blocks, deep reads. A large one is a plain GEMM."""
+    rows = planned_batch(rows, target)
     if target == "interpret" or rows > _SMALL_BATCH:
         return gemm(rows, columns, channels, itemsize, target)
     return Tile(16, 16, 512 // itemsize, num_warps=4, num_stages=4)

@@ -26,7 +26,7 @@ from optgraph.kernels.addressing import aligned, alignment, pixel_offset, row_ti
 from optgraph.kernels.epilogue import prologue, reference_epilogue, reference_prologue, store_rows
 from optgraph.kernels.launch import Launch, target_of
 from optgraph.kernels.layout import check_shape, check_vector, output_size, row_stride, strides4
-from optgraph.kernels.tiles import Tile, cdiv, ceil_pow2
+from optgraph.kernels.tiles import Tile, cdiv, ceil_pow2, planned_batch
 from optgraph.ops import IDENTITY, Act
 
 _KINDS = ("average", "max")
@@ -277,6 +277,7 @@ def global_tile(batch: int, pixels: int, channels: int, target: str) -> Tile:
     if target == "interpret":
         block_n = min(ceil_pow2(channels), 4096)
         return Tile(min(ceil_pow2(pixels), 2**18 // block_n), block_n)
+    batch = planned_batch(batch, target)
     block_n = 128
     while block_n > 16 and batch * cdiv(channels, block_n) < _PROGRAMS:
         block_n //= 2

@@ -152,7 +152,8 @@ def separable(
     residual_row = 0 if residual is None else row_stride(residual, "residual")
 
     target = target_of(x)
-    chosen = tile or tiles.separable(batch * height * width, columns, channels, weight.element_size(), target, kh * kw)
+    pixels = tiles.planned_batch(batch, target) * height * width
+    chosen = tile or tiles.separable(pixels, columns, channels, weight.element_size(), target, kh * kw)
     # On a narrow map a block spans several rows by itself; on a wide one it takes a patch, for its windows to overlap.
     strip = 1 if 2 * width <= chosen.block_m else strip_rows(height, kh, stride[0], chosen.block_m, target)
     positions = batch * tiles.cdiv(height, strip) * strip * width

@@ -160,7 +160,7 @@ def rows(m: int, c: int, itemsize: int, target: str) -> tuple[int, int]:
         return block_m, block_n
     # Four warps, sixteen bytes a thread and load: neighbouring threads read neighbouring channels of a pixel.
     block_n = max(16, min(ceil_pow2(c), 256 // itemsize))
-    return max(1, min(ceil_pow2(m), 4096 // itemsize // block_n)), block_n
+    return max(1, 4096 // itemsize // block_n), block_n
 
 
 @lru_cache(maxsize=4096)

@@ -93,6 +93,57 @@ def test_epilogue(dtype: torch.dtype, act: Act, with_residual: bool) -> None:
     run((1, 7, 9, 24), 21, (3, 3), pads=(1, 1, 1, 1), dtype=dtype, act=act, with_residual=with_residual, post=RELU)
 
 
+BOXES = [(1, 32, 1), (2, 16, 1), (1, 4, 8), (2, 4, 4)]
+
+
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize(
+    ("kernel", "pads"),
+    [
+        ((3, 3), (1, 1, 1, 1)),
+        ((3, 3), (0, 0, 0, 0)),
+        ((2, 5), (2, 1, 0, 3)),
+        ((1, 7), (0, 3, 0, 3)),  # images and rows merged
+        ((1, 3), (1, 1, 1, 1)),  # not: padding parts the rows of two images
+        ((7, 1), (3, 0, 3, 0)),  # rows and columns merged
+        ((3, 1), (0, 0, 0, 0)),
+        ((3, 1), (1, 2, 1, 0)),
+    ],
+)
+def test_boxes(kernel: tuple[int, int], pads: tuple[int, int, int, int], box: tuple[int, int, int]) -> None:
+    run((2, 5, 6, 24), 24, kernel, pads=pads, tile=Tile(32, 32, 32, box=box), act=RELU)
+
+
+def test_boxes_on_a_channel_slice_with_a_residual() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 7, 9, 64).half()[..., 8:48]
+    weight = conv2d.pack(torch.randn(24, 40, 3, 3) / 19, 1).half()
+    out, residual = torch.full((2, 7, 9, 24), math.nan).half(), torch.randn(2, 7, 9, 24).half()
+    options: dict[str, Any] = {"pads": (1, 1, 1, 1), "residual": residual, "post": RELU}
+    conv2d.conv2d(x, weight, None, out, tile=Tile(64, 32, 64, box=(1, 8, 8)), **options)()
+    expected = conv2d.reference(x, weight, None, out, **options)
+    assert (out.double() - expected).norm() / expected.norm() < 2e-3
+
+
+@pytest.mark.parametrize("tile", [Tile(16, 16, 16, splits=4), Tile(16, 16, 16, box=(1, 4, 4), splits=8)])
+def test_split_depth(tile: Tile) -> None:
+    run((1, 5, 7, 24), 40, (3, 3), pads=(1, 1, 1, 1), tile=tile, act=RELU, with_residual=True)
+
+
+@pytest.mark.parametrize("channels", [3, 40])
+def test_split_depth_of_stems_and_groups(channels: int) -> None:
+    groups = 2 if channels == 40 else 1
+    run((1, 9, 7, channels), 24, (3, 3), stride=(2, 2), groups=groups, tile=Tile(16, 16, 16, splits=2))
+
+
+@pytest.mark.parametrize(
+    "options", [{"stride": (2, 2)}, {"dilation": (2, 2)}, {"pre_act": CLIP}, {"groups": 2}, {"nchw": True}]
+)
+def test_boxes_are_refused_where_they_cannot_be(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="a tile with a box"):
+        run((1, 9, 9, 32), 32, (3, 3), tile=Tile(16, 16, 16, box=(1, 4, 4)), **options)
+
+
 @pytest.mark.parametrize("channels", [3, 20])
 def test_nchw_input(channels: int) -> None:
     run((3, 9, 7, channels), 16, (3, 3), nchw=True, stride=(2, 2), pads=(0, 0, 1, 1), tile=SMALL)

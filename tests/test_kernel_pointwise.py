@@ -85,6 +85,60 @@ def test_many_row_tiles_are_each_done_once() -> None:
     run((3, 13, 11, 16), [40], tile=SMALL)  # 27 row tiles: more than three groups, the last one partial
 
 
+BOXED = Tile(32, 16, 16, box=(1, 32, 1))  # loads through the copy engine
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("sizes", [[72], [40, 8, 24], [16, 8, 8, 8]])
+def test_boxes(sizes: list[int], dtype: torch.dtype) -> None:
+    run((3, 5, 7, 40), sizes, dtype=dtype, tile=BOXED, acts=[RELU, IDENTITY, RELU, RELU][: len(sizes)])
+
+
+def test_boxes_on_a_channel_slice_with_prologue_and_residual() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 5, 7, 64)[..., 8:48]  # the channels behind the slice must not be read as its own
+    weight, bias, out = torch.randn(40, 24), torch.randn(24), poisoned(1, 5, 7, 24)
+    options: dict[str, Any] = {"pre_scale": torch.randn(40), "pre_shift": torch.randn(40), "pre_act": RELU}
+    options |= {"residual": torch.randn(1, 5, 7, 24), "post": RELU}
+    pointwise.pointwise(x, weight, bias, [out], tile=BOXED, **options)()
+    check(out, pointwise.reference(x, weight, bias, [out], **options)[0], 40)
+
+
+@pytest.mark.parametrize("splits", [2, 4, 8])
+@pytest.mark.parametrize("box", [None, (1, 16, 1)])
+def test_split_depth(splits: int, box: Any) -> None:
+    run((1, 5, 7, 136), [40, 24], tile=Tile(16, 16, 16, box=box, splits=splits), acts=[RELU, RELU])
+
+
+def test_a_workspace_serves_launch_after_launch() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(1, 4, 4, 64), torch.randn(64, 32)
+    out = poisoned(1, 4, 4, 32)
+    launch = pointwise.pointwise(x, weight, None, [out], tile=Tile(16, 16, 16, splits=4))
+    assert launch.workspace == 4 * (1024 + 2 * 4 * 16 * 16) and not launch.bound
+    workspace = torch.zeros(launch.workspace, dtype=torch.uint8)
+    bound = launch.with_workspace(workspace)
+    assert bound.bound and bound.variant == launch.variant
+    for _ in range(2):
+        out.fill_(math.nan)
+        bound()
+        check(out, pointwise.reference(x, weight, None, [out])[0], 64)
+        assert not workspace.view(torch.int32)[:1024].any(), "counters are left at zero"
+
+
+def test_boxes_are_refused_where_they_cannot_be() -> None:
+    out = poisoned(1, 4, 4, 8)
+    for x, weight, options in (
+        (torch.zeros(1, 4, 4, 8), torch.zeros(8, 8), {"stride": (2, 2)}),
+        (torch.zeros(1, 8, 4, 4).permute(0, 2, 3, 1), torch.zeros(8, 8), {}),
+        (torch.zeros(1, 4, 4, 9)[..., :8], torch.zeros(8, 8), {}),
+        (torch.zeros(1, 4, 4, 8), torch.zeros(8, 8).half(), {}),
+    ):
+        target = out[:, ::2, ::2].clone() if options else out
+        with pytest.raises(ValueError, match="on 16 bytes"):
+            pointwise.pointwise(x, weight, None, [target], tile=BOXED, **options)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("act", [IDENTITY, RELU, CLIP, Act("silu"), Act("leaky_relu", 0.1)])
 @pytest.mark.parametrize("with_residual", [False, True])
