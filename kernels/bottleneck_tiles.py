@@ -32,12 +32,14 @@ def bottleneck_tile(m: int, k: int, hidden: int, rest: int, columns: int, itemsi
         widest = max(block_k, block_n, *pieces(hidden), *pieces(rest))
         return Tile(min(2048, MAX_NUMEL // widest, max(16, ceil_pow2(m))), block_n, block_k)
     if itemsize > 2:
-        return Tile(32, 32, 16, 8, 2)
-    # Either takes the same registers a thread. Beside the smaller, another block fits on the SM if block_n is small too;
-    # beside the bigger none does, and only the shared memory of an A100 limits block_n.
-    block_m, much = _block_m(m), hidden + rest > 384
-    block_n = 64 if block_m == 128 and not much else 32
-    return Tile(block_m, block_n, min(64, max(16, ceil_pow2(k))), block_m // 16, 2 if much else 3)
+        return Tile(32, 32, 16, 8, 2)  # it runs, and nothing is gained: see `pays`
+    block_k = min(64, max(16, ceil_pow2(k)))
+    much = hidden + rest > 384
+    # Both take the same registers a thread. Of the small block two fit on an SM; the big one, for which shared memory
+    # must be that of an A100 or H100, reads the weights half as often.
+    if target in ("sm_86", "sm_89") or _block_m(m) == 64:
+        return Tile(64, 32, block_k, 4, 2 if much else 3)
+    return Tile(128, 32 if much else 64, block_k, 8, 2 if much else 3)
 
 
 def _block_m(m: int) -> int:
@@ -46,27 +48,39 @@ def _block_m(m: int) -> int:
 
 
 def pays(
-    pixels: int, read: int, depth: int, hidden: int, rest: int, columns: int, residual: bool, itemsize: int
+    pixels: int,
+    channels: int,
+    hidden: int,
+    rest: int,
+    columns: int,
+    *,
+    taps: int,
+    read: int,
+    residual: bool,
+    itemsize: int,
 ) -> bool:
     """Whether one launch is predicted to be faster than a convolution and a 1x1, each by itself.
 
-    For each of `pixels` output pixels: the convolution reads `read` values and multiplies `depth` (taps times input
-    channels) for each of `hidden`; the 1x1 reads these and `rest`, makes `columns`, and adds a residual or not.
+    The convolution makes `hidden` values for each of `pixels` output pixels out of taps * channels values, and reads
+    each of its input's once: `read` for an output pixel. The 1x1 reads `hidden` and `rest` values, makes `columns`, and
+    adds a residual or not.
 
-    One launch saves writing and reading the hidden values, and its bytes hide behind more arithmetic. It loses where
-    its few blocks, of all columns each, leave SMs idle. Predicted, as no GPU has measured it: a launch takes the longer
-    of its bytes and its FLOPs at the rates above; the one launch longer by the share of idle SMs. It must have a block
-    for every SM. In 32 bits neither z nor the accumulators would leave registers for more: two launches.
+    One launch saves writing and reading the hidden values, 2 * pixels * hidden * itemsize bytes, and its bytes hide
+    behind more arithmetic. It loses where its few blocks, of all columns each, leave SMs idle. Predicted, as no GPU has
+    measured it: a launch takes the longer of its bytes and its FLOPs at the rates above, and the one launch longer by
+    the share of idle SMs. It must have a block for every SM. In 32 bits the tile is too small to win, and where 16
+    bytes do not divide the channels it spills.
     """
-    if itemsize > 2 or cdiv(pixels, 64) < _SMS:
+    if itemsize > 2 or cdiv(pixels, 64) < _SMS or any(size % 8 for size in (channels, hidden, rest, columns)):
         return False
 
-    def seconds(values: int, multiplications: int) -> float:
-        return max(pixels * values * itemsize / _BANDWIDTH, 2 * pixels * multiplications / _FLOPS)
+    def seconds(values: int, products: int) -> float:
+        """What moving and multiplying so much for every pixel takes."""
+        return max(pixels * values * itemsize / _BANDWIDTH, 2 * pixels * products / _FLOPS)
 
-    products = depth * hidden, (hidden + rest) * columns
+    first, second = taps * channels * hidden, (hidden + rest) * columns
+    moved = rest + columns * (2 if residual else 1)
     block_m = _block_m(pixels)
     busy = pixels / (cdiv(cdiv(pixels, block_m), _SMS) * block_m * _SMS)
-    moved = rest + columns * (2 if residual else 1)
-    apart = seconds(read + hidden, products[0]) + seconds(hidden + moved, products[1])
-    return seconds(read + moved, sum(products)) / busy < apart
+    apart = seconds(read + hidden, first) + seconds(hidden + moved, second)
+    return seconds(read + moved, first + second) / busy < apart

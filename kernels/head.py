@@ -209,11 +209,11 @@ def softmax_tile(rows: int, columns: int, target: str) -> Tile:
 
 
 def _strides2(t: torch.Tensor, name: str) -> tuple[int, int]:
-    """Strides of [M, N], 1 where an axis of one element makes the inner one meaningless."""
+    """Strides of [M, N], as if contiguous where an axis of one element makes them meaningless."""
     if t.dim() != 2:
         raise ValueError(f"{name} has shape {tuple(t.shape)}, expected 2 dimensions")
     row, column = t.stride()
-    return row, column if t.shape[1] > 1 else 1
+    return row if t.shape[0] > 1 else t.shape[1], column if t.shape[1] > 1 else 1
 
 
 def _row_stride2(t: torch.Tensor, name: str) -> int:

@@ -1,19 +1,26 @@
 """Tile choice: pure functions of the problem size and the target, testable with no GPU.
 
-`target` is "interpret" or "sm_80", "sm_90", ... Each choice is the candidate of least estimated cost. On a GPU a big
-block reads each operand fewer times, but a small map at batch 1 then has fewer blocks than there are SMs. Triton's
-interpreter runs programs one after another with numpy inside, where a loaded element, masked or not, costs 10 ns and a
-multiply-add 0.01 ns (measured): there, the fewest loads win.
+`target` is "interpret" or "sm_80", "sm_90", ... Each choice is the candidate of least estimated cost, unless `optgraph
+tune` has measured which is fastest. On a GPU a big block reads each operand fewer times, but a small map at batch 1
+then has fewer blocks than there are SMs. Triton's interpreter runs programs one after another with numpy inside, where
+a loaded element, masked or not, costs 10 ns and a multiply-add 0.01 ns (measured): there, the fewest loads win.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 
+from optgraph import tile_cache
+
+_asked: ContextVar[list[Problem] | None] = ContextVar("asked", default=None)
+
 MAX_NUMEL = 2**20  # Triton's limit on the elements of one block
+PLANNED_BATCHES = (1, 8, 64)
 
 
 Box = tuple[int, int, int]
@@ -129,7 +136,7 @@ def planned_batch(batch: int, target: str) -> int:
     """The batch that tiles are chosen for: on a GPU 1, 8 or 64, so that a net compiled for these serves all sizes."""
     if target == "interpret":
         return batch
-    return min((1, 8, 64), key=lambda planned: max(batch, planned) / min(batch, planned))
+    return min(PLANNED_BATCHES, key=lambda planned: max(batch, planned) / min(batch, planned))
 
 
 def gemm(
@@ -163,19 +170,36 @@ def rows(m: int, c: int, itemsize: int, target: str) -> tuple[int, int]:
     return max(1, 4096 // itemsize // block_n), block_n
 
 
-@lru_cache(maxsize=4096)
 def choose(problem: Problem, target: str) -> Tile:
-    """The candidate of least estimated cost."""
-    if target == "interpret":
-        return min(candidates(problem, target), key=lambda tile: _interpreter_cost(tile, problem))
-    device = _device(target)
-    return min(candidates(problem, target), key=lambda tile: _gpu_cost(tile, problem, device))
+    """The fastest candidate where `optgraph tune` has measured it, else that of least estimated cost."""
+    asked = _asked.get()
+    if asked is not None:
+        asked.append(problem)
+    return _best(problem, target)
+
+
+@contextmanager
+def recording() -> Iterator[list[Problem]]:
+    """Collects the problems that `choose` is asked about inside."""
+    asked: list[Problem] = []
+    token = _asked.set(asked)
+    try:
+        yield asked
+    finally:
+        _asked.reset(token)
+
+
+@lru_cache(maxsize=4096)
+def _best(problem: Problem, target: str) -> Tile:
+    found = candidates(problem, target)
+    return tile_cache.fastest(problem, target, found) or found[0]
 
 
 def candidates(problem: Problem, target: str) -> list[Tile]:
-    """Every tile that a launch of `problem` may have on `target`."""
+    """Every tile that a launch of `problem` may have on `target`, that of least estimated cost first."""
     if target == "interpret":
-        return list(_interpreter_tiles(problem.m, max(problem.n), problem.k))
+        tiles = list(_interpreter_tiles(problem.m, max(problem.n), problem.k))
+        return sorted(tiles, key=lambda tile: _interpreter_cost(tile, problem))
     device = _device(target)
     itemsize = problem.itemsize
     if problem.depthwise:
@@ -195,7 +219,8 @@ def candidates(problem: Problem, target: str) -> list[Tile]:
     tiles += [
         replace(tile, splits=splits) for tile in tiles for splits in _SPLITS[1:] if _splits(tile, splits, problem)
     ]
-    return [tile for tile in tiles if _shared_bytes(tile, itemsize) <= device.shared]
+    fitting = [tile for tile in tiles if _shared_bytes(tile, itemsize) <= device.shared]
+    return sorted(fitting, key=lambda tile: _gpu_cost(tile, problem, device))
 
 
 def _boxes(tile: Tile, problem: Problem) -> list[Box]:
@@ -261,7 +286,7 @@ def _gpu_cost(tile: Tile, problem: Problem, device: _Device) -> tuple[float, int
 
     The constants are round figures from data sheets (32 bytes a clock from L2 to an SM, a microsecond to start and
     drain a block); only their order of magnitude matters. The two add up, as their overlap is never whole. Ties go to
-    the bigger block.
+    the fewer programs.
     """
     programs = _blocks(tile, problem) * tile.splits
     itemsize, depthwise = problem.itemsize, problem.depthwise
@@ -276,4 +301,4 @@ def _gpu_cost(tile: Tile, problem: Problem, device: _Device) -> tuple[float, int
     if tile.splits > 1:
         # The last program of a tile reads what all of them wrote, after a round trip to L2.
         store += 1000.0 + tile.block_m * tile.block_n * 4 * (1 + tile.splits) / 32
-    return cdiv(programs, device.sms) * (compute + loads + store + 1500.0), -tile.block_m * tile.block_n
+    return cdiv(programs, device.sms) * (compute + loads + store + 1500.0), programs

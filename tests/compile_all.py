@@ -59,6 +59,15 @@ LAUNCHES: dict[str, Callable[[], Launch]] = {
         pads=(0, 3, 0, 3),
         act=RELU,
     ),
+    "pointwise_split": lambda: pointwise.pointwise(
+        half(1, 8, 8, 2048), half(2048, 320), vector(320), [channel_slice(1, 8, 8, 320)], acts=[RELU]
+    ),
+    "conv2d_strided": lambda: conv2d.conv2d(
+        half(8, 35, 35, 288), half(1, 3, 3, 288, 384), vector(384), half(8, 17, 17, 384), stride=(2, 2), act=RELU
+    ),
+    "conv2d_split": lambda: conv2d.conv2d(
+        half(1, 8, 8, 448), half(1, 3, 3, 448, 384), vector(384), half(1, 8, 8, 384), pads=(1, 1, 1, 1), act=RELU
+    ),
     "conv2d_stem": lambda: conv2d.conv2d(
         torch.empty(8, 3, 299, 299).permute(0, 2, 3, 1),
         half(1, 3, 3, 3, 32),
@@ -152,6 +161,8 @@ def compile_one(name: str, capability: int, folder: Path) -> dict[str, str | int
         "local": int(usage["LOCAL"]),
         "shared": compiled.metadata.shared,
         "wgmma": "wgmma" in compiled.asm["ptx"],
+        "tma": "cp.async.bulk.tensor" in compiled.asm["ptx"],
+        "split": launch.workspace > 0,
         # 16-byte loads, into registers or shared memory
         "wide_loads": len(re.findall(r"\bLD(?:G|GSTS)\.E\S*\.128\b", tool("-sass", cubin))),
     }

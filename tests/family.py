@@ -137,6 +137,20 @@ def overfeat(width: int = 1) -> onnx.ModelProto:
     return net.done(net.dense(x, inputs, 1000 // width))
 
 
+def vgg16(width: int = 1) -> onnx.ModelProto:
+    """Simonyan and Zisserman 2014 (arXiv 1409.1556), table 1, column D."""
+    net = Net(224)
+    x = "x"
+    for channels, repeats in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(repeats):
+            x = net.node("Relu", net.conv(x, channels // width, 3))
+        x = net.max_pool(x, 2)
+    x, inputs = net.node("Flatten", x), 512 // width * 49
+    for _ in range(2):
+        x, inputs = net.node("Relu", net.dense(x, inputs, 4096 // width)), 4096 // width
+    return net.done(net.dense(x, inputs, 1000 // width))
+
+
 def mobilenet_v2(size: int = 224) -> onnx.ModelProto:
     """Sandler et al. 2018 (arXiv 1801.04381), table 2."""
     net = Net(size)
@@ -236,6 +250,7 @@ NETWORKS: dict[str, Sequence[tuple[str, Callable[[], onnx.ModelProto]]]] = {
     "AlexNet": [("torch dynamo", partial(exported, "dynamo_alexnet")), ("Caffe2", partial(light, "bvlc_alexnet"))],
     "ZFNet": [("Caffe2", partial(light, "zfnet512"))],
     "OverFeat (fast)": [("by hand", overfeat)],
+    "VGG-16": [("by hand", vgg16)],
     "VGG-19": [("torch dynamo", partial(exported, "dynamo_vgg19")), ("Caffe2", partial(light, "vgg19"))],
     "Inception v1 (GoogLeNet)": [
         ("torch", partial(exported, "torch_googlenet")),

@@ -26,6 +26,7 @@ LAUNCHES = {
     ("AlexNet", "Caffe2"): 14,
     ("ZFNet", "Caffe2"): 14,
     ("OverFeat (fast)", "by hand"): 11,
+    ("VGG-16", "by hand"): 21,
     ("VGG-19", "torch dynamo"): 24,
     ("VGG-19", "Caffe2"): 25,
     ("Inception v1 (GoogLeNet)", "torch"): 54,
@@ -88,6 +89,7 @@ def exported(name: str) -> onnx.ModelProto:
 NUMERIC: dict[str, tuple[Callable[[], onnx.ModelProto], tuple[str, ...]]] = {
     "alexnet": (partial(family.alexnet, 8), BACKENDS),
     "overfeat": (partial(family.overfeat, 16), BACKENDS),
+    "vgg16": (partial(family.vgg16, 32), ("torch",)),
     "mobilenet v1": (partial(exported, "dynamo_mobilenet_v1"), BACKENDS),
     "mobilenet v2": (partial(family.mobilenet_v2, 64), BACKENDS),
     "googlenet": (partial(exported, "torch_googlenet"), BACKENDS),

@@ -1,4 +1,4 @@
-"""Every kernel compiles for sm_80 and sm_90 with no GPU, spills no registers, and loads 16 bytes at a time."""
+"""Every kernel compiles for sm_80 and sm_90 with no GPU, spills no registers, and loads 16 bytes a thread, or by TMA."""
 
 from __future__ import annotations
 
@@ -43,21 +43,37 @@ def test_compiles_without_spills(name: str, target: str, compiled: Results) -> N
     assert (result["stack"], result["local"]) == (0, 0), result
 
 
+BOXED = ("pointwise", "pointwise_segments", "pointwise_split", "conv2d", "conv2d_split")  # of stride 1
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", [name for name in LAUNCHES if name != "conv2d_stem"])  # 3 channels are no 16 bytes
 def test_loads_are_wide(name: str, target: str, compiled: Results) -> None:
-    assert compiled[name, target].get("wide_loads", 0) > 0, compiled[name, target]
+    result = compiled[name, target]
+    assert result["wide_loads"] > 0 or (result["tma"] and name in BOXED and target == "sm_90"), result
 
 
-def test_pointwise_uses_wgmma(compiled: Results) -> None:
-    result = compiled["pointwise", "sm_90"]
+@pytest.mark.parametrize("name", [*BOXED, "conv2d_strided", "separable"])
+def test_hopper_multiplies_with_wgmma(name: str, compiled: Results) -> None:
+    result = compiled[name, "sm_90"]
     assert result["block_m"] >= 64
     assert result["wgmma"], result
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_the_copy_engine_loads_where_there_is_one(name: str, compiled: Results) -> None:
+    assert compiled[name, "sm_90"]["tma"] == (name in BOXED)
+    assert not compiled[name, "sm_80"]["tma"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_small_maps_split_their_depth(target: str, compiled: Results) -> None:
+    assert {name for name in LAUNCHES if compiled[name, target]["split"]} == {"pointwise_split", "conv2d_split"}
 
 
 def test_every_kernel_is_here(compiled: Results) -> None:
     kernels = {result.get("kernel") for result in compiled.values()}
     modules = {path.stem for path in (SCRIPT.parents[1] / "kernels").glob("*.py")}
-    shared = {"activations", "addressing", "epilogue", "launch", "layout", "tiles"}
+    shared = {"activations", "addressing", "epilogue", "launch", "layout", "split_k", "tiles"}
     assert modules - shared <= kernels
     assert {"global_pool", "softmax"} <= kernels
