@@ -10,7 +10,8 @@ contiguous; out and residual dense pixels. Positions outside x contribute zero, 
 rounded to the weight's type, as if it had been stored.
 
 Bound: bytes on large maps, where d would cost a write and a read of the whole map; on small maps with many channels
-the depthwise arithmetic, which every block of columns repeats: hence wide blocks.
+the depthwise arithmetic, which every program repeats for its columns: hence wide blocks, and up to three of them side
+by side in one program, with an accumulator each.
 The depthwise sum is made in registers, straight in the layout of the product's A operand. With software pipelining the
 compiler would stage all shifted loads in shared memory (more than an SM has) and spill; so the loops have one stage,
 and the taps of one window row, unrolled, are the loads in flight.
@@ -43,7 +44,7 @@ def _separable(
     KH: tl.constexpr, KW: tl.constexpr, STRIP: tl.constexpr, HAS_PRE: tl.constexpr,
     PRE: tl.constexpr, MID: tl.constexpr, ACT: tl.constexpr, POST: tl.constexpr, PRECISION: tl.constexpr,
     ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, ACCUMULATORS: tl.constexpr,
 ):
     # Shows the compiler the divisibility of sizes that 16 does not divide (see addressing).
     channels, columns = channels // ALIGN_K * ALIGN_K, columns // ALIGN_N * ALIGN_N
@@ -52,12 +53,11 @@ def _separable(
     stride_w = stride_w // ALIGN_K * ALIGN_K
     tap_h, tap_w = dilation_h * stride_h, dilation_w * stride_w  # from one tap to the next
     # Columns vary fastest: programs that repeat a depthwise run together and read x from L2.
-    tiles_n = tl.cdiv(columns, BLOCK_N)
+    tiles_n = tl.cdiv(columns, BLOCK_N * ACCUMULATORS)
     pid = tl.program_id(0)
     position = pid // tiles_n * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
-    n = pid % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
+    n = pid % tiles_n * (BLOCK_N * ACCUMULATORS) + tl.arange(0, BLOCK_N)  # [BLOCK_N], of the first accumulator
     k = tl.arange(0, BLOCK_K)
-    n_mask = n < columns
 
     image, oh, ow = strip_position(position, out_height, out_width, STRIP)
     m_mask = (position < positions) & (oh < out_height)
@@ -73,6 +73,7 @@ def _separable(
     weight_block = weight + (k[:, None] * columns + n[None, :])  # [BLOCK_K, BLOCK_N]
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    acc1, acc2 = acc, acc
     for base in tl.range(0, channels, BLOCK_K, num_stages=1):
         c = base + k
         k_mask = c < channels
@@ -97,14 +98,27 @@ def _separable(
         if depthwise_bias is not None:
             d += tl.load(depthwise_bias + c, k_mask, other=0.0)[None, :]
         d = MID(d, mid_a, mid_b)
-        w = tl.load(weight_block + base * columns, k_mask[:, None] & n_mask[None, :], other=0.0)
-        acc = tl.dot(d.to(w.dtype), w, acc, input_precision=PRECISION)
+        a = d.to(weight.dtype.element_ty)
+        w_block = weight_block + base * columns
+        w = tl.load(w_block, k_mask[:, None] & (n < columns)[None, :], other=0.0)
+        acc = tl.dot(a, w, acc, input_precision=PRECISION)
+        if ACCUMULATORS > 1:
+            w = tl.load(w_block + BLOCK_N, k_mask[:, None] & (n + BLOCK_N < columns)[None, :], other=0.0)
+            acc1 = tl.dot(a, w, acc1, input_precision=PRECISION)
+        if ACCUMULATORS > 2:
+            w = tl.load(w_block + 2 * BLOCK_N, k_mask[:, None] & (n + 2 * BLOCK_N < columns)[None, :], other=0.0)
+            acc2 = tl.dot(a, w, acc2, input_precision=PRECISION)
 
-    if bias is not None:
-        acc += tl.load(bias + n, n_mask, other=0.0)[None, :]
-    acc = ACT(acc, act_a, act_b)
     m = (image.to(tl.int64) * out_height + oh) * out_width + ow
-    store_rows(acc, out, residual, m, n, m_mask, n_mask, out_row, residual_row, post_a, post_b, POST)
+    for i in tl.static_range(ACCUMULATORS):
+        if i > 0:
+            acc = acc1 if i == 1 else acc2
+            n += BLOCK_N
+        n_mask = n < columns
+        if bias is not None:
+            acc += tl.load(bias + n, n_mask, other=0.0)[None, :]
+        acc = ACT(acc, act_a, act_b)
+        store_rows(acc, out, residual, m, n, m_mask, n_mask, out_row, residual_row, post_a, post_b, POST)
 # fmt: on
 
 
@@ -153,14 +167,15 @@ def separable(
 
     target = target_of(x)
     pixels = tiles.planned_batch(batch, target) * height * width
-    chosen = tile or tiles.separable(pixels, columns, channels, weight.element_size(), target, kh * kw)
+    plain = pre_scale is None and pre_shift is None
+    chosen = tile or tiles.separable(pixels, columns, channels, weight.element_size(), target, kh * kw, plain)
     # On a narrow map a block spans several rows by itself; on a wide one it takes a patch, for its windows to overlap.
     strip = 1 if 2 * width <= chosen.block_m else strip_rows(height, kh, stride[0], chosen.block_m, target)
     positions = batch * tiles.cdiv(height, strip) * strip * width
     return Launch(
         "separable",
         _separable,
-        (tiles.cdiv(positions, chosen.block_m) * tiles.cdiv(columns, chosen.block_n),),
+        (tiles.cdiv(positions, chosen.block_m) * tiles.cdiv(columns, chosen.block_n * chosen.accumulators),),
         {
             "x": x,
             "depthwise": depthwise,
@@ -214,6 +229,7 @@ def separable(
             "BLOCK_M": chosen.block_m,
             "BLOCK_N": chosen.block_n,
             "BLOCK_K": chosen.block_k,
+            "ACCUMULATORS": chosen.accumulators,
         },
         chosen.num_warps,
         chosen.num_stages,

@@ -31,7 +31,8 @@ class Tile:
     """Block sizes of one launch: powers of two; those of a tl.dot are at least 16.
 
     box: the pixels (images, rows, columns) that one load of the copy engine (TMA) fetches, block_m in all; None where
-    every pixel is addressed by itself. splits: programs that share one tile's depth (see split_k).
+    every pixel is addressed by itself. splits: programs that share one tile's depth (see split_k). accumulators: blocks
+    of columns that one program computes side by side, so that what they share is computed once.
     """
 
     block_m: int
@@ -41,6 +42,11 @@ class Tile:
     num_stages: int = 3
     box: Box | None = None
     splits: int = 1
+    accumulators: int = 1
+
+    @property
+    def columns(self) -> int:
+        return self.block_n * self.accumulators
 
 
 @dataclass(frozen=True)
@@ -104,11 +110,13 @@ _BOXES: dict[int, tuple[Box, ...]] = {
     128: ((1, 128, 1), (8, 16, 1), (1, 8, 16), (2, 8, 8), (8, 4, 4)),
     64: ((1, 64, 1), (1, 8, 8), (4, 4, 4)),
 }
+_WIDE = 64 * 384  # accumulators beside which a prologue or a residual would spill
 _SPLITS = (2, 4, 8)
 _SPLIT_BELOW = 64 * 64  # only a small tile is ever split
 
 # Registers bound these: fewer warps or deeper blocks spill on sm_80.
 _SEPARABLE_16BIT: tuple[Tile, ...] = (
+    Tile(64, 128, 64, 8, 1, accumulators=3),  # two blocks for Xception's 728 channels
     Tile(64, 256, 64, 8, 1),
     Tile(64, 128, 64, 8, 1),
     Tile(64, 64, 32, 4, 1),
@@ -154,9 +162,9 @@ def gemm(
     return choose(Problem((1, m, 1), columns, k, itemsize, taps, plain=plain, tma=tma), target)
 
 
-def separable(m: int, n: int, c: int, itemsize: int, target: str, taps: int = 9) -> Tile:
+def separable(m: int, n: int, c: int, itemsize: int, target: str, taps: int = 9, plain: bool = True) -> Tile:
     """Tile of a depthwise convolution feeding a GEMM [m, c] x [c, n]: every n-block repeats the depthwise."""
-    return choose(Problem((1, m, 1), (n,), c, itemsize, depthwise=taps), target)
+    return choose(Problem((1, m, 1), (n,), c, itemsize, depthwise=taps, plain=plain), target)
 
 
 def rows(m: int, c: int, itemsize: int, target: str) -> tuple[int, int]:
@@ -209,15 +217,15 @@ def candidates(problem: Problem, target: str) -> list[Tile]:
     block_k = max(16, ceil_pow2(problem.k))
     if any(size * itemsize % 16 for size in (problem.k, *problem.n)):
         # Elements are loaded one by one, each with an address in registers: bigger blocks would spill.
-        table = tuple(tile for tile in table if tile.block_m * tile.block_n <= 64 * 64)
+        table = tuple(tile for tile in table if tile.block_m * tile.columns <= 64 * 64)
         block_k = min(block_k, 64 // itemsize)
     if not problem.plain:
-        table = tuple(tile for tile in table if tile.block_m * tile.block_n < 128 * 256)
+        table = tuple(tile for tile in table if tile.block_m * tile.columns < _WIDE)
     tiles = [replace(tile, block_k=min(tile.block_k, block_k)) for tile in table]
     if problem.tma and device.tma and itemsize == 2:
         tiles += [replace(tile, box=box) for tile in tiles for box in _boxes(tile, problem)]
     tiles += [
-        replace(tile, splits=splits) for tile in tiles for splits in _SPLITS[1:] if _splits(tile, splits, problem)
+        replace(tile, splits=splits) for tile in tiles for splits in _SPLITS if _splits(tile, splits, problem, device)
     ]
     fitting = [tile for tile in tiles if _shared_bytes(tile, itemsize) <= device.shared]
     return sorted(fitting, key=lambda tile: _gpu_cost(tile, problem, device))
@@ -230,10 +238,11 @@ def _boxes(tile: Tile, problem: Problem) -> list[Box]:
     return [box for box in _BOXES.get(tile.block_m, ()) if box == run or not flat]
 
 
-def _splits(tile: Tile, splits: int, problem: Problem) -> bool:
-    """Whether each of `splits` programs would have a pipeline's worth of steps."""
+def _splits(tile: Tile, splits: int, problem: Problem, device: _Device) -> bool:
+    """Whether SMs are idle otherwise, and each of `splits` programs would have a pipeline's worth of steps."""
     steps = problem.taps * cdiv(problem.k, tile.block_k)
-    return not problem.depthwise and tile.block_m * tile.block_n <= _SPLIT_BELOW and steps >= 4 * splits
+    small = tile.block_m * tile.block_n <= _SPLIT_BELOW and _blocks(tile, problem) < device.sms
+    return small and not problem.depthwise and steps >= 4 * splits
 
 
 def _device(target: str) -> _Device:
@@ -266,7 +275,7 @@ def blocks_along(extent: Box, box: Box) -> int:
 def _blocks(tile: Tile, problem: Problem) -> int:
     """Output tiles, before any is split."""
     rows = blocks_along(problem.extent, tile.box) if tile.box else cdiv(problem.m, tile.block_m)
-    return rows * sum(cdiv(size, tile.block_n) for size in problem.n)
+    return rows * sum(cdiv(size, tile.columns) for size in problem.n)
 
 
 def _interpreter_cost(tile: Tile, problem: Problem) -> float:
@@ -292,12 +301,13 @@ def _gpu_cost(tile: Tile, problem: Problem, device: _Device) -> tuple[float, int
     itemsize, depthwise = problem.itemsize, problem.depthwise
     depth = cdiv(problem.taps * cdiv(problem.k, tile.block_k), tile.splits) * tile.block_k
     fma = device.fma if itemsize == 2 else 128
-    compute = tile.block_m * depth * (tile.block_n / fma + depthwise / 128)
+    # A tap takes a conversion, a multiply-add and part of a load and of a mask.
+    compute = tile.block_m * depth * (tile.columns / fma + 2.5 * depthwise / 128)
     # Of a depthwise window's taps most hit L1: counted as two reads of x. Threads that address every pixel themselves
     # are taken to be a quarter slower than the copy engine: a guess.
     rows = tile.block_m * (2 if depthwise else 1)
-    loads = (rows + tile.block_n) * depth * itemsize / 32 * (1.0 if tile.box else 1.25)
-    store = tile.block_m * tile.block_n * itemsize / 32
+    loads = (rows + tile.columns) * depth * itemsize / 32 * (1.0 if tile.box else 1.25)
+    store = tile.block_m * tile.columns * itemsize / 32
     if tile.splits > 1:
         # The last program of a tile reads what all of them wrote, after a round trip to L2.
         store += 1000.0 + tile.block_m * tile.block_n * 4 * (1 + tile.splits) / 32

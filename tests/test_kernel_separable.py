@@ -68,6 +68,12 @@ def test_dilation() -> None:
     run((2, 9, 11, 20), 24, dilation=(2, 3), pads=(2, 3, 2, 3), tile=SMALL)
 
 
+@pytest.mark.parametrize("accumulators", [2, 3])
+@pytest.mark.parametrize("cout", [9, 41, 48, 73])
+def test_accumulators_side_by_side(accumulators: int, cout: int) -> None:
+    run((2, 5, 7, 20), cout, tile=Tile(32, 16, 32, accumulators=accumulators), with_residual=True, act=RELU)
+
+
 @pytest.mark.parametrize("height", [3, 8, 13])
 def test_strips_of_a_wide_map(height: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(separable, "strip_rows", lambda *_: 4)  # as on a GPU
