@@ -1,4 +1,4 @@
-# make test | demo | clean. The first run makes .venv; Python 3.11 or newer, git and make are all it needs.
+# make test | demo | gpu | clean. The first run makes .venv; Python 3.11 or newer, git and make are all it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 # machine that cannot reach its index loses a second and goes on with whatever torch pip finds.
 HAS_GPU := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
 
-.PHONY: test demo clean
+.PHONY: test demo gpu clean
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -21,6 +21,16 @@ test: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
+
+# With an NVIDIA GPU: tests, tuning, the race, for MINUTES; call it until all is done. Installs nothing: runs with .venv
+# if it is there, else with $(PYTHON), which needs torch, Triton and the like. Results go to OUT.
+OUT ?= benchmarks/results
+MINUTES ?= 9
+STEPS ?= tests,tune,race
+
+gpu:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu_steps --out $(OUT) --minutes $(MINUTES) --steps $(STEPS) \
+		--commit "$(COMMIT)"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "optgraph needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ": run make PYTHON=/path/to/python3.12")'

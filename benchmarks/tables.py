@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks import record
+from benchmarks import gpu_report, record
 
 README = record.ROOT / "README.md"
 MARKED = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -35,15 +35,35 @@ def table(name: str) -> str:
     header = "| graph | " + " | ".join(columns) + " |\n|---|" + "---:|" * len(columns) + "\n"
     rows = (
         f"| {row['graph']} | " + " | ".join(column(row) for column in columns.values()) + " |\n"
-        for row in found["rows"]
+        for row in _rows(name, found)
     )
     return f"\n{header}{''.join(rows)}\n{_where(found, command)}\n\n"
 
 
+def _rows(name: str, found: Row) -> list[Row]:
+    return GPU[name](found["records"].values()) if name in GPU else found["rows"]
+
+
 def _where(found: Row, command: str) -> str:
+    if found.get("prediction"):
+        return f"Predicted by `{command}` on {found['date']}; no GPU was used."
     versions = found["versions"]
     shown = ", ".join(f"{p} {versions[p]}" for p in ("python", "torch", "triton", "onnxruntime"))
-    return f"`{command}` on {found['date']}, {found['device']}, {found['cores']} cores; {shown}."
+    return f"`{command}` on {found['date']}, {_device(found)}, {found['cores']} cores; {shown}."
+
+
+def _device(found: Row) -> str:
+    """The GPU, or else the processor."""
+    return str(found.get("identity", {}).get("gpu", found["device"]))
+
+
+def _peer(name: str) -> Callable[[Row], str]:
+    """How many times ours a peer takes, '–' where it could not run."""
+    return lambda row: f"{row['ratio'][name]:.2f}" if name in row["ratio"] else "–"
+
+
+def _separate(row: Row) -> str:
+    return f"{gpu_report.geomean(row['separate']):.2f}" if row["separate"] else "–"
 
 
 def _worst(backend: str) -> Callable[[Row], str]:
@@ -59,11 +79,24 @@ def _fallbacks(row: Row) -> str:
     return ", ".join(f"{count} {op}" for op, count in row["fallbacks"].items()) or "–"
 
 
+def _us(kind: str, target: str) -> Callable[[Row], str]:
+    return lambda row: f"{row[kind][target]:.0f}"
+
+
+def _bounds(row: Row) -> str:
+    """Of the launches, in the order that the column names them."""
+    bounds = row["bounds"]["sm_90"]
+    return " / ".join(f"{bounds.get(bound, 0) / row['launches']:.0%}" for bound in ("latency", "bytes", "flops"))
+
+
 def _quartiles(row: Row) -> str:
     return " / ".join(f"{row['spread'][side]['iqr']:.1f}" for side in ("ours", "theirs"))
 
 
 NETWORKS = "python -m benchmarks.networks --interpret"
+RACE = "make gpu"
+# What the rows of a table are, where the results are records in the order they were taken.
+GPU = {"gpu": gpu_report.networks, "gpu_layers": gpu_report.layers}
 # name -> (results file, the command that makes it, the columns)
 TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
     "networks": (
@@ -101,6 +134,52 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
             "verified by": lambda row: ", ".join(row["verified"]) or "none",
             "worst of them": lambda row: f"{max(row['verified'].values(), default=float('nan')):.1e}",
             "two images apart": lambda row: f"{row['input_sensitivity']:.2f}",
+        },
+    ),
+    "cost": (
+        "cost",
+        "python -m benchmarks.cost",
+        {
+            "batch": lambda row: f"{row['batch']}",
+            "launches": lambda row: f"{row['launches']}",
+            "waves": lambda row: f"{row['waves']}",
+            "MB": lambda row: f"{row['activation_mb']:.1f}",
+            "GFLOP": lambda row: f"{row['gflop']:.1f}",
+            "H100, µs": _us("predicted_us", "sm_90"),
+            "A100, µs": _us("predicted_us", "sm_80"),
+            "H100 roofline, µs": _us("roofline_us", "sm_90"),
+            "latency / bytes / FLOPs": _bounds,
+        },
+    ),
+    "cubins": (
+        "cubins",
+        "python -m benchmarks.cubins",
+        {
+            "target": lambda row: row["target"],
+            "kernels": lambda row: f"{row['kernels']}",
+            "at batch 1": lambda row: f"{row['kernels_at_batch_1']}",
+            "with wgmma": lambda row: f"{row['wgmma']}",
+            "with TMA": lambda row: f"{row['tma']}",
+            "most registers": lambda row: f"{row['most_registers']}",
+            "bytes spilled": lambda row: f"{row['spill_bytes']}",
+            "MB": lambda row: f"{row['code_mb']:.1f}",
+            "cold, s": lambda row: f"{row['cold_seconds']:.0f}",
+            "warm, s": lambda row: f"{row['warm_seconds']:.1f}",
+        },
+    ),
+    "gpu": (
+        "gpu",
+        RACE,
+        {"optgraph, ms": lambda row: f"{row['ms']:.3f}"} | {f"× {peer}": _peer(peer) for peer in gpu_report.PEERS},
+    ),
+    "gpu_layers": (
+        "gpu",
+        RACE,
+        {
+            "layers": lambda row: f"{len(row['cudnn'])}",
+            "× cuDNN": lambda row: f"{gpu_report.geomean(row['cudnn']):.2f}",
+            "worst of them": lambda row: f"{min(row['cudnn']):.2f}",
+            "× separate calls": _separate,
         },
     ),
     "cpu": (

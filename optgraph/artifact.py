@@ -1,8 +1,11 @@
 """The .optgraph file: one safetensors file, weights as tensors and everything else as JSON in its metadata.
 
 It holds the simplified and the fused graph, which share their weights by name, and the compile options. There is no
-code in it and no offset that a kernel would follow: a loaded network is rebuilt, checked and planned from the graphs,
-so a file from anywhere is safe to load.
+offset in it that a kernel would follow: a loaded network is rebuilt, checked and planned from the graphs.
+
+It may hold cubins: machine code, which a GPU runs as it is. A file without them is data, and safe to load from
+anywhere; with them it is a program, to be run only if it comes from where one would run programs from. `load` leaves
+them out if asked to. Their digest shows damage, not who made them.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from optgraph.cubins import Cubin
+from optgraph.cubins import from_json as cubin_from_json
 from optgraph.errors import ArtifactError, InputError
 from optgraph.files import replacing
 from optgraph.graph import Graph
@@ -25,7 +30,7 @@ from optgraph.graph_json import graph_from_json, graph_to_json
 from optgraph.lower import STORAGE
 from optgraph.ops import Op
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Artifact:
     options: Options
     source_digest: str
     source_name: str
+    cubins: tuple[Cubin, ...] = ()
 
 
 def save(path: Path, artifact: Artifact, ops: Sequence[type[Op]] = ()) -> None:
@@ -78,12 +84,17 @@ def save(path: Path, artifact: Artifact, ops: Sequence[type[Op]] = ()) -> None:
     tensors = {f"{i:06}": np.ascontiguousarray(array) for i, array in enumerate(weights.values())}
     metadata["weights"] = json.dumps(list(weights))
     metadata["weights_digest"] = _digest(tensors.values())
+    if artifact.cubins:
+        codes = {f"cubin{i:06}": np.frombuffer(cubin.code, np.uint8) for i, cubin in enumerate(artifact.cubins)}
+        metadata["cubins"] = json.dumps([cubin.to_json() for cubin in artifact.cubins])
+        metadata["cubins_digest"] = _digest(codes.values(), metadata["cubins"])
+        tensors |= codes
     with replacing(path) as file:
         file.write(to_bytes(tensors, metadata))
 
 
-def load(path: Path, ops: Sequence[type[Op]] = ()) -> Artifact:
-    """Reads what `save` wrote. ops: as there.
+def load(path: Path, ops: Sequence[type[Op]] = (), cubins: bool = True) -> Artifact:
+    """Reads what `save` wrote. ops: as there. cubins: read them too, if it has some.
 
     Raises InputError if there is no such file, ArtifactError for one that is no artifact, is damaged, or was made by
     another version of the format.
@@ -95,11 +106,13 @@ def load(path: Path, ops: Sequence[type[Op]] = ()) -> Artifact:
             metadata = file.metadata() or {}
             _check_format(path, metadata)
             names = _json(metadata, "weights", list)
-            if len(set(names)) != len(names) or len(names) != len(list(file.keys())):
+            described = _json(metadata, "cubins", list) if "cubins" in metadata else []
+            if len(set(names)) != len(names) or len(names) + len(described) != len(list(file.keys())):
                 raise ArtifactError("its weights are not the ones it names")
             weights = {name: file.get_tensor(f"{i:06}") for i, name in enumerate(names)}
             if _digest(weights.values()) != metadata["weights_digest"]:
                 raise ArtifactError("its weights are damaged (SHA-256 differs)")
+            found = _cubins(file, metadata, described) if cubins else ()
         options = Options(
             dtype=metadata["dtype"],
             batches=tuple(int(b) for b in _json(metadata, "batches", list)),
@@ -109,7 +122,7 @@ def load(path: Path, ops: Sequence[type[Op]] = ()) -> Artifact:
         if options.dtype not in STORAGE or min(options.batches) < 1:
             raise ArtifactError(f"dtype '{options.dtype}' and batches {list(options.batches)} are none")
         graphs = [graph_from_json(_json(metadata, key, dict), weights, ops) for key in ("simplified", "fused")]
-        return Artifact(graphs[0], graphs[1], options, metadata["source_digest"], metadata["source_name"])
+        return Artifact(graphs[0], graphs[1], options, metadata["source_digest"], metadata["source_name"], found)
     except ArtifactError as error:
         text = str(error)
         raise ArtifactError(
@@ -132,8 +145,15 @@ def _check_format(path: Path, metadata: dict[str, str]) -> None:
         )
 
 
-def _digest(arrays: Iterable[np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _cubins(file: Any, metadata: dict[str, str], described: list[Any]) -> tuple[Cubin, ...]:
+    codes = [file.get_tensor(f"cubin{i:06}") for i in range(len(described))]
+    if described and _digest(codes, metadata["cubins"]) != metadata["cubins_digest"]:
+        raise ArtifactError("its cubins are damaged (SHA-256 differs)")
+    return tuple(cubin_from_json(data, code.tobytes()) for data, code in zip(described, codes, strict=True))
+
+
+def _digest(arrays: Iterable[np.ndarray], text: str = "") -> str:
+    digest = hashlib.sha256(text.encode())
     for array in arrays:
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from optgraph.cubins import Cubin
 from optgraph.errors import InputError, OptgraphError
 from optgraph.graph import Graph
 from optgraph.onnx_export import to_onnx
@@ -39,16 +40,19 @@ def resolve_backend(name: str) -> str:
     return name
 
 
-def make_backend(name: str, simplified: Graph, fused: Graph, dtype: str) -> Backend:
-    """The backend of a resolved name: kernels and torch run the fused graph, ONNX Runtime the simplified one."""
+def make_backend(name: str, simplified: Graph, fused: Graph, dtype: str, cubins: Sequence[Cubin] = ()) -> Backend:
+    """The backend of a resolved name: kernels and torch run the fused graph, ONNX Runtime the simplified one.
+
+    cubins: kernels compiled ahead, for 'triton'.
+    """
     match name:
         case "triton":
-            _require_triton(interpreted=False)
-            return Engine(fused, dtype, torch.device("cuda", torch.cuda.current_device()))
+            import_triton(name)
+            return Engine(fused, dtype, torch.device("cuda", torch.cuda.current_device()), cubins)
         case "interpret":
             if dtype == "bf16":
                 raise InputError("Triton's interpreter cannot multiply bf16: use fp32, tf32 or fp16 with interpret")
-            _require_triton(interpreted=True)
+            import_triton(name)
             return Engine(fused, dtype, torch.device("cpu"))
         case "onnxruntime":
             return OnnxRuntime(simplified)
@@ -84,8 +88,11 @@ def session(model: bytes | str, threads: int = 0, optimize: bool = True) -> Any:
         raise OptgraphError(f"ONNX Runtime does not accept the model: {str(error).splitlines()[0]}") from None
 
 
-def _require_triton(interpreted: bool) -> None:
-    """Sees to it that Triton runs as asked. It decides once, when imported, whether to interpret."""
+def import_triton(name: str) -> None:
+    """Sees to it that Triton, if backend `name` needs it, runs as that wants: it decides once, when imported."""
+    if name not in ("triton", "interpret"):
+        return
+    interpreted = name == "interpret"
     if "triton" not in sys.modules:
         if interpreted:
             os.environ["TRITON_INTERPRET"] = "1"

@@ -88,6 +88,14 @@ def compile(
     ] = None,
     dtype: Dtype = None,
     batch: Annotated[str, typer.Option(metavar="N,...", help="Batch sizes to report the memory of.")] = "1",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="GPUs to compile the kernels for, for any batch size: sm_80 (A100), sm_86, sm_89, sm_90 (H100). "
+            "There, the file then runs with no compiling.",
+        ),
+    ] = None,
     input_shape: Shapes = None,
     cut: Cut = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a model with nodes that have no kernel.")] = False,
@@ -99,7 +107,7 @@ def compile(
     \b
     Examples:
       optgraph compile inception_v3.onnx
-      optgraph compile xception.onnx -o fast.optgraph --dtype fp16 --batch 1,8
+      optgraph compile xception.onnx -o fast.optgraph --dtype fp16 --batch 1,8 --target sm_80,sm_90
       optgraph compile dynamic.onnx --input-shape N,3,299,299
       optgraph compile model.onnx -o features.optgraph --cut /global_pool/output_0
     """
@@ -109,13 +117,24 @@ def compile(
     batches = _batches(batch)
     output = output or model.with_suffix(ARTIFACT)
     check_output(output, model)
-    with busy(f"compiling {model.name}"):
+    targets = list(dict.fromkeys(target.split(","))) if target else []
+    with progress() as tell:
+        tell(f"compiling {model.name}", 0.0)
         settings = _settings(model, dtype, input_shape, cut, budget)
-        compiled = net.compile(model, "torch", **settings, strict=strict, batches=batches)
+        compiled = net.compile(
+            model, "torch", **settings, strict=strict, batches=batches, targets=targets, progress=tell
+        )
         data = report.net_dict(compiled, batches)
-        data |= {"passes": report.passes_dict(compiled.reports), "output": str(output)}
+        data |= {"variants": report.variants_dict(compiled), "passes": report.passes_dict(compiled.reports)}
+        data["output"] = str(output)
         compiled.save(output)
-    show(json, data, report.passes_table(data["passes"]), report.net_table(data), f"wrote {output}")
+    variants = data["variants"]
+    tables = [report.passes_table(data["passes"]), report.net_table(data)]
+    lines = [f"wrote {output}"]
+    if variants:
+        tables.append(report.variants_table(variants))
+        lines.insert(0, report.variants_line(variants))
+    show(json, data, *tables, *lines)
 
 
 @app.command()
@@ -237,10 +256,51 @@ def bench(
 
 @app.command()
 @guarded
+def tune(
+    model: Model,
+    dtype: Dtype = None,
+    batch: Annotated[str, typer.Option(metavar="N,...", help="Batch sizes whose launches to tune.")] = "1,8,64",
+    minutes: Annotated[float, typer.Option(min=0, help="Start nothing new after so long; the next call goes on.")] = 10,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Default: OPTGRAPH_TUNED, or the package's.")
+    ] = None,
+    input_shape: Shapes = None,
+    cut: Cut = None,
+    budget: Limits = None,
+    json: Json = False,
+) -> None:
+    """Measure which tile of each launch is fastest on this GPU, for models compiled later. Exit code 1: not all yet.
+
+    \b
+    Examples:
+      optgraph tune model.onnx --dtype fp16
+      optgraph tune fast.optgraph --batch 1 --minutes 5 -o tuned
+    """
+    from optgraph import report, tune
+
+    batches = _batches(batch)
+    bench = tune.gpu_bench()
+    with busy(f"reading {model.name}"):
+        net = _net(model, "torch", dtype, input_shape, cut, budget)
+    store = tune.open_store(bench.target, output)
+    with progress() as tell:
+        finished = tune.tune(net.fused, net.dtype, batches, bench, store, minutes, tell)
+    data = {"output": str(store.path), "finished": finished} | tune.summary(store)
+    show(json, data, report.tuning_table(data), "all launches tuned" if finished else "call again to tune the others")
+    raise typer.Exit(0 if finished else 1)
+
+
+@app.command()
+@guarded
 def inspect(
     model: Model,
     dtype: Dtype = None,
     dot: Annotated[Path | None, typer.Option(help="Write the fused graph as Graphviz.")] = None,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="List the launches, with a prediction of their times, in place of the graph.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time, for --cost.")] = 1,
+    target: Annotated[str, typer.Option(metavar="NAME", help="sm_90 (H100) or sm_80 (A100), for --cost.")] = "sm_90",
     input_shape: Shapes = None,
     cut: Cut = None,
     budget: Limits = None,
@@ -253,6 +313,7 @@ def inspect(
       optgraph inspect xception.optgraph
       optgraph inspect model.onnx --json
       optgraph inspect model.onnx --dot graph.dot
+      optgraph inspect model.onnx --dtype fp16 --cost --batch 8 --target sm_80
     """
     from optgraph import report, text
     from optgraph.files import check_output, replacing
@@ -262,10 +323,16 @@ def inspect(
     with busy(f"reading {model.name}"):
         net = _net(model, "torch", dtype, input_shape, cut, budget)
         data = report.net_dict(net, net.batches)
+        if cost:
+            data["cost"] = report.cost_dict(net, batch, target)
     if dot is not None:
         with replacing(dot) as file:
             file.write(text.graph_dot(net.fused).encode())
-    show(json, data, text.graph_text(net.fused).rstrip(), report.net_table(data))
+    if cost:
+        tables = report.cost_table(data["cost"]), report.net_table(data), report.prediction_table(data["cost"])
+        show(json, data, *tables)
+    else:
+        show(json, data, text.graph_text(net.fused).rstrip(), report.net_table(data))
 
 
 @app.command()

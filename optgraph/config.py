@@ -20,3 +20,13 @@ def debug() -> bool:
 def onnx_backend() -> str:
     """OPTGRAPH_ONNX_BACKEND=NAME: what `optgraph.onnx_backend` runs models with on a CPU, by default 'torch'."""
     return os.environ.get("OPTGRAPH_ONNX_BACKEND", "torch")
+
+
+def cubin_cache() -> Path:
+    """Where compiled kernels are kept: with Triton's own cache, TRITON_CACHE_DIR=DIR or ~/.triton/cache."""
+    return Path(os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache") / "optgraph"
+
+
+def tuned_folder() -> Path:
+    """OPTGRAPH_TUNED=DIR: where the tiles that `optgraph tune` measured are, by default in the package."""
+    return Path(os.environ.get("OPTGRAPH_TUNED") or Path(__file__).parent / "tuned")

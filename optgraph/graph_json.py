@@ -24,6 +24,7 @@ _OPS: tuple[type[Op], ...] = (
     ops.Affine,
     ops.BatchNorm,
     ops.Binary,
+    ops.Bottleneck,
     ops.Cast,
     ops.Concat,
     ops.Conv,

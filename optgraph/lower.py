@@ -15,9 +15,12 @@ from typing import Any
 from optgraph import ops
 from optgraph.errors import InputError, ModelError, NoKernelError
 from optgraph.graph import Graph, Node
+from optgraph.kernels.bottleneck_tiles import pays
+from optgraph.kernels.tiles import planned_batch
 from optgraph.memory import Lifetime, allocate
 from optgraph.ops import IDENTITY, Act, Value
-from optgraph.plan import ITEMSIZE, Call, Fallback, Packed, Plan, View
+from optgraph.plan import ITEMSIZE, Call, Fallback, Packed, Plan, Schedule, View
+from optgraph.schedule import dependences, streams, waves
 
 STORAGE = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 KERNELS = "optgraph.kernels."
@@ -64,6 +67,7 @@ class Lowering:
         self._views: dict[str, View] = {}
         self._sizes: dict[str, int] = {}  # arena buffer -> bytes
         self._packed: dict[str, Packed] = {}
+        self._scratch: dict[str, View] = {}  # by node
         self._calls: list[Call] = []
         self._fallbacks: list[Fallback] = []
 
@@ -143,6 +147,12 @@ class Lowering:
         self.call(KERNELS + "elementwise:elementwise", node, {"x": view}, {"out": copy.nhwc})
         return copy.nhwc
 
+    def scratch(self, node: Node, shape: tuple[int, ...]) -> View:
+        """A buffer of the node's own, for what lies between its launches; the same whenever it is asked for."""
+        if node.name not in self._scratch:
+            self._scratch[node.name] = self._buffer(self._name(f"{node.name}:scratch"), shape, self.storage)
+        return self._scratch[node.name]
+
     # ---- the walk
 
     def plan(self) -> Plan:
@@ -153,6 +163,8 @@ class Lowering:
         for node in reversed(self.graph.nodes()):  # a Concat within a Concat takes its place from the outer one
             if isinstance(node.op, ops.Concat):
                 self._place(node)
+            elif isinstance(node.op, ops.Bottleneck) and node.op.rest_in_place and not _one_launch(self, node):
+                self._views[node.get("rest")] = _joined(self, node)[2]
         for node in self.graph.nodes():
             self._lower(node)
         outputs = {}
@@ -160,7 +172,10 @@ class Lowering:
             if value in self.graph.constants:
                 raise ModelError(f"output '{public}' does not depend on the input")
             outputs[public] = self.read(value)
-        offsets, arena = allocate(self._lifetimes(outputs))
+        needs = dependences(self._calls)
+        wave = waves(needs)
+        offsets, arena = allocate(self._lifetimes(outputs, wave))
+        blocks = {name: (offset, offset + self._sizes[name]) for name, offset in offsets.items()}
         produced = [value for node in self.graph.nodes() for value in node.outputs]
         return Plan(
             batch=self.batch,
@@ -171,6 +186,7 @@ class Lowering:
             outputs=outputs,
             packed=self._packed,
             calls=tuple(self._calls),
+            schedule=Schedule(wave, *streams(self._calls, needs, blocks)),
             results={value: self._views[value] for value in produced},
             fallbacks=tuple(self._fallbacks),
         )
@@ -198,10 +214,11 @@ class Lowering:
                 self._views[value] = replace(whole, shape=shape, offset=whole.offset + offset * whole.strides[1])
             offset += shape[1]
 
-    def _lifetimes(self, outputs: Mapping[str, View]) -> list[Lifetime]:
+    def _lifetimes(self, outputs: Mapping[str, View], wave: Sequence[int]) -> list[Lifetime]:
+        """From wave to wave, not call to call: what calls of one wave use is apart, so that they can run together."""
         first: dict[str, int] = {}
         last: dict[str, int] = {}
-        for i, call in enumerate(self._calls):
+        for i, call in zip(wave, self._calls, strict=True):
             for view in (*call.reads.values(), *call.written()):
                 first.setdefault(view.base, i)
                 last[view.base] = i
@@ -350,6 +367,94 @@ def _separable(context: Lowering, node: Node) -> None:
         pre_act=op.pre_act,
         mid=op.mid,
         act=op.act,
+        post=op.post,
+        precision=context.precision,
+    )
+
+
+def _one_launch(context: Lowering, node: Node) -> bool:
+    """Whether a Bottleneck runs as one kernel. Batches that tiles are planned together for decide alike: a net
+    compiled for them serves all sizes."""
+    op = node.op
+    assert isinstance(op, ops.Bottleneck)
+    hidden, channels = (int(d) for d in context.graph.shape(node.get("conv_w"))[:2])
+    batch, columns, height, width = context.shape(node.output)
+    return pays(
+        planned_batch(batch, "sm_90") * height * width,
+        channels,
+        hidden,
+        int(context.graph.shape(node.get("w"))[1]) - hidden,
+        columns,
+        taps=math.prod(op.kernel),
+        read=channels * math.prod(op.stride),
+        residual=bool(node.get("residual")),
+        itemsize=ITEMSIZE[context.storage],
+    )
+
+
+def _joined(context: Lowering, node: Node) -> tuple[View, View, View]:
+    """For a Bottleneck of two launches: what its 1×1 reads, and the convolution's and the rest's channels of that."""
+    op = node.op
+    assert isinstance(op, ops.Bottleneck)
+    hidden, channels = int(context.graph.shape(node.get("conv_w"))[0]), int(context.graph.shape(node.get("w"))[1])
+    n, _, h, w = context.shape(node.output)
+    whole = context.scratch(node, (n, channels, h, w))
+    parts = (channels - hidden, hidden) if op.rest_first else (hidden, channels - hidden)
+    first, second = replace(whole, shape=(n, parts[0], h, w)), replace(whole, shape=(n, parts[1], h, w))
+    second = replace(second, offset=whole.offset + parts[0] * whole.strides[1])
+    return (whole, second, first) if op.rest_first else (whole, first, second)
+
+
+def _bottleneck(context: Lowering, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.Bottleneck)
+    rest, x = node.get("rest"), context.read(node.inputs[0]).nhwc
+    conv_weight = context.weight(KERNELS + "conv2d:pack", _constant_weight(context, node, "conv_w"), groups=1)
+    weight = context.weight(KERNELS + "pointwise:pack", _constant_weight(context, node, "w"))
+    conv_bias, bias = _bias(context, node, "conv_b", "bias"), _bias(context, node)
+    residual = {slot: v for slot, v in _operands(context, node).items() if slot == "residual"}
+    window: dict[str, Any] = {"stride": op.stride, "pads": op.pads, "dilation": op.dilation, "pre_act": op.pre_act}
+    prologue, out = _prologue(context, node), context.write(node.output).nhwc
+    if _one_launch(context, node):
+        reads = {"x": context.dense(node, node.inputs[0]), **residual}
+        if rest:
+            reads["rest"] = context.dense(node, rest)
+        weights = {"conv_weight": conv_weight, "conv_bias": conv_bias["bias"], "weight": weight, **bias, **prologue}
+        options = {"mid": op.mid, "act": op.act, "post": op.post, "rest_first": op.rest_first}
+        context.call(
+            KERNELS + "bottleneck:bottleneck",
+            node,
+            reads,
+            {"out": out},
+            weights,
+            precision=context.precision,
+            **options,
+            **window,
+        )
+        return
+    joined, hidden, beside = _joined(context, node)
+    if rest and context.read(rest) != beside:
+        context.call(KERNELS + "elementwise:elementwise", node, {"x": context.read(rest).nhwc}, {"out": beside.nhwc})
+    weights = {"weight": conv_weight, **conv_bias, **prologue}
+    context.call(
+        KERNELS + "conv2d:conv2d",
+        node,
+        {"x": x},
+        {"out": hidden.nhwc},
+        weights,
+        groups=1,
+        act=op.mid,
+        precision=context.precision,
+        **window,
+    )
+    context.call(
+        KERNELS + "pointwise:pointwise",
+        node,
+        {"x": joined.nhwc, **residual},
+        {"outs": (out,)},
+        {"weight": weight, **bias},
+        stride=(1, 1),
+        acts=(op.act,),
         post=op.post,
         precision=context.precision,
     )
@@ -562,6 +667,7 @@ _LOWER: dict[type[ops.Op], Callable[[Lowering, Node], None]] = {
     ops.Activation: _activation,
     ops.Affine: _affine,
     ops.Binary: _binary,
+    ops.Bottleneck: _bottleneck,
     ops.Concat: _concat,
     ops.Conv: _conv,
     ops.Gemm: _gemm,

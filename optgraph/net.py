@@ -12,10 +12,12 @@ import onnx
 import torch
 
 from optgraph import artifact, onnx_import, pipeline
-from optgraph.backends import Backend, make_backend, resolve_backend
+from optgraph.ahead import Progress, Use, build, check_targets, find_uses, silent
+from optgraph.backends import Backend, import_triton, make_backend, resolve_backend
 from optgraph.budget import DEFAULT, Budget
 from optgraph.checks import check_finite
 from optgraph.cost import bytes_per_image
+from optgraph.cubins import Cubin
 from optgraph.errors import InputError, ModelError
 from optgraph.graph import Graph
 from optgraph.lower import check_dtype, lower
@@ -46,6 +48,7 @@ class Net:
     backend, dtype:     what runs it, and how kernels store numbers.
     reports:            what each pass did (empty after `load`).
     inputs, outputs:    name -> Value (shape with 'N' for the batch, dtype).
+    cubins, uses:       kernels compiled ahead, and where the plans launch each (`uses` is empty after `load`).
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class Net:
         dtype: str = "fp32",
         reports: Sequence[PassReport] = (),
         batches: Sequence[int] = (1,),
+        cubins: Sequence[Cubin] = (),
+        uses: Sequence[Use] = (),
     ) -> None:
         check_dtype(dtype)
         self.simplified = simplified
@@ -65,10 +70,12 @@ class Net:
         self.dtype = dtype
         self.reports = tuple(reports)
         self.batches = tuple(batches)
+        self.cubins = tuple(cubins)
+        self.uses = tuple(uses)
         self.backend = resolve_backend(backend)
         self.inputs: dict[str, Value] = {name: fused.values[name] for name in fused.inputs}
         self.outputs: dict[str, Value] = {public: fused.values[v] for public, v in fused.outputs.items()}
-        self.run: Backend = make_backend(self.backend, simplified, fused, dtype)
+        self.run: Backend = make_backend(self.backend, simplified, fused, dtype, self.cubins)
 
     def __call__(self, x: Array | Mapping[str, Array]) -> Result:
         """Runs the network on `x`, or on a mapping of inputs by name.
@@ -95,12 +102,7 @@ class Net:
 
     def require_kernels(self) -> None:
         """Raises ModelError, naming the nodes and the reasons, if a region has no kernel and falls back to torch."""
-        missing = [f"'{f.node}' ({f.op}: {f.reason})" for f in self.plan().fallbacks]
-        if missing:
-            raise ModelError(
-                f"{len(missing)} of {len(self.fused)} regions have no kernel: {', '.join(missing)}",
-                "compile without strict to run them in torch",
-            )
+        _require_kernels(self.fused, self.dtype)
 
     def save(self, path: str | Path, ops: Sequence[type[Op]] = ()) -> None:
         """Writes the net as one .optgraph file, at once or not at all. ops: operators of your own that it contains.
@@ -108,7 +110,8 @@ class Net:
         Raises InputError if the file cannot be written, ArtifactError for an operator that is not in `ops`.
         """
         options = artifact.Options(self.dtype, self.batches, self.source.nodes, self.source.bytes_per_image)
-        saved = artifact.Artifact(self.simplified, self.fused, options, self.source.digest, self.source.name)
+        source = self.source
+        saved = artifact.Artifact(self.simplified, self.fused, options, source.digest, source.name, self.cubins)
         artifact.save(Path(path), saved, ops)
 
     def _feeds(self, x: Array | Mapping[str, Array]) -> dict[str, Array]:
@@ -156,6 +159,8 @@ def compile(
     strict: bool = False,
     budget: Budget = DEFAULT,
     batches: Sequence[int] = (1,),
+    targets: Sequence[str] = (),
+    progress: Progress = silent,
     simplify_passes: Sequence[Pass] = pipeline.SIMPLIFY,
     fuse_passes: Sequence[Pass] = pipeline.FUSE,
 ) -> Net:
@@ -169,9 +174,12 @@ def compile(
     strict: a node without a kernel is an error.
     budget: what the model may ask for.
     batches: sizes worth reporting on; any size runs.
+    targets: GPUs, such as 'sm_90', to compile the kernels for now, with no GPU: there, they need not be compiled again.
+    progress: told what is being compiled, and how much of it is done, 0 to 1.
     Raises ModelError, InputError; see `optgraph.errors`.
     """
     check_dtype(dtype)
+    check_targets(targets)
     backend = resolve_backend(backend)
     graph = onnx_import.read(model, input_shape, outputs=outputs, budget=budget)
     budget.check_values(graph)
@@ -181,10 +189,21 @@ def compile(
     reports = pipeline.apply(graph, simplify_passes)
     fused = graph.copy()
     reports += pipeline.apply(fused, fuse_passes)
-    net = Net(graph, fused, source, backend, dtype, reports, batches)
     if strict:
-        net.require_kernels()
-    return net
+        _require_kernels(fused, dtype)
+    if targets:
+        import_triton(backend)  # before the kernels are, as the backend wants it
+    uses = find_uses(fused, dtype, batches, targets)
+    return Net(graph, fused, source, backend, dtype, reports, batches, build(uses, progress), uses)
+
+
+def _require_kernels(fused: Graph, dtype: str) -> None:
+    missing = [f"'{f.node}' ({f.op}: {f.reason})" for f in lower(fused, 1, dtype).fallbacks]
+    if missing:
+        raise ModelError(
+            f"{len(missing)} of {len(fused)} regions have no kernel: {', '.join(missing)}",
+            "compile without strict to run them in torch",
+        )
 
 
 def simplify(graph: Graph) -> Graph:
@@ -199,19 +218,22 @@ def load(
     backend: str = "auto",
     ops: Sequence[type[Op]] = (),
     budget: Budget = DEFAULT,
+    cubins: bool = True,
 ) -> Net:
     """Loads a saved net. ops: operators of your own that it contains. budget: what it may ask for.
 
+    cubins: use the file's, if it has some for this GPU. They are machine code, which the GPU will run unseen: for a
+    file from where you would not run a program from, say False, and all kernels are compiled here.
     Raises InputError if there is no such file, ArtifactError for a damaged one or one of another version, ModelError
     for one over budget.
     """
-    found = artifact.load(Path(path), ops)
+    found = artifact.load(Path(path), ops, cubins)
     for graph in (found.simplified, found.fused):
         graph.budget = budget
         budget.check_values(graph)
     options = found.options
     source = Source(found.source_name, found.source_digest, options.nodes, options.bytes_per_image)
-    return Net(found.simplified, found.fused, source, backend, options.dtype, (), options.batches)
+    return Net(found.simplified, found.fused, source, backend, options.dtype, (), options.batches, found.cubins)
 
 
 def _shape(shape: Sequence[object]) -> str:

@@ -108,7 +108,7 @@ def _prologue(to: Exporter, node: Node, act: Act) -> str:
     return _scaled(to, node.get("x"), node.get("pre_scale"), node.get("pre_shift"), act)
 
 
-def _epilogue(to: Exporter, node: Node, op: ops.Conv | ops.Separable | ops.Pool, y: str) -> None:
+def _epilogue(to: Exporter, node: Node, op: ops.Conv | ops.Separable | ops.Bottleneck | ops.Pool, y: str) -> None:
     y = _act(to, y, op.act, to.graph.values[node.output].dtype)
     residual = node.get("residual")
     _finish(to, node.output, to.emit("Add", [y, to.name(residual)]) if residual else y, op.post)
@@ -117,7 +117,7 @@ def _epilogue(to: Exporter, node: Node, op: ops.Conv | ops.Separable | ops.Pool,
 # ---- operators
 
 
-def _window(op: ops.Conv | ops.Separable | ops.Pool) -> dict[str, Any]:
+def _window(op: ops.Conv | ops.Separable | ops.Bottleneck | ops.Pool) -> dict[str, Any]:
     return {"kernel_shape": op.kernel, "strides": op.stride, "pads": op.pads, "dilations": op.dilation}
 
 
@@ -141,6 +141,15 @@ def _separable(to: Exporter, node: Node, op: ops.Separable) -> None:
     y = to.emit("Conv", [x, to.name(dw), to.name(dw_b)], group=to.graph.shape(dw)[0], **_window(op))
     y = _act(to, y, op.mid, to.graph.values[node.output].dtype)
     _epilogue(to, node, op, to.emit("Conv", [y, to.name(w), to.name(b)], kernel_shape=(1, 1)))
+
+
+def _bottleneck(to: Exporter, node: Node, op: ops.Bottleneck) -> None:
+    x = _prologue(to, node, op.pre_act)
+    conv_w, conv_b, w, b, rest = (to.name(node.get(slot)) for slot in ("conv_w", "conv_b", "w", "b", "rest"))
+    y = _act(to, to.emit("Conv", [x, conv_w, conv_b], **_window(op)), op.mid, to.graph.values[node.output].dtype)
+    if rest:
+        y = to.emit("Concat", [rest, y] if op.rest_first else [y, rest], axis=1)
+    _epilogue(to, node, op, to.emit("Conv", [y, w, b], kernel_shape=(1, 1)))
 
 
 def _pool(to: Exporter, node: Node, op: ops.Pool) -> None:
@@ -260,6 +269,7 @@ WRITERS: dict[type[ops.Op], Writer] = {
     ops.Conv: _conv,
     ops.MergedPointwise: _merged_pointwise,
     ops.Separable: _separable,
+    ops.Bottleneck: _bottleneck,
     ops.Pool: _pool,
     ops.GlobalPool: _global_pool,
     ops.Affine: _affine,

@@ -246,6 +246,36 @@ class Separable(_Window):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bottleneck(_Window):
+    """Dense k×k convolution (conv_w is [Ch, Cin, kh, kw]) → `mid` activation → pointwise (w is [Cout, Ch + Cr, 1, 1]).
+
+    The pointwise one may also read `rest`, of Cr channels, concatenated to the convolution's: before it (`rest_first`)
+    or behind it. rest_in_place: its producer may write straight into such a concatenation (see `place_concat`).
+    """
+
+    slots = ("x", "conv_w", "conv_b", "w", "b", "residual", "pre_scale", "pre_shift", "rest")
+    mid: Act = IDENTITY
+    rest_first: bool = False
+    rest_in_place: bool = False
+
+    def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
+        x, conv_w, w = _image(inputs), _present(inputs, 1), _present(inputs, 3)
+        rest = inputs[8] if len(inputs) > 8 else None
+        if len(conv_w.shape) != 4 or len(w.shape) != 4 or conv_w.shape[1:] != (x.shape[1], *self.kernel):
+            raise ModelError(f"weights {list(conv_w.shape)} and {list(w.shape)} do not fit {x.shape[1]} channels")
+        hidden, columns = _fixed(conv_w.shape[0]), w.shape[0]
+        size = self._spatial(x)
+        if rest is not None and (len(rest.shape) != 4 or (rest.shape[0], *rest.shape[2:]) != (x.shape[0], *size)):
+            raise ModelError(f"cannot join {list(rest.shape)} to images of {list(size)} pixels")
+        joined = hidden + (0 if rest is None else _fixed(rest.shape[1]))
+        if w.shape[1:] != (joined, 1, 1):
+            raise ModelError(f"a weight of shape {list(w.shape)} for {joined} channels")
+        for slot, length in ((2, hidden), (4, columns), (6, x.shape[1]), (7, x.shape[1])):
+            _check_vector(inputs, slot, length)
+        return self._check_residual(inputs, 5, Value((x.shape[0], columns, *size), x.dtype))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pool(_Window):
     """Max or average pooling; `mode` is 'max' or 'average'. Average divides by the pixels inside the image,
     or by the whole window with count_include_pad."""

@@ -20,6 +20,7 @@ from optgraph.passes import (
     fold_affine,
     fold_constants,
     fold_shapes,
+    fuse_bottleneck,
     fuse_epilogue,
     fuse_prologue,
     fuse_separable,
@@ -79,6 +80,8 @@ FUSE: tuple[Pass, ...] = (
     Pass("fuse_separable", "depthwise + pointwise", fuse_separable.run),
     Pass("fuse_prologue", "prologues", fuse_prologue.run),
     Pass("merge_siblings", "1×1 bottlenecks: siblings merged", merge_siblings.run),
+    # After the merge: a 1×1 with siblings reads its input together with them instead.
+    Pass("fuse_bottleneck", "k×k + 1×1", fuse_bottleneck.run),
     Pass("flatten", "dense layers of images", flatten.run),
     # Last: it asks who produces each part of a concat.
     Pass("place_concat", "concat in place", place_concat.run),

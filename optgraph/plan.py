@@ -90,6 +90,23 @@ class Fallback:
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """When each call runs, in the order of `Plan.calls`, which is one way to run them.
+
+    wave: calls of one may run at the same time. stream: calls of one run in their order. waits: the calls on other
+    streams that one begins after; with these, any order gives the same results.
+    """
+
+    wave: tuple[int, ...]
+    stream: tuple[int, ...]
+    waits: tuple[tuple[int, ...], ...]
+
+    @property
+    def streams(self) -> int:
+        return max(self.stream, default=0) + 1
+
+
+@dataclass(frozen=True)
 class Plan:
     """For one batch size and dtype. `offsets`: arena byte offset of each buffer; `results`: where each region's
     values are right after its last call, by graph value."""
@@ -102,18 +119,17 @@ class Plan:
     outputs: Mapping[str, View]
     packed: Mapping[str, Packed]
     calls: tuple[Call, ...]
+    schedule: Schedule
     results: Mapping[str, View]
     fallbacks: tuple[Fallback, ...] = ()
+
+    @property
+    def waves(self) -> int:
+        """How many waves the calls form: the launches on the critical path."""
+        return max(self.schedule.wave, default=-1) + 1
 
     def launches_by_kernel(self) -> dict[str, int]:
         counts: dict[str, int] = {}
         for call in self.calls:
             counts[call.name] = counts.get(call.name, 0) + 1
         return dict(sorted(counts.items()))
-
-    def bytes_moved(self) -> int:
-        """Activation bytes read and written by all calls, each operand once (weights not counted)."""
-        return sum(
-            sum(view.bytes for view in call.reads.values()) + sum(view.bytes for view in call.written())
-            for call in self.calls
-        )

@@ -13,8 +13,10 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from optgraph.cost import weight_bytes
+from optgraph.cost import moved_per_image, weight_bytes
+from optgraph.occupancy import DEVICES, blocks_per_sm
 from optgraph.pipeline import PassReport
+from optgraph.predict import H100, device_of, predict
 from optgraph.terminal import printable
 
 if TYPE_CHECKING:
@@ -41,11 +43,89 @@ def net_dict(net: Net, batches: Sequence[int] = (1,)) -> Dict:
         "launches": len(plan.calls),
         "launches_by_kernel": plan.launches_by_kernel(),
         "fallbacks": [{"node": f.node, "op": f.op, "reason": f.reason} for f in plan.fallbacks],
-        "bytes_per_image": {"before": net.source.bytes_per_image, "after": plan.bytes_moved() // plan.batch},
+        "bytes_per_image": {"before": net.source.bytes_per_image, "after": moved_per_image(net.fused, plan)},
         "arena_bytes": plan.arena_bytes,
         "arena_bytes_by_batch": {batch: p.arena_bytes for batch, p in plans.items()},
         "weight_bytes": weight_bytes(net.fused, net.dtype),
+        "predicted": _predicted(net),
     }
+
+
+def _predicted(net: Net) -> Dict:
+    """The cost model's time of the smallest batch on an H100."""
+    plan = net.plan()
+    return {"device": H100.name, "batch": plan.batch, "us": _us(predict(net.fused, plan).overlapped)}
+
+
+def cost_dict(net: Net, batch: int, target: str) -> Dict:
+    """Every launch of `net` for `batch` images, and what the cost model says of it on 'sm_80' or 'sm_90'.
+
+    Nothing in it is measured. Times are in microseconds; all figures are for the whole batch.
+    Raises InputError for another target.
+    """
+    plan = net.plan(batch)
+    prediction = predict(net.fused, plan, device_of(target))
+    return {
+        "device": prediction.device.name,
+        "target": target,
+        "batch": plan.batch,
+        "waves": plan.waves,
+        "predicted_us": _us(prediction.overlapped),
+        "sequential_us": _us(prediction.sequential),
+        "roofline_us": _us(prediction.roofline),
+        "launches": [
+            {
+                "wave": wave,
+                "kernel": launch.work.call.name,
+                "node": launch.work.call.node,
+                "outputs": [list(view.shape) for view in launch.work.call.written()],
+                "programs": launch.programs,
+                "read_bytes": launch.work.read,
+                "written_bytes": launch.work.written,
+                "weight_bytes": launch.work.weights,
+                "flops": sum(launch.work.flops.values()),
+                "us": _us(launch.time),
+                "bound": launch.bound,
+            }
+            for wave, launch in zip(plan.schedule.wave, prediction.launches, strict=True)
+        ],
+    }
+
+
+def _us(seconds: float) -> float:
+    return round(seconds * 1e6, 2)
+
+
+def variants_dict(net: Net) -> list[Dict]:
+    """The kernels that `compile` made for its targets, by Triton's and NVIDIA's own figures.
+
+    launches: how many use it, by batch size. blocks, waves: of the largest of these launches, on a whole such GPU.
+    """
+    rows = []
+    for use, cubin in zip(net.uses, net.cubins, strict=True):
+        resident = blocks_per_sm(cubin.registers, cubin.shared_bytes, cubin.num_warps, cubin.target)
+        at_once = resident * DEVICES[cubin.target].sms
+        rows.append(
+            {
+                "kernel": cubin.kernel,
+                "variant": use.description,
+                "target": cubin.target,
+                "registers": cubin.registers,
+                "spills": cubin.spill_bytes,
+                "shared_bytes": cubin.shared_bytes,
+                "mma": cubin.mma,
+                "wgmma": cubin.wgmma,
+                "tma": cubin.tma,
+                "warps": cubin.num_warps,
+                "stages": use.variant.num_stages,
+                "launches": dict(use.launches),
+                "code_bytes": len(cubin.code),
+                "blocks_per_sm": resident,
+                "blocks": use.blocks,
+                "waves": round(use.blocks / at_once, 2) if at_once else None,
+            }
+        )
+    return rows
 
 
 def passes_dict(reports: Iterable[PassReport]) -> list[Dict]:
@@ -86,7 +166,7 @@ def net_table(data: Mapping[str, Any]) -> Table:
     """The table of a `net_dict`."""
     before, after = data["bytes_per_image"]["before"], data["bytes_per_image"]["after"]
     change = f" ({(after - before) / before:+.0%})" if before else ""
-    arenas = data["arena_bytes_by_batch"].items()
+    arenas, predicted = data["arena_bytes_by_batch"].items(), data["predicted"]
     rows = {
         "network": f"{data['model'] or 'unnamed'}, {data['dtype']}",
         "operators": f"{data['nodes']}, simplified to {data['simplified_nodes']}, fused to {data['fused_nodes']}",
@@ -95,12 +175,88 @@ def net_table(data: Mapping[str, Any]) -> Table:
         "bytes per image": f"{size(before)} -> {size(after)}{change}",
         "arena": ", ".join(f"{size(arena)} at batch {batch}" for batch, arena in arenas),
         "weights": size(data["weight_bytes"]),
+        "predicted": f"{_ms(predicted['us'])} at batch {predicted['batch']} on an {predicted['device']}; not measured",
         "placement": placement(data),
     }
     table = _facts(rows)
     for fallback in data["fallbacks"]:
         table.add_row("", plain(f"{fallback['node']} ({fallback['op']}): {fallback['reason']}"))
     return table
+
+
+def cost_table(data: Mapping[str, Any]) -> Table:
+    """The launches of a `cost_dict`."""
+    table = _table("node", "wave", "kernel", "output", "blocks", "MB", "weights", "GFLOP", "µs", "bound")
+    for launch in data["launches"]:
+        moved, flops = launch["read_bytes"] + launch["written_bytes"], launch["flops"]
+        numbers = (moved / 1e6, launch["weight_bytes"] / 1e6, flops / 1e9, launch["us"])
+        table.add_row(
+            plain(launch["node"]),
+            str(launch["wave"]),
+            launch["kernel"],
+            _shapes(launch["outputs"]),
+            str(launch["programs"]),
+            *(f"{number:.2f}" for number in numbers),
+            launch["bound"],
+        )
+    return table
+
+
+def _shapes(shapes: Sequence[Sequence[int]]) -> str:
+    """'1×35×35×64', and '1×35×35×64+48' of outputs that differ in their channels."""
+    first = "×".join(map(str, shapes[0]))
+    return "+".join([first, *(str(shape[-1]) for shape in shapes[1:])])
+
+
+def prediction_table(data: Mapping[str, Any]) -> Table:
+    """The totals of a `cost_dict`."""
+    launches = data["launches"]
+    bounds = Counter(launch["bound"] for launch in launches)
+    moved = sum(launch["read_bytes"] + launch["written_bytes"] for launch in launches)
+    weights = sum(launch["weight_bytes"] for launch in launches)
+    rows = {
+        "predicted": f"{_ms(data['predicted_us'])} on an {data['device']} at batch {data['batch']}; not measured",
+        "waves": f"{data['waves']}; one launch after another: {_ms(data['sequential_us'])}",
+        "roofline": f"{_ms(data['roofline_us'])}, launch by launch, without latency, padding or idle SMs",
+        "bound by": counts(bounds),
+        "bytes": f"{size(moved)} of activations, {size(weights)} of weights",
+        "FLOPs": f"{sum(launch['flops'] for launch in launches) / 1e9:.2f} G",
+    }
+    return _facts(rows)
+
+
+def _ms(us: float) -> str:
+    return f"{us / 1e3:.2f} ms"
+
+
+def variants_table(variants: Sequence[Mapping[str, Any]]) -> Table:
+    """The table of a `variants_dict`."""
+    launches = "launches at " + "/".join(map(str, variants[0]["launches"]))
+    resources = ("registers", "spills", "shared", "tensor cores", "TMA", "blocks per SM", "waves")
+    table = _table("kernel and variant", "target", launches, *resources)
+    for v in variants:
+        table.add_row(
+            f"{v['kernel']} {v['variant']}",
+            v["target"],
+            "/".join(map(str, v["launches"].values())),
+            str(v["registers"]),
+            str(v["spills"]),
+            size(v["shared_bytes"]),
+            "wgmma" if v["wgmma"] else "mma" if v["mma"] else "–",
+            "yes" if v["tma"] else "–",
+            str(v["blocks_per_sm"]),
+            "–" if v["waves"] is None else f"{v['waves']:.2f}",
+        )
+    return table
+
+
+def variants_line(variants: Sequence[Mapping[str, Any]]) -> str:
+    """'46 kernels for sm_90 of 1.9 MB; none spills registers'."""
+    targets = Counter(v["target"] for v in variants).items()
+    spilling = sum(v["spills"] > 0 for v in variants)
+    what = " and ".join(f"{count} kernels for {target}" for target, count in targets)
+    spills = f"{spilling} of them spill registers" if spilling else "none spills registers"
+    return f"{what} of {size(sum(v['code_bytes'] for v in variants))}; {spills}"
 
 
 def placement(data: Mapping[str, Any]) -> str:
@@ -189,6 +345,17 @@ def comparison_table(data: Mapping[str, Any]) -> Table:
         "ours on": f"{data['backend']} {data['dtype']}, {data['device']}",
         "CPU threads": str(data["threads"]),
         "versions": ", ".join(f"{name} {version}" for name, version in data["versions"].items()),
+    }
+    return _facts(rows)
+
+
+def tuning_table(data: Mapping[str, Any]) -> Table:
+    """The table of `tune.summary()`."""
+    rows = {
+        "problems": f"{data['problems']} measured, {data['changed']} get another tile than the predicted one",
+        "gain": f"{data['gain']:.1%} of their time in all",
+        "rejected": f"{data['rejected']} tiles, wrong or refused",
+        "kept in": data["output"],
     }
     return _facts(rows)
 

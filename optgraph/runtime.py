@@ -2,24 +2,29 @@
 
 A Context owns what one run at a time needs (arena, input buffers, launches bound to them); an Engine hands contexts
 out, so that threads share weights and plans and never a buffer. On a GPU the launches are captured into a CUDA graph
-after the first run and replayed.
+after the first run and replayed (`capture.py`).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
 from optgraph import torch_ops
+from optgraph.buffers import Buffers
+from optgraph.capture import capture
+from optgraph.cubins import Cubin
 from optgraph.graph import Graph
 from optgraph.lower import lower
 from optgraph.ops import Op
-from optgraph.plan import ITEMSIZE, Call, Plan, View
-from optgraph.weights import Weights, resolve
+from optgraph.plan import Call, Plan, View
+from optgraph.weights import Weights
+
+# Makes of a Launch, or of a fallback's function, what enqueues it: on a GPU, a cubin launched through the driver.
+Prepare = Callable[[Callable[[], None]], Callable[[], None]]
 
 # Triton's interpreter patches its language module while a kernel runs: one kernel at a time in the process.
 _INTERPRETER = threading.RLock()
@@ -42,62 +47,64 @@ def fallback(op: Op, opsets: Mapping[str, int], **tensors: torch.Tensor) -> Call
     return run
 
 
+def with_workspaces(
+    launches: Sequence[Callable[[], None]], streams: Sequence[int], device: torch.device
+) -> list[Callable[[], None]]:
+    """The launches with the scratch memory they need: one piece a stream, for those on one never run together."""
+    from optgraph.kernels.launch import Launch
+
+    sizes: dict[int, int] = {}
+    for launch, stream in zip(launches, streams, strict=True):
+        if isinstance(launch, Launch):
+            sizes[stream] = max(sizes.get(stream, 0), launch.workspace)
+    workspaces = {stream: torch.zeros(size, dtype=torch.uint8, device=device) for stream, size in sizes.items()}
+    return [
+        launch.with_workspace(workspaces[stream]) if isinstance(launch, Launch) and launch.workspace else launch
+        for launch, stream in zip(launches, streams, strict=True)
+    ]
+
+
 class Context:
     """The buffers and bound launches of one plan on one device; for one run at a time."""
 
-    def __init__(self, plan: Plan, weights: Weights, device: torch.device) -> None:
+    def __init__(self, plan: Plan, weights: Weights, device: torch.device, prepare: Prepare) -> None:
         self.plan = plan
         self._device = device
-        # All bits set is NaN in every float type: what a kernel fails to write cannot pass for a result.
-        self._arena = torch.full((max(plan.arena_bytes, 1),), 0xFF, dtype=torch.uint8, device=device)
-        self._inputs = {
-            name: torch.empty(view.shape, dtype=getattr(torch, view.dtype), device=device)
-            for name, view in plan.inputs.items()
-        }
-        self._weights = {key: weights.get(key, packed) for key, packed in plan.packed.items()}
-        self._launches = [self._bind(call) for call in plan.calls]
+        self._buffers = Buffers(plan, weights, device)
+        launches = [self._buffers.bind(call) for call in plan.calls]
+        self._launches = list(map(prepare, with_workspaces(launches, plan.schedule.stream, device)))
         self._cuda_graph: torch.cuda.CUDAGraph | None = None
+        self._last_use: torch.cuda.Event | None = None
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """A use of the buffers, after what an earlier one, maybe on another stream, has enqueued on a GPU."""
+        if self._last_use is not None:
+            self._last_use.wait()
+        try:
+            yield
+        finally:
+            if self._device.type == "cuda":
+                self._last_use = torch.cuda.current_stream().record_event()
 
     def view(self, view: View) -> torch.Tensor:
         """The tensor a View stands for."""
-        if view.base in self._inputs:
-            storage = self._inputs[view.base].view(-1)
-            return torch.as_strided(storage, view.shape, view.strides, view.offset)
-        item = ITEMSIZE[view.dtype]
-        whole = self._arena[: self._arena.numel() // item * item].view(getattr(torch, view.dtype))
-        return torch.as_strided(whole, view.shape, view.strides, self.plan.offsets[view.base] // item + view.offset)
-
-    def _bind(self, call: Call) -> Callable[[], None]:
-        tensors: dict[str, Any] = {name: self.view(view) for name, view in call.reads.items()}
-        for name, view in call.writes.items():
-            tensors[name] = tuple(map(self.view, view)) if isinstance(view, tuple) else self.view(view)
-        tensors.update({name: self._weights[key] if key else None for name, key in call.weights.items()})
-        launch: Callable[[], None] = resolve(call.kernel)(**tensors, **call.options)
-        return launch
+        return self._buffers.view(view)
 
     def load(self, feeds: Mapping[str, torch.Tensor]) -> None:
         """Copies the inputs in."""
         for name, tensor in feeds.items():
-            self._inputs[name].copy_(tensor)
+            self._buffers.inputs[name].copy_(tensor)
 
     def run(self) -> None:
-        """Runs every launch on what `load` put in."""
+        """Runs every launch on what `load` put in: one after the other the first time, later by the CUDA graph."""
         if self._cuda_graph is not None:
             self._cuda_graph.replay()
             return
         for launch in self._launches:
             launch()
         if self._device.type == "cuda" and not self.plan.fallbacks:
-            self._capture()
-
-    def _capture(self) -> None:
-        """Records the launches, all compiled by now, as one CUDA graph."""
-        graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize(self._device)
-        with torch.cuda.graph(graph):
-            for launch in self._launches:
-                launch()
-        self._cuda_graph = graph
+            self._cuda_graph = capture(self._launches, self.plan.schedule)
 
     def steps(self) -> Iterator[Call]:
         """Runs launch by launch, yielding each call after it: its results are valid until the next step."""
@@ -116,7 +123,7 @@ class Context:
 class Engine:
     """Runs a fused graph through kernels for any batch size: plans per batch, contexts per concurrent run."""
 
-    def __init__(self, graph: Graph, dtype: str, device: torch.device) -> None:
+    def __init__(self, graph: Graph, dtype: str, device: torch.device, cubins: Sequence[Cubin] = ()) -> None:
         self._graph = graph
         self._dtype = dtype
         self._device = device
@@ -124,6 +131,11 @@ class Engine:
         self._plans: dict[int, Plan] = {}
         self._idle: dict[int, list[Context]] = {}
         self._lock = threading.Lock()
+        self._prepare: Prepare = lambda launch: launch  # interpreted
+        if device.type == "cuda":
+            from optgraph.driver import Kernels
+
+            self._prepare = Kernels(device, cubins).bind
 
     def plan(self, batch: int) -> Plan:
         """The plan for `batch` images, made on first use and kept."""
@@ -141,9 +153,10 @@ class Engine:
                 idle = self._idle.setdefault(batch, [])
                 context = idle.pop() if idle else None
             if context is None:
-                context = Context(plan, self._weights, self._device)
+                context = Context(plan, self._weights, self._device, self._prepare)
             try:
-                yield context
+                with context.turn():
+                    yield context
             finally:
                 with self._lock:
                     self._idle[batch].append(context)

@@ -69,7 +69,7 @@ def _prologue(x: Tensor, act: Act, scale: Tensor | None, shift: Tensor | None) -
     return apply_act(x, act)
 
 
-def _epilogue(y: Tensor, op: ops.Conv | ops.Separable | ops.Pool, residual: Tensor | None) -> Outputs:
+def _epilogue(y: Tensor, op: ops.Conv | ops.Separable | ops.Bottleneck | ops.Pool, residual: Tensor | None) -> Outputs:
     y = apply_act(y, op.act)
     return (apply_act(y if residual is None else y + residual, op.post),)
 
@@ -79,7 +79,9 @@ def _padded(x: Tensor, pads: ops.Pads, value: float = 0.0) -> Tensor:
     return F.pad(x, (left, right, top, bottom), value=value)
 
 
-def _convolve(x: Tensor, w: Tensor, b: Tensor | None, op: ops.Conv | ops.Separable, groups: int) -> Tensor:
+def _convolve(
+    x: Tensor, w: Tensor, b: Tensor | None, op: ops.Conv | ops.Separable | ops.Bottleneck, groups: int
+) -> Tensor:
     padding = op.pads[:2]
     if padding != op.pads[2:]:
         x, padding = _padded(x, op.pads), (0, 0)
@@ -102,6 +104,14 @@ def _separable(op: ops.Separable, inputs: Inputs) -> Outputs:
     x, dw, dw_b, w, b, residual, scale, shift = _slots(op, inputs)
     x = _convolve(_prologue(x, op.pre_act, scale, shift), dw, dw_b, op, groups=dw.shape[0])
     return _epilogue(F.conv2d(apply_act(x, op.mid), w, b), op, residual)
+
+
+def _bottleneck(op: ops.Bottleneck, inputs: Inputs) -> Outputs:
+    x, conv_w, conv_b, w, b, residual, scale, shift, rest = _slots(op, inputs)
+    z = apply_act(_convolve(_prologue(x, op.pre_act, scale, shift), conv_w, conv_b, op, groups=1), op.mid)
+    if rest is not None:
+        z = torch.cat((rest, z) if op.rest_first else (z, rest), 1)
+    return _epilogue(F.conv2d(z, w, b), op, residual)
 
 
 def _pool(op: ops.Pool, inputs: Inputs) -> Outputs:
@@ -270,6 +280,7 @@ _FUNCTIONS: dict[type[Op], Callable[[Any, Inputs], Outputs]] = {
     ops.Conv: _conv,
     ops.MergedPointwise: _merged_pointwise,
     ops.Separable: _separable,
+    ops.Bottleneck: _bottleneck,
     ops.Pool: _pool,
     ops.GlobalPool: _global_pool,
     ops.Affine: _affine,

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 import triton
 
-from optgraph.kernels import conv2d, depthwise, elementwise, head, lrn, pad, pointwise, pool, separable
+from optgraph import cubins
+from optgraph.kernels import bottleneck, conv2d, depthwise, elementwise, head, lrn, pad, pointwise, pool, separable
 from optgraph.kernels.launch import Launch, targeting
 from optgraph.ops import IDENTITY, RELU
 
@@ -75,6 +76,32 @@ LAUNCHES: dict[str, Callable[[], Launch]] = {
         half(8, 149, 149, 32),
         stride=(2, 2),
         act=RELU,
+    ),
+    "bottleneck": lambda: bottleneck.bottleneck(
+        half(64, 56, 56, 64),
+        half(1, 3, 3, 64, 64),
+        vector(64),
+        half(64, 256),
+        vector(256),
+        half(64, 56, 56, 256),
+        pads=(1, 1, 1, 1),
+        mid=RELU,
+        residual=half(64, 56, 56, 256),
+        post=RELU,
+    ),
+    "bottleneck_rest": lambda: bottleneck.bottleneck(
+        half(128, 17, 17, 160),
+        half(1, 7, 1, 160, 192),
+        vector(192),
+        half(384, 1088),
+        vector(1088),
+        half(128, 17, 17, 1088),
+        rest=half(128, 17, 17, 192),
+        rest_first=True,
+        pads=(3, 0, 3, 0),
+        mid=RELU,
+        residual=half(128, 17, 17, 1088),
+        post=RELU,
     ),
     "separable": lambda: separable.separable(
         half(*MIDDLE),
@@ -140,31 +167,27 @@ LAUNCHES: dict[str, Callable[[], Launch]] = {
 }
 
 
-def tool(flag: str, cubin: Path) -> str:
-    return subprocess.run([CUOBJDUMP, flag, cubin], capture_output=True, text=True, check=True).stdout
-
-
 def compile_one(name: str, capability: int, folder: Path) -> dict[str, str | int | bool]:
-    with targeting(f"sm_{capability}"):
+    target = f"sm_{capability}"
+    with targeting(target):
         launch = LAUNCHES[name]()
-    compiled = launch.variant.compile(f"sm_{capability}")
-    cubin = folder / f"{name}_{capability}.cubin"
-    cubin.write_bytes(compiled.asm["cubin"])
-    usage = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", tool("-res-usage", cubin)))
+    cubin = cubins.obtain(launch.variant, target)  # fails if its parameters are not as a launch would pass them
+    file = folder / f"{name}_{capability}.cubin"
+    file.write_bytes(cubin.code)
+    sass = subprocess.run([CUOBJDUMP, "-sass", file], capture_output=True, text=True, check=True).stdout
     return {
         "name": name,
         "kernel": launch.kernel,
-        "target": f"sm_{capability}",
+        "target": target,
         "block_m": launch.constants.get("BLOCK_M", 0),
-        "registers": int(usage["REG"]),
-        "stack": int(usage["STACK"]),
-        "local": int(usage["LOCAL"]),
-        "shared": compiled.metadata.shared,
-        "wgmma": "wgmma" in compiled.asm["ptx"],
-        "tma": "cp.async.bulk.tensor" in compiled.asm["ptx"],
+        "registers": cubin.registers,
+        "spills": cubin.spill_bytes,
+        "shared": cubin.shared_bytes,
+        "wgmma": cubin.wgmma,
+        "tma": cubin.tma,
         "split": launch.workspace > 0,
         # 16-byte loads, into registers or shared memory
-        "wide_loads": len(re.findall(r"\bLD(?:G|GSTS)\.E\S*\.128\b", tool("-sass", cubin))),
+        "wide_loads": len(re.findall(r"\bLD(?:G|GSTS)\.E\S*\.128\b", sass)),
     }
 
 

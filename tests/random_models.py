@@ -68,6 +68,15 @@ def _residual(to: Builder, x: Image) -> Image:
     return to.act(y) if to.maybe() else y
 
 
+def _bottleneck(to: Builder, x: Image) -> Image:
+    """A k×k convolution before a 1×1, alone as in ResNet or beside other branches as in Inception-ResNet."""
+    y = to.tail(to.conv(to.tail(to.conv(x, 16)), to.pick(5, 8, 24), to.pick((3, 3), (1, 7), (7, 1))))
+    parts = [y, *(to.tail(to.conv(x, 4)) for _ in range(to.pick(0, 1, 2)))]
+    if len(parts) > 1:
+        y = to.concat(parts if to.maybe() else parts[::-1])
+    return to.add(to.conv(y, x.c), x)
+
+
 def _preactivation(to: Builder, x: Image) -> Image:
     y = to.act(to.norm(x))
     return to.add(to.tail(to.conv(to.tail(to.conv(y, 4)), x.c, (3, 3))), x)
@@ -195,7 +204,7 @@ def _lrn(to: Builder, x: Image) -> Image:
 BLOCKS = (
     *(_convolution, _separable, _pool, _pool_branch, _siblings, _residual, _preactivation, _join, _affine),
     *(_channels_last, _nothing, _padded, _cut, _squeeze_excite, _lrn, _twice, _separable),
-    *(_shuffle, _upsample, _bounds),
+    *(_shuffle, _upsample, _bounds, _bottleneck),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +19,17 @@ from optgraph.graph import Graph
 from optgraph.graph_json import _OPS, graph_from_json, graph_to_json
 from optgraph.ops import Value
 from optgraph.text import graph_text
+from tests.cubin_samples import sample
 from tests.networks import Builder, inception_a, inception_resnet, preactivation_resnet, xception
 
 OPTIONS = Options("fp32", (1, 8), 77, 123_456)
+CUBINS = (sample(), sample(key="f" * 64, target="sm_80", parameters=("pointer",), code=b"\x7fELF for another"))
 
 
 def compiled(graph: Graph) -> Artifact:
     fused = graph.copy()
     pipeline.apply(fused, pipeline.FUSE)
-    return Artifact(graph, fused, OPTIONS, "0" * 64, "model.onnx")
+    return Artifact(graph, fused, OPTIONS, "0" * 64, "model.onnx", CUBINS)
 
 
 def assert_same(a: Graph, b: Graph) -> None:
@@ -49,13 +51,34 @@ def test_both_graphs_come_back(build, tmp_path: Path) -> None:
     assert_same(back.simplified, made.simplified)
     assert_same(back.fused, made.fused)
     assert (back.options, back.source_digest, back.source_name) == (OPTIONS, "0" * 64, "model.onnx")
+    assert back.cubins == CUBINS
+
+
+def test_machine_code_can_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "net.optgraph"
+    made = compiled(inception_a())
+    save(path, made)
+    assert load(path, cubins=False).cubins == ()
+    assert_same(load(path, cubins=False).fused, made.fused)
+    rewritten(path, lambda m, t: t["cubin000000"].__setitem__(5, 0))
+    with pytest.raises(ArtifactError, match="its cubins are damaged"):
+        load(path)
+    assert load(path, cubins=False).cubins == ()  # not even looked at
+
+
+def test_a_file_without_machine_code(tmp_path: Path) -> None:
+    made = replace(compiled(inception_a()), cubins=())
+    save(tmp_path / "net.optgraph", made)
+    assert load(tmp_path / "net.optgraph").cubins == ()
+    with safe_open(tmp_path / "net.optgraph", framework="numpy") as file:
+        assert "cubins" not in file.metadata() and not [name for name in file.keys() if "cubin" in name]  # noqa: SIM118
 
 
 def test_weights_are_stored_once(tmp_path: Path) -> None:
     made = compiled(xception())
     save(tmp_path / "net.optgraph", made)
     with safe_open(tmp_path / "net.optgraph", framework="numpy") as file:
-        assert len(list(file.keys())) == len(made.simplified.constants)
+        assert len(list(file.keys())) == len(made.simplified.constants) + len(CUBINS)
 
 
 def test_every_operator_has_a_form() -> None:
@@ -118,6 +141,19 @@ def edit_node(key: str, value: object):
     return change
 
 
+def edit_cubins(**changes: object):
+    """A change that somebody made on purpose: the digest fits."""
+
+    def change(metadata: dict, tensors: dict) -> None:
+        cubins = json.loads(metadata["cubins"])
+        cubins[0].update(changes)
+        metadata["cubins"] = json.dumps(cubins)
+        codes = [tensors[f"cubin{i:06}"] for i in range(len(cubins))]
+        metadata["cubins_digest"] = artifact._digest(codes, metadata["cubins"])
+
+    return change
+
+
 DAMAGE = {
     "a kernel that does not fit its weight": edit_node("kernel", [4, 4]),
     "a stride of the wrong type": edit_node("stride", ["a", 1]),
@@ -129,6 +165,15 @@ DAMAGE = {
     "a missing weight": lambda m, t: t.pop("000000"),
     "a changed weight": lambda m, t: t["000000"].__setitem__((0,) * t["000000"].ndim, 1e9),
     "batches that are text": lambda m, t: m.update(batches='"many"'),
+    "a changed cubin": lambda m, t: t["cubin000001"].__setitem__(0, 0),
+    "changed facts of a cubin": lambda m, t: m.update(cubins=m["cubins"].replace("98304", "98300")),
+    "a missing cubin": lambda m, t: t.pop("cubin000001"),
+    "a cubin too many": lambda m, t: t.update(cubin000002=t["cubin000001"]),
+    "cubins that are none": lambda m, t: m.update(cubins='{"0": 1}'),
+    "no digest of the cubins": lambda m, t: m.pop("cubins_digest"),
+    "a cubin of a million warps": edit_cubins(num_warps=10**6),
+    "a cubin of no kernel": edit_cubins(entry=None),
+    "a cubin with wings": edit_cubins(wings=2),
 }
 
 

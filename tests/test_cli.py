@@ -45,7 +45,14 @@ def close(got: np.ndarray, reference: np.ndarray) -> None:
 def test_compile_writes_beside_the_model_and_reports(model: Path) -> None:
     out = ok("compile", model, "--batch", "1,8")
     assert model.with_suffix(".optgraph").is_file()
-    for text in ("batchnorm", f"{NODES}, simplified to", "at batch 1, ", "at batch 8", "placement", "model.optgraph"):
+    for text in (
+        "batchnorm",
+        f"{NODES}, simplified to",
+        "at batch 1, ",
+        "at batch 8",
+        "placement",
+        "on an H100 SXM; not measured",
+    ):
         assert text in out
 
 
@@ -94,6 +101,26 @@ def test_inspect_lists_the_fused_graph(model: Path) -> None:
     out = ok("inspect", model)
     assert "y: N×10 = Softmax[axis=1](x=logits" in out
     assert "MergedPointwise" in out
+
+
+def test_inspect_cost(model: Path) -> None:
+    found = ok_json("inspect", model, "--dtype", "fp16", "--cost", "--batch", "8", "--target", "sm_80")
+    cost = found["cost"]
+    assert (cost["target"], cost["batch"], len(cost["launches"])) == ("sm_80", 8, found["launches"])
+    assert cost["launches"][0]["kernel"] == "conv2d"
+    assert cost["launches"][0]["flops"] == 2 * 8 * 144 * 8 * 27
+    assert (
+        cost["launches"][0]["read_bytes"] == 8 * 4 * 144 * 3 and cost["launches"][0]["written_bytes"] == 8 * 2 * 144 * 8
+    )
+    assert "cost" not in ok_json("inspect", model)
+    out = ok("inspect", model, "--cost")
+    assert "on an H100 SXM at batch 1; not measured" in out and "8×12×12" not in out
+    assert "pointwise" in out and "MergedPointwise[" not in out
+
+
+def test_inspect_cost_of_an_unknown_device(model: Path) -> None:
+    result = call("inspect", model, "--cost", "--target", "sm_70")
+    assert (result.exit_code, result.stderr) == (2, "error: no prediction for target 'sm_70': use sm_90 or sm_80\n")
 
 
 def test_inspect_dot(tmp_path: Path, model: Path) -> None:
@@ -338,7 +365,17 @@ def test_interrupt(tmp_path: Path) -> None:
 
 def test_every_command_has_help_with_an_example() -> None:
     commands = [c.callback.__name__ for c in cli.app.registered_commands if c.callback]
-    assert sorted(commands) == ["bench", "calibrate", "check", "compile", "inspect", "optimize", "run", "verify"]
+    assert sorted(commands) == [
+        "bench",
+        "calibrate",
+        "check",
+        "compile",
+        "inspect",
+        "optimize",
+        "run",
+        "tune",
+        "verify",
+    ]
     overview = ok("--help")
     for command in commands:
         assert command in overview

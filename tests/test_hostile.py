@@ -20,6 +20,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 import optgraph
 from optgraph.errors import OptgraphError
 from tests.cli_models import call, classifier, ok, saved
+from tests.cubin_samples import sample
 
 Change = Callable[[onnx.ModelProto], None]
 GIB = 1 << 30
@@ -331,6 +332,8 @@ ARTIFACTS: dict[str, Callable[[bytes], bytes]] = {
     "an output that is not there": fused(lambda g: g["outputs"][0].__setitem__(1, "nowhere")),
     "an unknown dtype": metadata("dtype", "fp7"),
     "a batch of 0": metadata("batches", "[0]"),
+    "cubins that are not there": metadata("cubins", "[{}]"),
+    "cubins 100,000 deep": metadata("cubins", "[" * 100_000 + "]" * 100_000),
 }
 
 
@@ -375,7 +378,7 @@ def fuzz(folder: Path) -> None:
         n.name = str(next(names))
     path = saved(folder, model)
     net = optgraph.compile(path, "torch")
-    net.save(folder / "good.optgraph")
+    optgraph.Net(net.simplified, net.fused, net.source, "torch", cubins=[sample()]).save(folder / "good.optgraph")
     net.plan()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2 * GIB, used + 2 * GIB))

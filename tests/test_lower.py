@@ -65,7 +65,6 @@ def test_batch_fills_the_symbol_and_scales_the_arena() -> None:
     one, three = lower(graph, 1), lower(graph, 3)
     assert one.inputs["x"].shape[0] == 1 and three.inputs["x"].shape[0] == 3
     assert one.arena_bytes < three.arena_bytes <= 3 * one.arena_bytes
-    assert three.bytes_moved() == 3 * one.bytes_moved()
 
 
 def test_half_precision_halves_the_bytes_but_not_the_logits() -> None:

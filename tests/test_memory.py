@@ -30,6 +30,20 @@ def test_the_arena_is_no_larger_than_all_buffers(buffers: list[Lifetime]) -> Non
     assert total <= sum(-(-b.size // ALIGNMENT) * ALIGNMENT for b in buffers)
 
 
+@given(lifetimes)
+def test_each_buffer_is_at_the_lowest_offset_that_is_free(buffers: list[Lifetime]) -> None:
+    offsets, _ = allocate(buffers)
+    placed: list[Lifetime] = []
+    for buffer in sorted(buffers, key=lambda b: (-b.size, b.first, b.name)):
+        size = -(-buffer.size // ALIGNMENT) * ALIGNMENT
+        offset = 0
+        for other in sorted(placed, key=lambda b: offsets[b.name]):
+            if other.first <= buffer.last and buffer.first <= other.last and offsets[other.name] < offset + size:
+                offset = max(offset, offsets[other.name] + -(-other.size // ALIGNMENT) * ALIGNMENT)
+        assert offsets[buffer.name] == offset
+        placed.append(buffer)
+
+
 def test_a_chain_needs_two_buffers() -> None:
     chain = [Lifetime(f"b{i}", 1000, i, i + 1) for i in range(10)]
     assert allocate(chain)[1] == 2 * 1024

@@ -140,6 +140,29 @@ def test_separable() -> None:
     assert types(check(plain)) == ["Conv", "Conv"]
 
 
+@pytest.mark.parametrize("rest_first", [False, True])
+def test_bottleneck(rest_first: bool) -> None:
+    acts: dict[str, Act] = {"pre_act": RELU, "mid": ACTS["clip"], "act": ACTS["tanh"], "post": RELU}
+    op = ops.Bottleneck(kernel=(3, 3), stride=(2, 1), pads=(1, 0, 0, 1), rest_first=rest_first, **acts)
+    graph = Graph()
+    images = {"x": IMAGE, "residual": ("N", 6, 4, 7), "rest": ("N", 3, 4, 7)}
+    weights = {
+        "conv_w": (5, 4, 3, 3),
+        "conv_b": (5,),
+        "w": (6, 8, 1, 1),
+        "b": (6,),
+        "pre_scale": (4,),
+        "pre_shift": (4,),
+    }
+    inputs = {name: graph.add_input(name, Value(shape)) for name, shape in images.items()}
+    inputs |= {name: graph.add_constant(rand(*shape) + 0.5) for name, shape in weights.items()}
+    graph.outputs = {"y": graph.add(op, [inputs[slot] for slot in op.slots]).output}
+    chain = ["Mul", "Add", "Relu", "Conv", "Clip", "Concat", "Conv", "Tanh", "Add", "Relu"]
+    assert types(check(graph)) == chain
+    plain = single(ops.Bottleneck(kernel=(3, 3)), rand(5, 4, 3, 3), None, rand(6, 5, 1, 1))
+    assert types(check(plain)) == ["Conv", "Conv"]
+
+
 @pytest.mark.parametrize("pads", [(0, 0, 0, 0), (1, 1, 1, 1), (0, 1, 2, 0)])
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 1)])
 @pytest.mark.parametrize(("mode", "counted"), [("max", False), ("average", False), ("average", True)])

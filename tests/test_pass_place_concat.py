@@ -4,7 +4,7 @@ from optgraph import reference
 from optgraph.graph import Graph
 from optgraph.lower import lower
 from optgraph.ops import BATCH, Concat, Reduce, Value
-from optgraph.passes import fuse_epilogue, merge_siblings, place_concat
+from optgraph.passes import fuse_bottleneck, fuse_epilogue, merge_siblings, place_concat
 from optgraph.runtime import Engine
 from tests.networks import Builder, difference, inception_a, of_kind
 
@@ -71,6 +71,18 @@ def test_dense_blocks_grow_in_one_buffer():
     x = torch.randn(2, 12, 9, 9)
     expected = reference.run(graph, {"x": x}, torch.float64)["y0"]
     assert (Engine(graph, "fp32", torch.device("cpu"))({"x": x})["y0"] - expected).norm() < 1e-6 * expected.norm()
+
+
+def test_what_a_bottleneck_reads_beside_its_convolution_is_placed():
+    b = Builder(channels=16)
+    y, z = b.conv(b.x, 5), b.conv(b.x, 4)
+    graph = b.done(b.conv(b.concat(y, z, b.conv(b.x, 6, 3)), 7), b.conv(b.concat(b.x, b.conv(b.x, 6, 3)), 7))
+    assert fuse_bottleneck.run(graph).rewrites == 2
+    after, outcome = graph.copy(), place_concat.run(graph)
+    assert difference(after, graph) < 1e-12
+    assert outcome.rewrites == 2 and [r.reason for r in outcome.refusals] == ["'x' is a graph input or a constant"]
+    assert of_kind(graph, "Concat")[0].op.in_place == (True, True)
+    assert {n.op.rest_in_place for n in of_kind(graph, "Bottleneck")} == {True, False}
 
 
 def test_refuses_with_the_reason():

@@ -178,6 +178,41 @@ def test_separable(window: str) -> None:
     np.testing.assert_allclose(out, np.maximum(y + residual, 0), atol=1e-12)
 
 
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("order", ["alone", "rest first", "rest last"])
+def test_bottleneck(window: str, order: str) -> None:
+    x, conv_w, conv_b = rand(2, 4, 7, 8), rand(5, 4, 3, 2), rand(5)
+    scale, shift = rand(4, seed=1), rand(4, seed=2) + 1
+    y = np.maximum(x * per_channel(scale) + per_channel(shift), 0)
+    z = FORMULA["silu"](conv(y, conv_w, WINDOWS[window]) + per_channel(conv_b))
+    rest = None if order == "alone" else rand(2, 3, *z.shape[2:])
+    if rest is not None:
+        z = np.concatenate((rest, z) if order == "rest first" else (z, rest), 1)
+    w, b = rand(6, z.shape[1], 1, 1), rand(6)
+    y = FORMULA["hard_swish"](np.einsum("ncij,oc->noij", z, w[:, :, 0, 0]) + per_channel(b))
+    residual = rand(*y.shape)
+    acts: dict[str, Act] = {"pre_act": RELU, "mid": ACT["silu"], "act": ACT["hard_swish"], "post": RELU}
+    op = ops.Bottleneck(kernel=(3, 2), **WINDOWS[window], **acts, rest_first=order == "rest first")
+    (out,) = evaluate(op, x, conv_w, conv_b, w, b, residual, scale, shift, rest)
+    np.testing.assert_allclose(out, np.maximum(y + residual, 0), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "shapes, message",
+    [
+        ([(5, 3, 3, 3), (6, 5, 1, 1)], "do not fit 4 channels"),
+        ([(5, 4, 3, 3), (6, 7, 1, 1)], "for 5 channels"),
+        ([(5, 4, 3, 3), (6, 7, 1, 1), (1, 2, 7, 7)], "cannot join"),
+        ([(5, 4, 3, 3), (6, 6, 1, 1), (1, 2, 5, 5)], "for 7 channels"),
+    ],
+)
+def test_bottleneck_refuses_what_does_not_fit(shapes: list[tuple[int, ...]], message: str) -> None:
+    conv_w, w, *rest = (ops.Value(shape) for shape in shapes)
+    inputs = [ops.Value((1, 4, 7, 7)), conv_w, None, w, None, None, None, None, *rest]
+    with pytest.raises(ModelError, match=message):
+        ops.Bottleneck(kernel=(3, 3)).infer(inputs)
+
+
 POOL_WINDOWS = {
     **WINDOWS,
     "symmetric": {"stride": (2, 1), "pads": (1, 1, 1, 1), "dilation": (1, 1)},

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from optgraph import report
+from optgraph import pipeline, report
 from optgraph.checks import check_finite
 from optgraph.cost import bytes_per_image
 from optgraph.errors import ModelError
@@ -75,6 +75,30 @@ def test_a_batch_does_not_change_bytes_per_image() -> None:
     assert 8 * one["arena_bytes"] - 8 * 256 * 20 <= eight["arena_bytes"] <= 8 * one["arena_bytes"]
 
 
+def test_cost_dict_is_the_sum_of_its_launches() -> None:
+    found = report.cost_dict(net(inception_a(), "fp16"), 4, "sm_80")
+    launches = found["launches"]
+    plan = net(inception_a(), "fp16").plan(4)
+    assert [(launch["kernel"], launch["node"]) for launch in launches] == [(c.name, c.node) for c in plan.calls]
+    assert (found["device"], found["batch"], found["waves"]) == ("A100 SXM 80GB", 4, plan.waves)
+    assert [launch["wave"] for launch in launches] == list(plan.schedule.wave)
+    assert found["sequential_us"] == pytest.approx(sum(launch["us"] for launch in launches), rel=0.01)
+    assert found["roofline_us"] < found["predicted_us"] <= found["sequential_us"]
+    moved = sum(launch["read_bytes"] + launch["written_bytes"] for launch in launches)
+    assert moved == 4 * report.net_dict(net(inception_a(), "fp16"))["bytes_per_image"]["after"]
+    assert all(launch["bound"] == "latency" and launch["us"] > 2 for launch in launches)
+
+
+def test_the_prediction_of_a_net_is_that_of_one_image() -> None:
+    compiled = net(inception_a())
+    predicted = report.net_dict(compiled, (8,))["predicted"]
+    assert predicted == {
+        "device": "H100 SXM",
+        "batch": 1,
+        "us": report.cost_dict(compiled, 1, "sm_90")["predicted_us"],
+    }
+
+
 def reports() -> list[PassReport]:
     refusal = Refusal("fold", "conv [1]", "it pads")
     return [PassReport("a", "first", 3, 10, 7, 0.0123, (refusal,)), PassReport("b", "second", 0, 7, 7, 0.0, ())]
@@ -119,6 +143,25 @@ def test_net_table() -> None:
         assert part in shown
     assert "10.4 KB -> 10.4 KB (+0%)" in shown
     assert "two [2J (Binary): no kernel for an elementwise sub" in shown and "\x1b" not in shown
+
+
+def test_cost_tables() -> None:
+    data = report.cost_dict(net(small()), 2, "sm_90")
+    header, *rows = text(report.cost_table(data)).splitlines()
+    assert header.split() == ["node", "wave", "kernel", "output", "blocks", "MB", "weights", "GFLOP", "µs", "bound"]
+    conv, sub = (row.split() for row in rows)
+    assert conv[:4] == ["conv", "0", "pointwise", "2×9×9×5"] and conv[-1] == "latency"
+    assert "two [2J" in rows[1] and "fallback" in sub and "\x1b" not in rows[1]
+    shown = text(report.prediction_table(data))
+    for part in ("on an H100 SXM at batch 2; not measured", "waves      2;", "latency 2", "20.7 KB of activations"):
+        assert part in shown
+
+
+def test_sibling_outputs_are_shown_by_their_channels() -> None:
+    graph = inception_a()
+    pipeline.apply(graph, pipeline.FUSE)
+    shown = text(report.cost_table(report.cost_dict(net(graph), 1, "sm_90")))
+    assert "1×9×9×8+6+5+4" in shown
 
 
 def test_passes_table() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from optgraph import ops, pipeline, reference
 from optgraph.graph import Graph
+from optgraph.kernels.launch import Launch
 from optgraph.ops import RELU, Act, Value
-from optgraph.runtime import Context, Engine
+from optgraph.plan import Schedule
+from optgraph.runtime import Context, Engine, with_workspaces
 from tests.networks import Builder, inception_a, inception_resnet, preactivation_resnet, xception
 
 CPU = torch.device("cpu")
@@ -79,6 +82,71 @@ def test_two_contexts_of_an_engine_have_buffers_of_their_own() -> None:
         assert first is not second
     with run.context(1) as again:
         assert again in (first, second)
+
+
+def test_launches_of_one_stream_share_a_workspace() -> None:
+    def launch(workspace: int) -> Launch:
+        return Launch("k", None, (1,), {}, {}, workspace=workspace)
+
+    def plain() -> None: ...
+
+    launches = [launch(0), launch(4096), launch(8192), launch(64), plain]
+    bound = with_workspaces(launches, (0, 0, 1, 0, 1), CPU)
+    assert bound[0] is launches[0] and bound[4] is plain
+    first, other, again = (b.args["workspace"] for b in bound[1:4] if isinstance(b, Launch))
+    assert isinstance(first, torch.Tensor) and isinstance(other, torch.Tensor) and isinstance(again, torch.Tensor)
+    assert first.data_ptr() == again.data_ptr() != other.data_ptr()
+    assert first.nbytes == 4096 and other.nbytes == 8192
+    assert not first.any() and not other.any()
+
+
+def test_a_gpu_records_its_first_run_and_replays_it_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Graph:
+        def replay(self) -> None:
+            done.append("replay")
+
+    def capture(launches: list[Callable[[], None]], schedule: Schedule) -> Graph:
+        assert (launches, schedule) == (context._launches, context.plan.schedule)
+        done.append("capture")
+        return Graph()
+
+    monkeypatch.setattr("optgraph.runtime.capture", capture)
+    with engine(xception()).context(1) as context:
+        context._launches = [lambda i=i: done.append(str(i)) for i in range(3)]
+        context.run()
+        assert done == ["0", "1", "2"]
+        monkeypatch.setattr(context, "_device", torch.device("cuda"))
+        for _ in range(3):
+            context.run()
+        assert done[3:] == ["0", "1", "2", "capture", "replay", "replay"]
+        monkeypatch.undo()
+
+
+def test_a_context_is_used_after_what_its_last_user_enqueued(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Stream:
+        def record_event(self) -> Stream:
+            done.append("record")
+            return self
+
+        def wait(self) -> None:
+            done.append("wait")
+
+    with engine(xception()).context(1) as context:
+        pass
+    monkeypatch.setattr(context, "_device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    with context.turn():
+        done.append("first")
+    with pytest.raises(ValueError), context.turn():
+        done.append("second")
+        raise ValueError
+    with context.turn():
+        done.append("third")
+    assert done == ["first", "record", "wait", "second", "record", "wait", "third", "record"]
 
 
 def test_a_value_that_no_kernel_wrote_is_nan() -> None:

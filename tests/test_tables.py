@@ -15,6 +15,19 @@ ROW = {
 }
 
 
+COST = {
+    "graph": "torch_xception",
+    "batch": 8,
+    "launches": 40,
+    "waves": 30,
+    "activation_mb": 96.94,
+    "gflop": 16.71,
+    "predicted_us": {"sm_90": 84.2, "sm_80": 150.4},
+    "roofline_us": {"sm_90": 38.4, "sm_80": 90.0},
+    "bounds": {"sm_90": {"bytes": 30, "latency": 10}, "sm_80": {}},
+}
+
+
 def test_the_readme_has_every_table_as_generated() -> None:
     text = tables.README.read_text()
     assert sorted(tables.names()) == sorted(tables.TABLES)
@@ -39,3 +52,12 @@ def test_what_was_not_measured_says_so(tmp_path, monkeypatch) -> None:
 def test_an_unknown_table_is_an_error() -> None:
     with pytest.raises(KeyError, match="speed"):
         tables.fill("<!-- table:speed -->\n<!-- end -->")
+
+
+def test_a_prediction_is_called_one(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    record.write("cost", [COST], prediction=True)
+    text = tables.table("cost")
+    assert "| torch_xception | 8 | 40 | 30 | 96.9 | 16.7 | 84 | 150 | 38 | 25% / 75% / 0% |\n" in text
+    assert "Predicted by `python -m benchmarks.cost`" in text and "no GPU was used" in text
+    assert record.environment()["device"] not in text

@@ -65,6 +65,8 @@ def test_kernels_agree_with_the_original_region_by_region(model: Path) -> None:
     net = optgraph.compile(model, backend="interpret")
     found = verify_net(net, model, batch=3)
     assert found.ok, found.reason
-    assert found.regions_compared >= found.regions_total - 1
+    # What a Bottleneck reads beside its convolution are some parts of a concatenation, which the original never joins.
+    rests = sum(node.name.endswith(":rest") for node in net.fused.nodes())
+    assert found.regions_compared >= found.regions_total - rests - 1
     assert found.outputs[0].rel_l2 <= BOUND
     assert net.plan(3).fallbacks == ()

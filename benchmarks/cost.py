@@ -1,0 +1,73 @@
+"""What the cost model says of the three networks and ResNet-50, in fp16. Predictions: nothing runs.
+
+    python -m benchmarks.cost [--only SUBSTRING]
+
+Writes benchmarks/results/cost.json (whole runs only).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from typing import Any
+
+import optgraph
+from benchmarks import record
+from optgraph import pipeline
+from optgraph.cost import work
+from optgraph.graph import Graph
+from optgraph.lower import lower
+from optgraph.predict import DEVICES, LATENCY, predict
+
+NETWORKS = (*record.NETWORKS, "resnet50")
+BATCHES = (1, 8, 64, 128)
+
+
+def fused(network: str) -> Graph:
+    """The network as torch exports it, fused; its weights are not needed."""
+    graph = optgraph.read(record.GRAPHS / f"torch_{network}.onnx", allow_stripped=True)
+    pipeline.apply(graph, pipeline.SIMPLIFY + pipeline.FUSE)
+    return graph
+
+
+def measure(network: str, graph: Graph, batch: int) -> dict[str, Any]:
+    """The row of one network and batch size; figures by image, times in microseconds."""
+    plan = lower(graph, batch, "fp16")
+    launches = work(graph, plan)
+    kinds: Counter[str] = Counter()
+    for launch in launches:
+        kinds[launch.call.name] += launch.moved
+    found = {device.target: predict(graph, plan, device) for device in DEVICES}
+    return {
+        "graph": f"torch_{network}",
+        "batch": batch,
+        "launches": len(plan.calls),
+        "waves": plan.waves,
+        "activation_mb": sum(kinds.values()) / batch / 1e6,
+        "activation_mb_by_kernel": {kind: moved / batch / 1e6 for kind, moved in kinds.most_common()},
+        "weight_mb_per_batch": sum(launch.weights for launch in launches) / 1e6,
+        "gflop": sum(sum(launch.flops.values()) for launch in launches) / batch / 1e9,
+        "predicted_us": {target: p.overlapped / batch * 1e6 for target, p in found.items()},
+        "one_after_another_us": {target: p.sequential / batch * 1e6 for target, p in found.items()},
+        "roofline_us": {target: p.roofline / batch * 1e6 for target, p in found.items()},
+        "bounds": {target: dict(Counter(launch.bound for launch in p.launches)) for target, p in found.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="networks whose name contains this; writes nothing")
+    options = parser.parse_args()
+    rows = []
+    for network in NETWORKS:
+        if options.only in network:
+            graph = fused(network)
+            rows += [measure(network, graph, batch) for batch in BATCHES]
+            print(*rows[-len(BATCHES) :], sep="\n", flush=True)
+    if not options.only:
+        devices = {device.target: device.name for device in DEVICES}
+        print(record.write("cost", rows, prediction=True, dtype="fp16", devices=devices, latency_us=LATENCY * 1e6))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The three networks whole, at full size, on the GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import optgraph
+from benchmarks import record
+from optgraph.calibrate import images
+from optgraph.layers import target_of
+from optgraph.lower import STORAGE
+from optgraph.oracle import BOUNDS
+from optgraph.runtime import Engine
+from optgraph.verify import verify_net
+from tests.gpu_checks import replay_differs, threads_differ
+
+pytestmark = pytest.mark.gpu
+CUDA = torch.device("cuda")
+BATCHES = (1, 3, 16, 17, 32)
+
+# In a process of its own, in which nothing has been compiled or loaded before.
+FROM_ARTIFACT = """
+import sys, torch, optgraph
+net = optgraph.load(sys.argv[1], backend="triton")
+for batch in map(int, sys.argv[3:]):
+    x = torch.load(sys.argv[2])[:batch]
+    torch.save(net(x), f"{sys.argv[1]}.{batch}")
+"""
+
+
+@pytest.fixture(params=record.NETWORKS)
+def network(request: pytest.FixtureRequest) -> Path:
+    return record.model(request.param)
+
+
+def random_images(count: int, seed: int) -> torch.Tensor:
+    return torch.from_numpy(images(seed, (count, 3, 299, 299), channels_last=False))
+
+
+def engine(network: Path, dtype: str) -> Engine:
+    run = optgraph.compile(network, "triton", dtype).run
+    assert isinstance(run, Engine)
+    return run
+
+
+@pytest.mark.parametrize("dtype", STORAGE)
+def test_agrees_with_onnx_runtime_region_by_region(network: Path, dtype: str) -> None:
+    net = optgraph.compile(network, "triton", dtype)
+    found = verify_net(net, network, batch=2)
+    assert found.ok, found.reason
+    assert found.outputs[0].rel_l2 <= BOUNDS[dtype]
+    assert net.plan(2).fallbacks == ()
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_a_replay_is_what_the_launches_are_one_by_one(network: Path, batch: int) -> None:
+    first, second = (random_images(batch, seed).cuda() for seed in (1, 2))
+    assert replay_differs(engine(network, "fp16"), first, second) == []
+
+
+def test_two_threads_on_one_net(network: Path) -> None:
+    assert threads_differ(engine(network, "fp16"), [random_images(2, seed).cuda() for seed in range(6)]) == []
+
+
+def test_one_artifact_serves_every_batch_and_compiles_nothing(network: Path, tmp_path: Path) -> None:
+    """Cold: a fresh process, an empty cache; what the artifact does not bring would be left in the cache."""
+    artifact, feed, cache = tmp_path / "net.optgraph", tmp_path / "images.pt", tmp_path / "cache"
+    command = [sys.executable, "-m", "optgraph", "compile", network, "-o", artifact, "--dtype", "fp16"]
+    subprocess.run([*command, "--batch", "1,8,64", "--target", target_of(CUDA)], check=True, cwd=record.ROOT)
+    x = random_images(max(BATCHES), 1)
+    torch.save(x, feed)
+    run = subprocess.run(
+        [sys.executable, "-c", FROM_ARTIFACT, artifact, feed, *map(str, BATCHES)],
+        cwd=record.ROOT,
+        env=os.environ | {"TRITON_CACHE_DIR": str(cache)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert [path for path in cache.rglob("*") if path.suffix in (".cubin", ".safetensors")] == []
+    whole = engine(network, "fp16")({next(iter(optgraph.load(artifact).inputs)): x})
+    expected = next(iter(whole.values())).float().cpu()
+    for batch in BATCHES:
+        found = torch.load(f"{artifact}.{batch}").float().cpu()
+        apart = (found - expected[:batch]).norm() / expected[:batch].norm()
+        assert apart <= BOUNDS["fp16"], f"batch {batch}: {apart:.1e}"
