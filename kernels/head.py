@@ -21,7 +21,7 @@ from optgraph.kernels.activations import activation, apply
 from optgraph.kernels.addressing import aligned, alignment
 from optgraph.kernels.launch import Launch, target_of
 from optgraph.kernels.layout import check_contiguous, check_shape, check_vector
-from optgraph.kernels.tiles import Tile, cdiv, ceil_pow2, gemm, planned_batch
+from optgraph.kernels.tiles import Problem, Tile, cdiv, ceil_pow2, choose, planned_batch
 from optgraph.ops import IDENTITY, Act
 
 _SMALL_BATCH = 16
@@ -155,7 +155,7 @@ def head_tile(rows: int, columns: int, channels: int, itemsize: int, target: str
     """A small batch only waits for the weight: narrow column blocks, deep reads. A large one is a plain GEMM."""
     rows = planned_batch(rows, target)
     if target == "interpret" or rows > _SMALL_BATCH:
-        return gemm(rows, columns, channels, itemsize, target)
+        return choose(Problem((1, rows, 1), (columns,), channels, itemsize, splittable=False), target)
     return Tile(16, 16, 512 // itemsize, num_warps=4, num_stages=4)
 
 

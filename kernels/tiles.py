@@ -60,6 +60,7 @@ class Problem:
     depthwise: taps of the depthwise convolution before the GEMM, or 0: every block of columns repeats it.
     plain:  neither prologue nor residual; beside them the biggest accumulators would spill.
     tma:    whether the copy engine may load x and weight.
+    splittable: whether the kernel can share a tile's depth among programs.
     """
 
     extent: Box
@@ -70,6 +71,7 @@ class Problem:
     depthwise: int = 0
     plain: bool = True
     tma: bool = False
+    splittable: bool = True
 
     @property
     def m(self) -> int:
@@ -97,6 +99,7 @@ _GEMM_16BIT: tuple[Tile, ...] = (
     Tile(128, 128, 64, 8, 3),
     Tile(128, 64, 64, 4, 4),
     Tile(64, 64, 64, 4, 4),
+    Tile(128, 32, 64, 4, 4),
     Tile(64, 32, 64, 4, 4),
 )
 _GEMM_32BIT: tuple[Tile, ...] = (
@@ -164,7 +167,7 @@ def gemm(
 
 def separable(m: int, n: int, c: int, itemsize: int, target: str, taps: int = 9, plain: bool = True) -> Tile:
     """Tile of a depthwise convolution feeding a GEMM [m, c] x [c, n]: every n-block repeats the depthwise."""
-    return choose(Problem((1, m, 1), (n,), c, itemsize, depthwise=taps, plain=plain), target)
+    return choose(Problem((1, m, 1), (n,), c, itemsize, depthwise=taps, plain=plain, splittable=False), target)
 
 
 def rows(m: int, c: int, itemsize: int, target: str) -> tuple[int, int]:
@@ -242,7 +245,7 @@ def _splits(tile: Tile, splits: int, problem: Problem, device: _Device) -> bool:
     """Whether SMs are idle otherwise, and each of `splits` programs would have a pipeline's worth of steps."""
     steps = problem.taps * cdiv(problem.k, tile.block_k)
     small = tile.block_m * tile.block_n <= _SPLIT_BELOW and _blocks(tile, problem) < device.sms
-    return small and not problem.depthwise and steps >= 4 * splits
+    return small and problem.splittable and steps >= 4 * splits
 
 
 def _device(target: str) -> _Device:

@@ -17,7 +17,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -59,12 +59,20 @@ class Use:
 
     @property
     def description(self) -> str:
-        """The tile and what is switched on, such as '128×64×64, split, relu'."""
+        """The tile, the box of a TMA load, what is switched on and what is badly aligned: '128×64×64, split, relu'."""
         constants = dict(self.variant.constants)
-        tile = "×".join(str(value) for name, value in constants.items() if name.startswith("BLOCK_"))
-        switches = [name.lower() for name, value in constants.items() if value is True]
-        functions = [value.__name__.strip("_") for value in constants.values() if cubins.is_jit(value)]
-        return ", ".join([tile, *switches, *(name for name in functions if name != "identity")])
+        words = [_sizes(constants, "BLOCK_")]
+        if constants.get("BOX0"):
+            words.append(f"box {_sizes(constants, 'BOX')}")
+        words += [name.lower() for name, value in constants.items() if value is True]
+        words += [value.__name__.strip("_") for value in constants.values() if cubins.is_jit(value)]
+        words += [name for name, kind in self.variant.signature if name == "residual" and kind != "constexpr"]
+        words += [f"{k.lower()} {v}" for k, v in constants.items() if k.startswith("ALIGN") and v < 8]
+        return ", ".join(word for word in words if word != "identity")
+
+
+def _sizes(constants: Mapping[str, Any], prefix: str) -> str:
+    return "×".join(str(value) for name, value in constants.items() if name.startswith(prefix))
 
 
 def check_targets(targets: Iterable[str]) -> None:

@@ -27,7 +27,7 @@ from optgraph.lower import fitting_batch
 from optgraph.net import Net
 from optgraph.onnx_import import InputShape, load_model
 from optgraph.onnx_parts import cut, inlined
-from optgraph.oracle import Feeds, Reference, allowed, distance, example, noise
+from optgraph.oracle import Feeds, Reference, allowed, coarseness, distance, example, noise
 from optgraph.verify import Progress, computed_dtype, open_with_original
 
 AGAINST = ("onnxruntime",)
@@ -121,7 +121,9 @@ def bench(
         tell("warm-up", 0.0)
         answers = theirs(feeds)
         (plain,) = Reference(whole).run(list(answers), feeds)
-        require_agreement(ours(feeds), answers, allowed(computed_dtype(net), noise(plain, answers)))
+        dtype = computed_dtype(net)
+        rounding = max(noise(plain, answers), coarseness(net.fused, dtype, feeds, plain))
+        require_agreement(ours(feeds), answers, allowed(dtype, rounding))
         for run in (ours, theirs) * (WARM_UPS - 1):
             run(feeds)
         ours_s, theirs_s = interleave(

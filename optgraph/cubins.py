@@ -2,7 +2,7 @@
 
 A Cubin is found by its key, a digest of all that decides its code: the kernels' sources, the variant (types, constants,
 options) and the target. A change in any of them is a miss, and never an error: what is not there is compiled. Compiled
-cubins are kept on disk beside Triton's own cache, which would do but for its 0.5 s a kernel.
+cubins are kept on disk, in Triton's cache folder: finding one there takes no compiler, nor a process that could run it.
 """
 
 from __future__ import annotations
@@ -252,22 +252,30 @@ def from_triton(variant: Variant, target: str, name: str, compiled: Any) -> Cubi
     )
 
 
+def takes(cubin: Cubin, variant: Variant) -> bool:
+    """Whether the cubin's parameters are of the kinds that the variant's arguments are."""
+    kinds = ["map" if isinstance(p, TensorMap) else p for p in cubin.parameters]
+    return kinds == _kinds(variant)
+
+
+def _kinds(variant: Variant) -> list[str]:
+    """'pointer', 'i32', 'i64', 'fp32', or 'map' for a tensor read by the copy engine."""
+    named = {"*": "pointer", "t": "map"}  # *fp16, tensordesc<fp16[64, 64]>
+    return [named.get(kind[0], kind) for _, kind in variant.signature if kind != "constexpr"]
+
+
 def _parameters(variant: Variant, maps: Sequence[dict[str, Any]] | None) -> tuple[Parameter, ...]:
-    descriptors = iter(maps or ())
-    parameters: list[Parameter] = []
-    for _, kind in variant.signature:
-        if kind.startswith("*"):
-            parameters.append("pointer")
-        elif kind.startswith("tensordesc"):
-            found = next(descriptors, None)
-            if found is None:
-                raise OptgraphError(f"'{variant.kernel}' reads blocks by the copy engine, which the target lacks")
-            # Triton's numbers for the types of elements are the driver's, but for these three.
-            element = {8: 10, 9: 8, 10: 9}.get(found["elem_type"], found["elem_type"])
-            parameters.append(TensorMap(tuple(found["block_size"]), found["swizzle"], element))
-        elif kind != "constexpr":
-            parameters.append(kind)
-    return tuple(parameters)
+    kinds = _kinds(variant)
+    if kinds.count("map") != len(maps or ()):
+        raise OptgraphError(f"'{variant.kernel}' reads blocks by the copy engine, which the target lacks")
+    descriptors = map(_described, maps or ())
+    return tuple(next(descriptors) if kind == "map" else kind for kind in kinds)
+
+
+def _described(found: dict[str, Any]) -> TensorMap:
+    # Triton's numbers for the types of elements are the driver's, but for these three.
+    element = {8: 10, 9: 8, 10: 9}.get(found["elem_type"], found["elem_type"])
+    return TensorMap(tuple(found["block_size"]), found["swizzle"], element)
 
 
 def ptx_layout(ptx: str) -> list[tuple[int, int]]:

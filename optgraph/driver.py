@@ -34,7 +34,8 @@ class Kernels:
     """
 
     def __init__(self, device: torch.device, found: Iterable[Cubin], library: Any = None) -> None:
-        self._device = device
+        index = torch.cuda.current_device() if device.index is None else device.index
+        self._device = torch.device("cuda", index)
         self._driver = Driver(library or _library())
         capability = torch.cuda.get_device_capability(device)
         self._found = {cubin.key: cubin for cubin in found if runs_on(cubin.target, capability)}
@@ -64,7 +65,7 @@ class Kernels:
     def _find(self, variant: Variant) -> Cubin:
         for target in self._targets:
             cubin = self._found.get(cubins.key(variant, target))
-            if cubin is not None:
+            if cubin is not None and cubins.takes(cubin, variant):
                 return cubin
         self.compiled += 1
         return cubins.obtain(variant, self._target)

@@ -37,6 +37,7 @@ _OPS: tuple[type[Op], ...] = (
     ops.Opaque,
     ops.Pad,
     ops.Pool,
+    ops.PooledPointwise,
     ops.Reduce,
     ops.Reshape,
     ops.Separable,

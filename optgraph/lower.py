@@ -372,6 +372,27 @@ def _separable(context: Lowering, node: Node) -> None:
     )
 
 
+def _pooled_pointwise(context: Lowering, node: Node) -> None:
+    op = node.op
+    assert isinstance(op, ops.PooledPointwise)
+    weight = context.weight(KERNELS + "pointwise:pack", _constant_weight(context, node, "w"))
+    context.call(
+        KERNELS + "pooled_pointwise:pooled_pointwise",
+        node,
+        _operands(context, node),
+        {"out": context.write(node.output).nhwc},
+        {"weight": weight, **_bias(context, node)},
+        kernel=op.kernel,
+        stride=op.stride,
+        pads=op.pads,
+        dilation=op.dilation,
+        pre_act=op.pre_act,
+        act=op.act,
+        post=op.post,
+        precision=context.precision,
+    )
+
+
 def _one_launch(context: Lowering, node: Node) -> bool:
     """Whether a Bottleneck runs as one kernel. Batches that tiles are planned together for decide alike: a net
     compiled for them serves all sizes."""
@@ -677,6 +698,7 @@ _LOWER: dict[type[ops.Op], Callable[[Lowering, Node], None]] = {
     ops.MergedPointwise: _merged_pointwise,
     ops.Pad: _pad,
     ops.Pool: _pool,
+    ops.PooledPointwise: _pooled_pointwise,
     ops.Reshape: _reshape,
     ops.Separable: _separable,
     ops.Slice: _slice,

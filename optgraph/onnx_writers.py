@@ -108,7 +108,7 @@ def _prologue(to: Exporter, node: Node, act: Act) -> str:
     return _scaled(to, node.get("x"), node.get("pre_scale"), node.get("pre_shift"), act)
 
 
-def _epilogue(to: Exporter, node: Node, op: ops.Conv | ops.Separable | ops.Bottleneck | ops.Pool, y: str) -> None:
+def _epilogue(to: Exporter, node: Node, op: ops.Windowed, y: str) -> None:
     y = _act(to, y, op.act, to.graph.values[node.output].dtype)
     residual = node.get("residual")
     _finish(to, node.output, to.emit("Add", [y, to.name(residual)]) if residual else y, op.post)
@@ -117,7 +117,7 @@ def _epilogue(to: Exporter, node: Node, op: ops.Conv | ops.Separable | ops.Bottl
 # ---- operators
 
 
-def _window(op: ops.Conv | ops.Separable | ops.Bottleneck | ops.Pool) -> dict[str, Any]:
+def _window(op: ops.Windowed) -> dict[str, Any]:
     return {"kernel_shape": op.kernel, "strides": op.stride, "pads": op.pads, "dilations": op.dilation}
 
 
@@ -152,22 +152,41 @@ def _bottleneck(to: Exporter, node: Node, op: ops.Bottleneck) -> None:
     _epilogue(to, node, op, to.emit("Conv", [y, w, b], kernel_shape=(1, 1)))
 
 
-def _pool(to: Exporter, node: Node, op: ops.Pool) -> None:
-    x = _scaled(to, node.get("x"), "", "", op.pre_act)
-    window = _window(op)
-    counted = op.mode == "max" or op.count_include_pad
-    if counted and any(pad >= size for pad, size in zip(op.pads, op.kernel * 2, strict=True)):
+def _pooled_pointwise(to: Exporter, node: Node, op: ops.PooledPointwise) -> None:
+    y = _max_pool(to, node, op)
+    w, b = (to.name(node.get(slot)) for slot in ("w", "b"))
+    _epilogue(to, node, op, to.emit("Conv", [y, w, b], kernel_shape=(1, 1)))
+
+
+def _padded(to: Exporter, node: Node, op: ops.Pool | ops.PooledPointwise, fill: float) -> tuple[str, dict[str, Any]]:
+    """The input of a pool, and its window."""
+    x, window = _scaled(to, node.get("x"), "", "", op.pre_act), _window(op)
+    if any(pad >= size for pad, size in zip(op.pads, op.kernel * 2, strict=True)):
         # ONNX Runtime's pools take no padding of a whole kernel, which ceil_mode and dilation can come to.
-        fill = _scalar(-math.inf if op.mode == "max" else 0.0, to.graph.values[node.output].dtype)
+        value = to.constant(_scalar(fill, to.graph.values[node.output].dtype), "fill")
         pads = np.array([0, 0, *op.pads[:2], 0, 0, *op.pads[2:]], np.int64)
-        x = to.emit("Pad", [x, to.constant(pads, "pads"), to.constant(fill, "fill")])
+        x = to.emit("Pad", [x, to.constant(pads, "pads"), value])
         window["pads"] = [0, 0, 0, 0]
-    if op.mode == "max":
-        y = to.emit("MaxPool", [x], **window)
+    return x, window
+
+
+def _max_pool(to: Exporter, node: Node, op: ops.Pool | ops.PooledPointwise) -> str:
+    x, window = _padded(to, node, op, -math.inf)
+    return to.emit("MaxPool", [x], **window)
+
+
+def _average_pool(to: Exporter, node: Node, op: ops.Pool) -> str:
+    if op.count_include_pad:
+        x, window = _padded(to, node, op, 0.0)
     else:
-        if op.dilation == (1, 1):
-            del window["dilations"]  # which opset 19 brought
-        y = to.emit("AveragePool", [x], count_include_pad=int(op.count_include_pad), **window)
+        x, window = _scaled(to, node.get("x"), "", "", op.pre_act), _window(op)
+    if op.dilation == (1, 1):
+        del window["dilations"]  # which opset 19 brought
+    return to.emit("AveragePool", [x], count_include_pad=int(op.count_include_pad), **window)
+
+
+def _pool(to: Exporter, node: Node, op: ops.Pool) -> None:
+    y = (_max_pool if op.mode == "max" else _average_pool)(to, node, op)
     if node.get("b"):
         y = to.emit("Add", [y, _column(to, node.get("b"), 4)])
     _epilogue(to, node, op, y)
@@ -269,6 +288,7 @@ WRITERS: dict[type[ops.Op], Writer] = {
     ops.Conv: _conv,
     ops.MergedPointwise: _merged_pointwise,
     ops.Separable: _separable,
+    ops.PooledPointwise: _pooled_pointwise,
     ops.Bottleneck: _bottleneck,
     ops.Pool: _pool,
     ops.GlobalPool: _global_pool,

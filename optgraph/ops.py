@@ -246,6 +246,20 @@ class Separable(_Window):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PooledPointwise(_Window):
+    """Max pool over k×k windows → pointwise (w is [Cout, C, 1, 1])."""
+
+    slots = ("x", "w", "b", "residual")
+
+    def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
+        x, w = _image(inputs), _present(inputs, 1)
+        if len(w.shape) != 4 or w.shape[1:] != (x.shape[1], 1, 1):
+            raise ModelError(f"a weight of shape {list(w.shape)} for {x.shape[1]} channels")
+        _check_vector(inputs, 2, w.shape[0])
+        return self._check_residual(inputs, 3, Value((x.shape[0], w.shape[0], *self._spatial(x)), x.dtype))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bottleneck(_Window):
     """Dense k×k convolution (conv_w is [Ch, Cin, kh, kw]) → `mid` activation → pointwise (w is [Cout, Ch + Cr, 1, 1]).
 
@@ -287,6 +301,9 @@ class Pool(_Window):
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
         x = _image(inputs)
         return self._check_residual(inputs, 2, Value((*x.shape[:2], *self._spatial(x)), x.dtype))
+
+
+Windowed = Conv | Separable | PooledPointwise | Bottleneck | Pool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,11 @@ from onnx import helper
 
 from optgraph import calibrate
 from optgraph.backends import session
+from optgraph.graph import Graph
+from optgraph.lower import STORAGE
 from optgraph.onnx_parts import upstream
 from optgraph.ops import Value
+from optgraph.reference import Executor
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -89,6 +92,29 @@ def distance(result: torch.Tensor | np.ndarray, reference: torch.Tensor | np.nda
 def noise(plain: Feeds, optimized: Feeds) -> float:
     """How far float32 rounding alone moves a network: ONNX Runtime from itself, without and with its optimisations."""
     return max(distance(optimized[name], plain[name])[0] for name in plain)
+
+
+def coarseness(graph: Graph, dtype: str, feeds: Feeds, answers: Feeds) -> float:
+    """How far rounding the weights to `dtype`, and nothing else, moves the answers of the fused `graph`.
+
+    It moves them more than rounding every activation does: a weight is off by the same on all pixels of an image, so
+    no average evens it out.
+    """
+    if dtype == "fp32":
+        return 0.0
+    rounded = graph.copy()
+    for name, array in graph.constants.items():
+        if array.ndim > 1 and array.dtype.kind == "f":  # kernels keep vectors in float32
+            rounded.constants[name] = _rounded(array.astype(np.float32), dtype)
+    results = Executor(rounded)(feeds)
+    return max(distance(results[name], answers[name])[0] for name in answers)
+
+
+def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype == "tf32":  # a float32 without its last 13 bits
+        return ((array.view(np.uint32) + 0x1000) & 0xFFFFE000).view(np.float32)
+    rounded: np.ndarray = torch.tensor(array).to(getattr(torch, STORAGE[dtype])).float().numpy()
+    return rounded
 
 
 def allowed(dtype: str, noise: float) -> float:

@@ -22,6 +22,7 @@ from optgraph.passes import (
     fold_shapes,
     fuse_bottleneck,
     fuse_epilogue,
+    fuse_max_pool,
     fuse_prologue,
     fuse_separable,
     layout,
@@ -82,6 +83,8 @@ FUSE: tuple[Pass, ...] = (
     Pass("merge_siblings", "1×1 bottlenecks: siblings merged", merge_siblings.run),
     # After the merge: a 1×1 with siblings reads its input together with them instead.
     Pass("fuse_bottleneck", "k×k + 1×1", fuse_bottleneck.run),
+    # After the merge too: siblings that share a pooled image read it once, and it then has to be in memory.
+    Pass("fuse_max_pool", "max pool + 1×1", fuse_max_pool.run),
     Pass("flatten", "dense layers of images", flatten.run),
     # Last: it asks who produces each part of a concat.
     Pass("place_concat", "concat in place", place_concat.run),

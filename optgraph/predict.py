@@ -168,7 +168,7 @@ class _Programs:
 def _programs(done: Work, plan: Plan, device: Device) -> _Programs:
     name, total, flops = done.call.name, done.moved + done.weights, sum(done.flops.values())
     rows = math.prod(done.call.written()[0].shape[:-1])
-    if flops and name in ("pointwise", "conv2d", "separable", "head"):
+    if flops and name in ("pointwise", "conv2d", "separable", "pooled_pointwise", "head"):
         return _gemm(done, rows, plan, device)
     if flops and name == "bottleneck":
         return _bottleneck(done, rows, plan, device)
@@ -191,9 +191,10 @@ def _gemm(done: Work, rows: int, plan: Plan, device: Device) -> _Programs:
     m = rows // plan.batch * tiles.planned_batch(plan.batch, device.target)
     affine = "pre_scale" in call.weights or "pre_shift" in call.weights
     window = 0
-    if call.name == "separable":
-        window = done.flops["depthwise"] // (2 * rows * k)
-        tile = tiles.separable(m, columns[0], k, itemsize, device.target, window, not affine)
+    if call.name in ("separable", "pooled_pointwise"):
+        pooled = call.name == "pooled_pointwise"
+        window = math.prod(call.options["kernel"]) if pooled else done.flops["depthwise"] // (2 * rows * k)
+        tile = tiles.separable(m, columns[0], k, itemsize, device.target, window, not (affine or pooled))
     elif call.name == "head" and m <= 16:
         tile = tiles.Tile(16, 16, 256)  # it only waits for its weights
     else:

@@ -48,6 +48,7 @@ def net_dict(net: Net, batches: Sequence[int] = (1,)) -> Dict:
         "arena_bytes_by_batch": {batch: p.arena_bytes for batch, p in plans.items()},
         "weight_bytes": weight_bytes(net.fused, net.dtype),
         "predicted": _predicted(net),
+        "cubins": dict(Counter(cubin.target for cubin in net.cubins)),
     }
 
 
@@ -176,6 +177,7 @@ def net_table(data: Mapping[str, Any]) -> Table:
         "arena": ", ".join(f"{size(arena)} at batch {batch}" for batch, arena in arenas),
         "weights": size(data["weight_bytes"]),
         "predicted": f"{_ms(predicted['us'])} at batch {predicted['batch']} on an {predicted['device']}; not measured",
+        "machine code": ", ".join(f"{n} kernels for {target}" for target, n in data["cubins"].items()) or "none",
         "placement": placement(data),
     }
     table = _facts(rows)
@@ -251,12 +253,10 @@ def variants_table(variants: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def variants_line(variants: Sequence[Mapping[str, Any]]) -> str:
-    """'46 kernels for sm_90 of 1.9 MB; none spills registers'."""
-    targets = Counter(v["target"] for v in variants).items()
+    """'46 kernels of 1.9 MB; none spills registers'."""
     spilling = sum(v["spills"] > 0 for v in variants)
-    what = " and ".join(f"{count} kernels for {target}" for target, count in targets)
     spills = f"{spilling} of them spill registers" if spilling else "none spills registers"
-    return f"{what} of {size(sum(v['code_bytes'] for v in variants))}; {spills}"
+    return f"{len(variants)} kernels of {size(sum(v['code_bytes'] for v in variants))}; {spills}"
 
 
 def placement(data: Mapping[str, Any]) -> str:

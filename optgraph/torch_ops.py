@@ -69,7 +69,7 @@ def _prologue(x: Tensor, act: Act, scale: Tensor | None, shift: Tensor | None) -
     return apply_act(x, act)
 
 
-def _epilogue(y: Tensor, op: ops.Conv | ops.Separable | ops.Bottleneck | ops.Pool, residual: Tensor | None) -> Outputs:
+def _epilogue(y: Tensor, op: ops.Windowed, residual: Tensor | None) -> Outputs:
     y = apply_act(y, op.act)
     return (apply_act(y if residual is None else y + residual, op.post),)
 
@@ -106,6 +106,11 @@ def _separable(op: ops.Separable, inputs: Inputs) -> Outputs:
     return _epilogue(F.conv2d(apply_act(x, op.mid), w, b), op, residual)
 
 
+def _pooled_pointwise(op: ops.PooledPointwise, inputs: Inputs) -> Outputs:
+    x, w, b, residual = _slots(op, inputs)
+    return _epilogue(F.conv2d(_max_pool(op, apply_act(x, op.pre_act)), w, b), op, residual)
+
+
 def _bottleneck(op: ops.Bottleneck, inputs: Inputs) -> Outputs:
     x, conv_w, conv_b, w, b, residual, scale, shift, rest = _slots(op, inputs)
     z = apply_act(_convolve(_prologue(x, op.pre_act, scale, shift), conv_w, conv_b, op, groups=1), op.mid)
@@ -121,14 +126,14 @@ def _pool(op: ops.Pool, inputs: Inputs) -> Outputs:
     return _epilogue(y if b is None else y + _channels(b, y), op, residual)
 
 
-def _torch_pads(op: ops.Pool) -> bool:
+def _torch_pads(op: ops.Pool | ops.PooledPointwise) -> bool:
     """Whether torch's pools take the padding: symmetric, and at most half of the window."""
     return op.pads[:2] == op.pads[2:] and all(
         2 * pad <= kernel for pad, kernel in zip(op.pads, op.kernel, strict=False)
     )
 
 
-def _max_pool(op: ops.Pool, x: Tensor) -> Tensor:
+def _max_pool(op: ops.Pool | ops.PooledPointwise, x: Tensor) -> Tensor:
     if _torch_pads(op):
         return F.max_pool2d(x, op.kernel, op.stride, op.pads[:2], op.dilation)
     return F.max_pool2d(_padded(x, op.pads, -torch.inf), op.kernel, op.stride, 0, op.dilation)
@@ -280,6 +285,7 @@ _FUNCTIONS: dict[type[Op], Callable[[Any, Inputs], Outputs]] = {
     ops.Conv: _conv,
     ops.MergedPointwise: _merged_pointwise,
     ops.Separable: _separable,
+    ops.PooledPointwise: _pooled_pointwise,
     ops.Bottleneck: _bottleneck,
     ops.Pool: _pool,
     ops.GlobalPool: _global_pool,

@@ -26,7 +26,7 @@ from optgraph.lower import fitting_batch
 from optgraph.net import Net, compile, load
 from optgraph.onnx_export import Exporter
 from optgraph.onnx_import import InputShape, load_model
-from optgraph.oracle import Feeds, Reference, allowed, distance, example, noise
+from optgraph.oracle import Feeds, Reference, allowed, coarseness, distance, example, noise
 from optgraph.reference import Executor
 from optgraph.runtime import Engine
 from optgraph.text import op_text
@@ -142,7 +142,8 @@ def verify_net(
     (optimized,) = reference.run(list(net.outputs), feeds, optimize=True)
     sensitivity = min(distance(other_answers[name], answers[name])[0] for name in answers)
 
-    dtype, rounding = computed_dtype(net), noise(answers, optimized)
+    dtype = computed_dtype(net)
+    rounding = max(noise(answers, optimized), coarseness(net.fused, dtype, feeds, answers))
     bound = allowed(dtype, rounding)
     graph = net.simplified if net.backend == "onnxruntime" else net.fused
     regions = _Regions(graph, reference, feeds, REGION_FACTOR * bound, tell)

@@ -30,11 +30,15 @@ from optgraph.ops import (
     Op,
     Pad,
     Pool,
+    PooledPointwise,
     Separable,
 )
 from optgraph.passes.rewrite import Outcome, Rule, sweep
 
-WRITES_CHANNELS = (Activation, Affine, Binary, Bottleneck, Conv, GlobalPool, LRN, MergedPointwise, Pad, Pool, Separable)
+WRITES_CHANNELS = (
+    *(Activation, Affine, Binary, Bottleneck, Conv, GlobalPool, LRN, MergedPointwise, Pad, Pool, PooledPointwise),
+    Separable,
+)
 
 Homes = dict[str, tuple[str, int]]  # value -> the concat and input slot where it may be placed
 

@@ -19,7 +19,19 @@ import torch
 import triton
 
 from optgraph import cubins
-from optgraph.kernels import bottleneck, conv2d, depthwise, elementwise, head, lrn, pad, pointwise, pool, separable
+from optgraph.kernels import (
+    bottleneck,
+    conv2d,
+    depthwise,
+    elementwise,
+    head,
+    lrn,
+    pad,
+    pointwise,
+    pool,
+    pooled_pointwise,
+    separable,
+)
 from optgraph.kernels.launch import Launch, targeting
 from optgraph.ops import IDENTITY, RELU
 
@@ -112,6 +124,15 @@ LAUNCHES: dict[str, Callable[[], Launch]] = {
         half(*MIDDLE),
         pads=(1, 1, 1, 1),
         pre_act=RELU,
+    ),
+    "pooled_pointwise": lambda: pooled_pointwise.pooled_pointwise(
+        half(8, 147, 147, 64),
+        half(64, 80),
+        vector(80),
+        half(8, 73, 73, 80),
+        kernel=(3, 3),
+        stride=(2, 2),
+        act=RELU,
     ),
     "depthwise": lambda: depthwise.depthwise(
         half(*MIDDLE), half(3, 3, 728), vector(728), half(*MIDDLE), pads=(1, 1, 1, 1), pre_act=RELU

@@ -80,6 +80,15 @@ def test_flops_of_each_kind_of_product() -> None:
     assert sorted(found) == sorted([*(2 * 81 * product for product in products), 2 * 7 * 20])
 
 
+def test_a_pool_before_a_product_is_no_traffic_and_no_flops() -> None:
+    b = Builder(channels=16, size=9)
+    x = b.conv(b.x, 16)
+    op = ops.PooledPointwise(kernel=(3, 3), stride=(2, 2))
+    (_, found) = works(b.done(b.graph.add(op, (x, b.constant(5, 16, 1, 1))).output))
+    assert found.call.name == "pooled_pointwise" and found.flops == {"weight": 2 * 16 * 16 * 5}
+    assert (found.read, found.written) == (81 * 16 * 4, 16 * 5 * 4)
+
+
 def test_of_a_fallback_only_bytes_are_known() -> None:
     b = Builder(channels=4, size=3)
     graph = b.done(b.graph.add(Binary(fn="sub"), (b.x, b.x)).output)

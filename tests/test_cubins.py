@@ -15,15 +15,23 @@ import torch
 import optgraph
 from optgraph import ahead, cubins, net, pipeline
 from optgraph.ahead import Use, build, find_uses
+from optgraph.buffers import Buffers
 from optgraph.cubins import Cubin, TensorMap, from_json, layout, ptx_layout, runs_on
+from optgraph.driver import Kernels
 from optgraph.errors import ArtifactError, InputError, OptgraphError
 from optgraph.graph import Graph
+from optgraph.kernels.conv2d import conv2d
 from optgraph.kernels.elementwise import elementwise
 from optgraph.kernels.launch import Variant, targeting
+from optgraph.kernels.pointwise import pointwise
+from optgraph.kernels.tiles import Tile
+from optgraph.lower import lower
 from optgraph.occupancy import blocks_per_sm
 from optgraph.ops import BATCH, IDENTITY, RELU, Act
+from optgraph.runtime import with_workspaces
+from optgraph.weights import Weights
 from tests.cli_models import call, classifier, ok, ok_json, saved
-from tests.cubin_samples import sample
+from tests.cubin_samples import GPU, FakeCuda, sample
 from tests.networks import Builder
 
 
@@ -136,6 +144,19 @@ def test_parameters_as_ptx_declares_them() -> None:
     assert layout(sample().parameters) == expected  # a map with its shape and strides, ..., and two of Triton's
 
 
+def test_blocks_need_a_copy_engine() -> None:
+    x, weight = torch.empty(1, 16, 16, 64, dtype=torch.float16), torch.empty(64, 64, dtype=torch.float16)
+    with targeting("sm_90"):
+        found = pointwise(x, weight, None, [torch.empty_like(x)], tile=Tile(64, 64, 64, box=(1, 1, 64))).variant
+    maps = [{"block_size": [64, 64], "swizzle": 3, "elem_type": 10}] * 2  # Triton's bf16 is the driver's 9
+    parameters = cubins._parameters(found, maps)
+    assert parameters[:2] == (TensorMap((64, 64), 3, 9),) * 2 and "pointer" in parameters and "i32" in parameters
+    assert cubins.takes(sample(parameters=parameters), found)
+    assert not cubins.takes(sample(parameters=parameters[1:]), found)
+    with pytest.raises(OptgraphError, match="which the target lacks"):
+        cubins._parameters(found, None)
+
+
 # ---- the JSON form
 
 
@@ -219,8 +240,6 @@ def network(batch: int | str = BATCH) -> Graph:
 
 
 def test_uses_count_every_launch() -> None:
-    from optgraph.lower import lower
-
     graph = network()
     for target in ("sm_80", "sm_90"):
         uses = find_uses(graph, "fp16", [1, 3], [target])
@@ -246,9 +265,16 @@ def test_a_fixed_batch_is_the_only_one() -> None:
 
 
 def test_a_use_describes_itself() -> None:
-    use = Use("", replace(variant(), constants=(*variant().constants, ("BLOCK_K", 64))), "sm_90", {1: 1}, 1)
-    blocks = dict(variant().constants)
-    assert use.description == f"{blocks['BLOCK_M']}×{blocks['BLOCK_N']}×64, relu"
+    x, weight = torch.empty(1, 16, 16, 64, dtype=torch.float16), torch.empty(64, 64, dtype=torch.float16)
+    with targeting("sm_90"):
+        plain = pointwise(x, weight, None, [torch.empty_like(x)], tile=Tile(64, 32, 16), acts=[RELU], residual=x)
+        assert Use("", plain.variant, "sm_90", {}, 1).description == "64×32×16, flat, relu, residual"
+        odd = torch.empty(1, 16, 16, 63, dtype=torch.float16)
+        narrow = pointwise(odd, weight[:63], None, [torch.empty_like(x)], tile=Tile(64, 32, 16))
+        assert Use("", narrow.variant, "sm_90", {}, 1).description == "64×32×16, flat, align_k 1"
+        window, out = torch.empty(1, 3, 3, 64, 64, dtype=torch.float16), torch.empty_like(x)
+        boxed = conv2d(x, window, None, out, pads=(1, 1, 1, 1), tile=Tile(64, 32, 64, box=(1, 8, 8)))
+        assert Use("", boxed.variant, "sm_90", {}, 1).description == "64×32×64, box 1×8×8, tma"
 
 
 # ---- compiled
@@ -287,6 +313,24 @@ def test_the_copy_engine_is_used(built: tuple[list[Use], list[Cubin], list[float
     maps = [p for cubin in built[1] for p in cubin.parameters if isinstance(p, TensorMap)]
     assert maps and all(p.element == 6 for p in maps)  # CU_TENSOR_MAP_DATA_TYPE_FLOAT16
     assert any(c.wgmma for c in built[1])
+
+
+def test_every_launch_finds_its_cubin(
+    built: tuple[list[Use], list[Cubin], list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, cpu, cuda = network(), torch.device("cpu"), FakeCuda(monkeypatch)
+    plan = lower(graph, 1, "fp16")
+    buffers = Buffers(plan, Weights(graph.constants, cpu), cpu)
+    with targeting("sm_90"):
+        launches = [buffers.bind(call) for call in plan.calls]
+    kernels = Kernels(GPU, built[1], cuda)
+    for launch in with_workspaces(launches, plan.schedule.stream, cpu):
+        kernels.bind(launch)()
+    assert kernels.compiled == 0
+    assert len(cuda.named("cuLaunchKernel")) == len(plan.calls)
+    by_code = {cubin.code: cubin for cubin in built[1]}
+    loaded = [by_code[code] for _, code in cuda.named("cuModuleLoadData")]
+    assert {cubin.target for cubin in loaded} == {"sm_90"} and len(loaded) == len({cubin.key for cubin in loaded})
 
 
 @pytest.mark.parametrize(
@@ -384,6 +428,9 @@ def test_the_table_of_variants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (first["registers"], first["shared_bytes"], first["wgmma"], first["tma"]) == (168, 98_304, True, True)
     assert first["blocks_per_sm"] == 1 and first["waves"] == round(first["blocks"] / 132, 2)  # by its registers
     out = ok(*command)
+    count = sum(v["target"] == "sm_80" for v in variants)
+    assert data["cubins"] == {"sm_90": len(variants) - count, "sm_80": count}
+    assert f"{count} kernels for sm_80" in ok("inspect", tmp_path / "model.optgraph")
     assert "launches at 1/2/8/64" in out and "wgmma" in out and "none spills registers" in out
     monkeypatch.setattr(net, "build", lambda uses, progress: [replace(c, spill_bytes=4) for c in pretended(uses)])
     assert f"{len(variants)} of them spill registers" in ok(*command)

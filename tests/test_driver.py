@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -19,58 +18,14 @@ from optgraph.errors import OptgraphError
 from optgraph.kernels.elementwise import elementwise
 from optgraph.kernels.launch import Block, Launch, targeting
 from optgraph.kernels.pointwise import pointwise
+from optgraph.kernels.tiles import Tile
 from optgraph.ops import RELU
-from tests.cubin_samples import sample
-
-GPU = torch.device("cuda", 0)
-STREAM = 0x5731
-
-
-def target_of(pointer: Any) -> Any:
-    """What a `byref` refers to."""
-    return pointer._obj
-
-
-class FakeCuda:
-    """libcuda's functions. `calls` has their names and arguments; a name in `broken` fails."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, tuple[Any, ...]]] = []
-        self.broken = ""
-        self.context = 0xC0
-
-    def __getattr__(self, name: str) -> Any:
-        def function(*arguments: Any) -> int:
-            self.calls.append((name, arguments))
-            if name == self.broken:
-                return 700
-            self.answer(name, arguments)
-            return 0
-
-        return function
-
-    def answer(self, name: str, arguments: tuple[Any, ...]) -> None:
-        match name:
-            case "cuCtxGetCurrent" | "cuDevicePrimaryCtxRetain":
-                target_of(arguments[0]).value = self.context or (0xC1 if name.startswith("cuDevice") else 0)
-            case "cuModuleLoadData":
-                target_of(arguments[0]).value = 0x30D
-            case "cuModuleGetFunction":
-                target_of(arguments[0]).value = 0xF0
-            case "cuGetErrorString":
-                target_of(arguments[1]).value = b"an illegal memory access was encountered"
-            case "cuTensorMapEncodeTiled":
-                arguments[0][:] = bytes(range(128))
-
-    def named(self, name: str) -> list[tuple[Any, ...]]:
-        return [arguments for called, arguments in self.calls if called == name]
+from tests.cubin_samples import GPU, STREAM, FakeCuda, sample
 
 
 @pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=STREAM))
-    yield FakeCuda()
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    return FakeCuda(monkeypatch)
 
 
 def bytes_of(parameters: Any, sizes: list[int]) -> list[bytes]:
@@ -166,18 +121,19 @@ def test_a_tensor_map(cuda: FakeCuda) -> None:
 
 
 def test_parameters_of_real_kernels_are_as_large_as_compiled(cuda: FakeCuda) -> None:
-    half = torch.empty(1, 32, 32, 64, dtype=torch.float16)
+    half, tile = torch.empty(1, 32, 32, 64, dtype=torch.float16), Tile(64, 64, 64, box=(1, 1, 64))
     with targeting("sm_90"):
         launches = [
-            pointwise(half, half[0, 0].new_empty(64, 64), torch.empty(64), [torch.empty_like(half)]),
+            pointwise(half, half[0, 0].new_empty(64, 64), torch.empty(64), [torch.empty_like(half)], tile=tile),
             elementwise(half, torch.empty_like(half), act=RELU),
         ]
     for launch in launches:
-        maps = [{"block_size": [64, 64], "swizzle": 3, "elem_type": 6}] * 2
+        taken = launch.kernel == "pointwise"  # blocks, of x and weight
+        maps = [{"block_size": [64, 64], "swizzle": 3, "elem_type": 6}] * (2 * taken)
         kinds = cubins._parameters(launch.variant, maps)
         values = Driver(cuda).parameters(launch, kinds)
         assert [ctypes.sizeof(value) for value in values] == [size for size, _ in layout(kinds)]
-    assert len(cuda.named("cuTensorMapEncodeTiled")) == 2  # of the pointwise one: it takes blocks
+    assert len(cuda.named("cuTensorMapEncodeTiled")) == 2
 
 
 def test_errors_are_the_drivers_words(cuda: FakeCuda) -> None:
@@ -249,6 +205,14 @@ def test_other_sources_are_a_miss(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(cubins, "obtain", lambda variant, target: made("sm_90", launch()))
     kernels = Kernels(GPU, [old], cuda)
     kernels.bind(launch())
+    assert kernels.compiled == 1
+
+
+@pytest.mark.parametrize("wrong", [("pointer",), ("i64",) * 20])
+def test_a_forged_cubin_is_a_miss(wrong: tuple[str, ...], cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cubins, "obtain", lambda variant, target: made("sm_90", launch()))
+    kernels = Kernels(GPU, [replace(made("sm_90", launch()), parameters=wrong)], cuda)
+    kernels.bind(launch())()
     assert kernels.compiled == 1
 
 

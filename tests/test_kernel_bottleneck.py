@@ -53,7 +53,7 @@ def run(
     check(out, bottleneck.reference(*arguments, **options), length + hidden + rest)
 
 
-@pytest.mark.parametrize("shape", [(1, 7, 9, 37), (3, 13, 5, 20), (2, 1, 1, 64)])
+@pytest.mark.parametrize("shape", [(1, 7, 5, 37), (3, 5, 3, 20), (2, 1, 1, 64)])
 @pytest.mark.parametrize("tile", [None, SMALL, Tile(16, 64, 16)])
 def test_odd_sizes(shape: tuple[int, int, int, int], tile: Tile | None) -> None:
     run(shape, 41, 73, tile=tile, mid=RELU, act=RELU)
@@ -62,7 +62,7 @@ def test_odd_sizes(shape: tuple[int, int, int, int], tile: Tile | None) -> None:
 @pytest.mark.parametrize("kernel", [(3, 3), (1, 7), (7, 1), (2, 4)])
 @pytest.mark.parametrize("stride", [(1, 1), (2, 1)])
 def test_kernels_and_strides(kernel: tuple[int, int], stride: tuple[int, int]) -> None:
-    run((2, 9, 11, 20), 24, 33, kernel, rest=17, stride=stride, pads=(0, 1, 2, 3), with_bias=False)
+    run((1, 7, 9, 20), 24, 33, kernel, rest=17, stride=stride, pads=(0, 1, 2, 3), with_bias=False)
 
 
 def test_dilation_and_stride() -> None:

@@ -53,7 +53,9 @@ def test_loads_are_wide(name: str, target: str, compiled: Results) -> None:
     assert result["wide_loads"] > 0 or (result["tma"] and name in BOXED and target == "sm_90"), result
 
 
-@pytest.mark.parametrize("name", [*BOXED, "conv2d_strided", "separable", "bottleneck", "bottleneck_rest"])
+@pytest.mark.parametrize(
+    "name", [*BOXED, "conv2d_strided", "separable", "pooled_pointwise", "bottleneck", "bottleneck_rest"]
+)
 def test_hopper_multiplies_with_wgmma(name: str, compiled: Results) -> None:
     result = compiled[name, "sm_90"]
     assert result["block_m"] >= 64

@@ -163,6 +163,15 @@ def test_bottleneck(rest_first: bool) -> None:
     assert types(check(plain)) == ["Conv", "Conv"]
 
 
+def test_pooled_pointwise() -> None:
+    acts: dict[str, Act] = {"pre_act": RELU, "act": ACTS["tanh"], "post": RELU}
+    op = ops.PooledPointwise(kernel=(3, 2), stride=(2, 1), pads=(1, 0, 0, 1), **acts)
+    graph = single(op, rand(6, 4, 1, 1), rand(6), residual=3)
+    assert types(check(graph)) == ["Relu", "MaxPool", "Conv", "Tanh", "Add", "Relu"]
+    wide = single(ops.PooledPointwise(kernel=(2, 2), pads=(2, 0, 0, 2), dilation=(2, 2)), rand(6, 4, 1, 1))
+    assert types(check(wide)) == ["Pad", "MaxPool", "Conv"]
+
+
 @pytest.mark.parametrize("pads", [(0, 0, 0, 0), (1, 1, 1, 1), (0, 1, 2, 0)])
 @pytest.mark.parametrize("dilation", [(1, 1), (2, 1)])
 @pytest.mark.parametrize(("mode", "counted"), [("max", False), ("average", False), ("average", True)])

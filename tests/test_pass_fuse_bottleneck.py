@@ -10,7 +10,7 @@ from optgraph import pipeline, reference
 from optgraph.ahead import find_uses
 from optgraph.graph import Graph
 from optgraph.lower import lower
-from optgraph.ops import RELU, Act, Conv
+from optgraph.ops import RELU, Act, Conv, Value
 from optgraph.passes import fuse_bottleneck, fuse_epilogue
 from optgraph.runtime import Engine
 from tests.networks import Builder, difference, kinds, of_kind
@@ -161,12 +161,9 @@ def test_refuses_few_input_channels():
 
 def test_refuses_a_constant_part():
     b = Builder(channels=16)
-    part = b.constant(2, 3, 9, 9)
-    graph = Graph()
-    x = graph.add_input("x", replace(b.graph.values["x"], shape=(2, 16, 9, 9)))
-    b.graph, b.x = graph, x
-    part = b.constant(2, 3, 9, 9)
-    assert refused(b.done(b.conv(b.concat(part, b.conv(x, 24, 3)), 5))) == "the concatenation joins a constant"
+    b.graph.values["x"] = Value((2, 16, 9, 9))  # a constant has a batch of its own
+    graph = b.done(b.conv(b.concat(b.constant(2, 3, 9, 9), b.conv(b.x, 24, 3)), 5))
+    assert refused(graph) == "the concatenation joins a constant"
 
 
 def test_refuses_computed_weights():

@@ -111,6 +111,20 @@ def test_a_depthwise_repeated_for_every_block_of_columns_takes_time_but_is_no_wo
     assert wide.bound == "flops"
 
 
+def test_a_pool_repeated_for_every_block_of_columns_takes_time_but_is_no_work() -> None:
+    def pooled(columns: int) -> Graph:
+        b = Builder(channels=512, size=32)
+        x = b.conv(b.x, 512)
+        op = ops.PooledPointwise(kernel=(3, 3), pads=(1, 1, 1, 1))
+        return b.done(b.graph.add(op, (x, b.constant(columns, 512, 1, 1))).output)
+
+    narrow, wide = (one(pooled(columns), batch=32, device=A100) for columns in (256, 2048))
+    assert list(narrow.work.flops) == ["weight"]
+    once = 2 * 32 * 32**2 * 512 * 9 / (0.7 * 19.5e12)
+    assert wide.time > wide.work.flops["weight"] / (0.7 * 312e12) + 6 * once
+    assert narrow.time > LATENCY + once
+
+
 def test_a_depthwise_convolution_runs_on_the_cuda_cores() -> None:
     b = Builder(channels=256, size=32)
     launch = one(b.done(b.depthwise(b.conv(b.x, 256), kernel=7)), batch=32, device=A100)

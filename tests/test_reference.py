@@ -248,6 +248,24 @@ def test_max_pool_of_negatives_ignores_padding(window: str) -> None:
     np.testing.assert_array_equal(evaluate(op, x)[0], pool(x, op))
 
 
+@pytest.mark.parametrize("window", POOL_WINDOWS)
+def test_pooled_pointwise(window: str) -> None:
+    x, w, b = rand(2, 4, 7, 8) - 3, rand(6, 4, 1, 1), rand(6)
+    window_of = ops.Pool(kernel=(3, 2), **POOL_WINDOWS[window], mode="max")
+    p = pool(FORMULA["silu"](x), window_of)
+    y = FORMULA["hard_swish"](np.einsum("ncij,oc->noij", p, w[:, :, 0, 0]) + per_channel(b))
+    residual = rand(*y.shape)
+    acts: dict[str, Act] = {"pre_act": ACT["silu"], "act": ACT["hard_swish"], "post": RELU}
+    (out,) = evaluate(ops.PooledPointwise(kernel=(3, 2), **POOL_WINDOWS[window], **acts), x, w, b, residual)
+    np.testing.assert_allclose(out, np.maximum(y + residual, 0), atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 5, 1, 1), (6, 4, 3, 1)])
+def test_pooled_pointwise_refuses_what_does_not_fit(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ModelError, match="for 4 channels"):
+        ops.PooledPointwise(kernel=(3, 3)).infer([ops.Value((1, 4, 7, 7)), ops.Value(shape)])
+
+
 @pytest.mark.parametrize(("mode", "function"), [("max", np.max), ("average", np.mean)])
 def test_global_pool(mode: str, function: Callable[..., np.ndarray]) -> None:
     x = rand(2, 3, 5, 6)

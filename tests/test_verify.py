@@ -16,7 +16,7 @@ from optgraph.graph import Graph
 from optgraph.lower import fitting_batch
 from optgraph.onnx_export import save_onnx
 from optgraph.ops import BATCH, Affine, Conv, Value
-from optgraph.oracle import allowed, distance, example
+from optgraph.oracle import allowed, coarseness, distance, example
 from optgraph.passes.rewrite import Outcome
 from optgraph.runtime import Engine
 from optgraph.verify import verify, verify_net
@@ -193,6 +193,26 @@ def test_half_precision_has_its_own_bound_and_the_reference_backends_have_none(t
     assert half.ok and (half.dtype, half.bound) == ("fp16", 5e-3)
     assert 1e-5 < half.outputs[0].rel_l2 < 5e-3
     assert single.ok and (single.dtype, single.bound) == ("fp32", 1e-5)
+
+
+def test_a_network_that_rounded_weights_alone_move_is_not_blamed_for_it(tmp_path):
+    """Every pixel is about 40, which a bias takes away after the product: what a weight is off by stays."""
+    b = Builder(channels=32)
+    high = b.act(b.graph.add(Affine(), (b.x, b.constant(32, mean=1.0, scale=0.0), b.constant(32, mean=40.0))).output)
+    w = b.constant(8, 32, 1, 1, scale=32**-0.5)
+    bias = b.graph.add_constant(-40 * b.graph.constants[w].sum((1, 2, 3)))
+    y = b.graph.add(Conv(kernel=(1, 1)), (high, w, bias)).output
+    path = saved(b.done(y), tmp_path)
+    half = verify(path, "interpret", "fp16")
+    assert half.bound == 2 * half.noise > 5e-3 and half.ok
+    assert 5e-3 < half.outputs[0].rel_l2 <= half.bound
+    plain = net.compile(path, "torch")
+    feeds = example(plain.inputs, 1, seed=0)
+    answers = {"y0": plain(feeds["x"])}
+    off = {dtype: coarseness(plain.fused, dtype, feeds, answers) for dtype in ("fp32", "tf32", "fp16", "bf16")}
+    assert off["fp32"] == 0.0
+    assert off["tf32"] == pytest.approx(off["fp16"], rel=0.1)  # both have ten bits behind the point
+    assert off["bf16"] > 4 * off["fp16"] > 8e-3
 
 
 def test_json_has_the_fields_and_no_nan(tmp_path):

@@ -1,0 +1,86 @@
+"""The very launches that a GPU would get - tiles, copy-engine boxes, split depths - in Triton's interpreter.
+
+    python -m benchmarks.targets [--only SUBSTRING]
+
+`interpret` by itself takes tiles of its own, which are quicker there. Here launchers are told the target, in fp16, on
+images as small as the networks allow. The reference is ONNX Runtime, fp32, on the original file.
+Writes benchmarks/results/targets.json (whole runs only).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import numpy as np
+import onnx
+
+import optgraph
+from benchmarks import record
+from optgraph.ahead import find_uses
+from optgraph.backends import session
+from optgraph.kernels.launch import targeting
+from optgraph.oracle import BOUNDS
+from tests import family
+
+# network, height and width, batches
+CASES = (("inception_v3", 75, (1, 8)), ("inception_resnet_v2", 75, (1,)), ("xception", 71, (1,)))
+TARGETS = ("sm_80", "sm_90")
+
+
+def measure(network: str, path: Path, size: int, batch: int, target: str) -> dict[str, Any]:
+    """One row: how many launches of which kind, and how far the answer is from ONNX Runtime's."""
+    x = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
+    original = session(str(path), optimize=False)
+    expected = original.run(None, {original.get_inputs()[0].name: x})[0]
+    net = optgraph.compile(path, backend="interpret", dtype="fp16")
+    start = time.perf_counter()
+    with targeting(target):
+        found = np.asarray(net(x))
+    seconds = time.perf_counter() - start
+    counts = [(use, use.launches[batch]) for use in find_uses(net.fused, "fp16", [batch], [target])]
+
+    def launches(constant: str) -> int:
+        return sum(n for use, n in counts if dict(use.variant.constants).get(constant))
+
+    return {
+        "graph": f"torch_{network}",
+        "size": size,
+        "batch": batch,
+        "target": target,
+        "launches": sum(n for _, n in counts),
+        "tma": launches("TMA"),
+        "split": launches("SPLIT"),
+        "rel_l2": float(np.linalg.norm(found - expected) / np.linalg.norm(expected)),
+        "bound": BOUNDS["fp16"],
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="networks whose name contains this; writes nothing")
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for network, size, batches in CASES:
+            if options.only not in network:
+                continue
+            path = Path(folder) / f"{network}.onnx"
+            onnx.save(family.filled(family.resized(family.exported(f"torch_{network}"), size)), path)
+            for batch in batches:
+                for target in TARGETS:
+                    rows.append(measure(network, path, size, batch, target))
+                    print(rows[-1], flush=True)
+    if not options.only:
+        print(record.write("targets", rows))
+
+
+if __name__ == "__main__":
+    main()
