@@ -28,7 +28,7 @@ from optgraph.kernels import conv2d, pointwise
 from optgraph.kernels.activations import activation
 from optgraph.kernels.addressing import alignment
 from optgraph.kernels.bottleneck_tiles import MAX_CHANNELS, bottleneck_tile, pieces
-from optgraph.kernels.epilogue import prologue
+from optgraph.kernels.epilogue import multiplicand, prologue
 from optgraph.kernels.launch import Launch, target_of
 from optgraph.kernels.layout import check_contiguous, check_shape, check_vector, output_size, row_stride, strides4
 from optgraph.kernels.tiles import Tile, cdiv, planned_batch
@@ -102,7 +102,7 @@ def _bottleneck(
         if HAS_PRE:
             a = prologue(a, pre_scale, pre_shift, base + k, k_mask, pre_a, pre_b, PRE)
             a = tl.where(a_mask, a, 0.0)
-        a = a.to(dtype)
+        a = multiplicand(a.to(dtype), PRECISION)
         w = conv_weight + (tap * channels + base + k)[:, None] * hidden  # [BLOCK_K, 1]
         w0 = tl.load(w + h0[None, :], k_mask[:, None] & h0_mask[None, :], other=0.0)
         acc0 = tl.dot(a, w0, acc0, input_precision=PRECISION)
@@ -111,18 +111,20 @@ def _bottleneck(
             acc1 = tl.dot(a, w1, acc1, input_precision=PRECISION)
 
     # z = [h, rest], [BLOCK_M, 16 to 256] each, in up to two pieces. Masked channels meet rows of weight that read as 0.
-    z0 = _finish(acc0, conv_bias, h0, h0_mask, mid_a, mid_b, MID).to(dtype)
+    z0 = multiplicand(_finish(acc0, conv_bias, h0, h0_mask, mid_a, mid_b, MID).to(dtype), PRECISION)
     if HIDDEN_1:
-        z1 = _finish(acc1, conv_bias, h1, h1_mask, mid_a, mid_b, MID).to(dtype)
+        z1 = multiplicand(_finish(acc1, conv_bias, h1, h1_mask, mid_a, mid_b, MID).to(dtype), PRECISION)
     if REST_0:
         r0 = tl.arange(0, REST_0)
         r0_mask = r0 < rest_channels
         rest_block = rest + pixel[:, None] * rest_row
-        z2 = tl.load(rest_block + r0[None, :], m_mask[:, None] & r0_mask[None, :], other=0.0).to(dtype)
+        z2 = tl.load(rest_block + r0[None, :], m_mask[:, None] & r0_mask[None, :], other=0.0)
+        z2 = multiplicand(z2.to(dtype), PRECISION)
     if REST_1:
         r1 = REST_0 + tl.arange(0, REST_1)
         r1_mask = r1 < rest_channels
-        z3 = tl.load(rest_block + r1[None, :], m_mask[:, None] & r1_mask[None, :], other=0.0).to(dtype)
+        z3 = tl.load(rest_block + r1[None, :], m_mask[:, None] & r1_mask[None, :], other=0.0)
+        z3 = multiplicand(z3.to(dtype), PRECISION)
 
     for first in range(0, columns, BLOCK_N):
         n = first + tl.arange(0, BLOCK_N)  # [BLOCK_N]

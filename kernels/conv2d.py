@@ -30,7 +30,7 @@ import triton.language as tl
 from optgraph.kernels import tiles
 from optgraph.kernels.activations import activation
 from optgraph.kernels.addressing import alignment
-from optgraph.kernels.epilogue import prologue, reference_epilogue, reference_prologue, store_rows
+from optgraph.kernels.epilogue import multiplicand, prologue, reference_epilogue, reference_prologue, store_rows
 from optgraph.kernels.launch import Block, Launch, describable, target_of, unbound
 from optgraph.kernels.layout import check_contiguous, check_shape, check_vector, output_size, row_stride, strides4
 from optgraph.kernels.split_k import joined, span, workspace_bytes
@@ -146,7 +146,7 @@ def _conv2d(
         if HAS_PRE:
             a = prologue(a, pre_scale, pre_shift, first_channel + c, k_mask, pre_a, pre_b, PRE)
             a = tl.where(a_mask, a, 0.0)
-        acc = tl.dot(a.to(b.dtype), b, acc, input_precision=PRECISION)
+        acc = tl.dot(multiplicand(a.to(b.dtype), PRECISION), b, acc, input_precision=PRECISION)
 
     whole = True
     if SPLIT:

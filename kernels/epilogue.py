@@ -27,6 +27,16 @@ def prologue(x, scale, shift, channels, mask, a, b, ACT: tl.constexpr):
 
 
 @triton.jit
+def multiplicand(x, PRECISION: tl.constexpr):
+    """`x` as a tl.dot should have it. For tf32 the hardware drops a float32's last 13 bits, which shrinks every value
+    a little; this rounds to the nearest. Weights are rounded when they are packed."""
+    if PRECISION == "tf32" and x.dtype == tl.float32:
+        nearest = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+        x = tl.where(x == x, nearest.to(tl.float32, bitcast=True), x)
+    return x
+
+
+@triton.jit
 def store_rows(
     acc,
     out,

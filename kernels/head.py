@@ -19,6 +19,7 @@ import triton.language as tl
 
 from optgraph.kernels.activations import activation, apply
 from optgraph.kernels.addressing import aligned, alignment
+from optgraph.kernels.epilogue import multiplicand
 from optgraph.kernels.launch import Launch, target_of
 from optgraph.kernels.layout import check_contiguous, check_shape, check_vector
 from optgraph.kernels.tiles import Problem, Tile, cdiv, ceil_pow2, choose, planned_batch
@@ -49,7 +50,7 @@ def _head(
         k_mask = k < aligned(channels, ALIGN_K) - base
         a = tl.load(x_block, m_mask[:, None] & k_mask[None, :], other=0.0)
         w = tl.load(weight_block, k_mask[:, None] & n_mask[None, :], other=0.0)
-        acc = tl.dot(a.to(w.dtype), w, acc, input_precision=PRECISION)
+        acc = tl.dot(multiplicand(a.to(w.dtype), PRECISION), w, acc, input_precision=PRECISION)
         x_block += BLOCK_K * X_K
         weight_block += BLOCK_K * columns
     if bias is not None:

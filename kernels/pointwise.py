@@ -27,7 +27,7 @@ import triton.language as tl
 from optgraph.kernels import tiles
 from optgraph.kernels.activations import activation
 from optgraph.kernels.addressing import alignment
-from optgraph.kernels.epilogue import prologue, reference_epilogue, reference_prologue, store_rows
+from optgraph.kernels.epilogue import multiplicand, prologue, reference_epilogue, reference_prologue, store_rows
 from optgraph.kernels.launch import Block, Launch, describable, target_of, unbound
 from optgraph.kernels.layout import (
     check_contiguous,
@@ -122,7 +122,7 @@ def _pointwise(
             w = tl.load(weight_block + base * columns, k_mask[:, None] & n_mask[None, :], other=0.0)
         if HAS_PRE:
             a = prologue(a, pre_scale, pre_shift, base + k, k < channels - base, pre_a, pre_b, PRE)
-        acc = tl.dot(a.to(w.dtype), w, acc, input_precision=PRECISION)
+        acc = tl.dot(multiplicand(a.to(w.dtype), PRECISION), w, acc, input_precision=PRECISION)
 
     whole = True
     if SPLIT:

@@ -207,6 +207,5 @@ def reference(
     precision: str = "ieee",
 ) -> torch.Tensor:
     """The same in float64; `out` is not read."""
-    window = {"stride": stride, "pads": pads, "dilation": dilation}
-    p = pool.reference(x, out, kind="max", kernel=kernel, pre_act=pre_act, **window)
+    p = pool.reference(x, out, kind="max", kernel=kernel, stride=stride, pads=pads, dilation=dilation, pre_act=pre_act)
     return reference_epilogue(p @ weight.double(), bias, act, residual, post)

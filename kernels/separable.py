@@ -27,7 +27,7 @@ import triton.language as tl
 from optgraph.kernels import tiles
 from optgraph.kernels.activations import activation, apply
 from optgraph.kernels.addressing import alignment, strip_position, strip_rows
-from optgraph.kernels.epilogue import reference_epilogue, reference_prologue, store_rows
+from optgraph.kernels.epilogue import multiplicand, reference_epilogue, reference_prologue, store_rows
 from optgraph.kernels.launch import Launch, target_of
 from optgraph.kernels.layout import check_contiguous, check_shape, check_vector, output_size, row_stride, strides4
 from optgraph.ops import IDENTITY, Act
@@ -98,7 +98,7 @@ def _separable(
         if depthwise_bias is not None:
             d += tl.load(depthwise_bias + c, k_mask, other=0.0)[None, :]
         d = MID(d, mid_a, mid_b)
-        a = d.to(weight.dtype.element_ty)
+        a = multiplicand(d.to(weight.dtype.element_ty), PRECISION)
         w_block = weight_block + base * columns
         w = tl.load(w_block, k_mask[:, None] & (n < columns)[None, :], other=0.0)
         acc = tl.dot(a, w, acc, input_precision=PRECISION)

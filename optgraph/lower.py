@@ -96,12 +96,18 @@ class Lowering:
         """`value` is where `view` is; nothing runs."""
         self._views[value] = view
 
-    def weight(self, pack: str, *sources: str, dtype: str | None = None, **options: Any) -> str:
+    def weight(
+        self, pack: str, *sources: str, dtype: str | None = None, precision: str = "ieee", **options: Any
+    ) -> str:
         """A weight packed by `pack` ('module:function') from the named constants; equal requests share one."""
-        packed = Packed(pack, sources, dtype or self.storage, options)
-        key = f"{pack.rpartition(':')[2]}({', '.join(sources)}, {packed.dtype}, {options})"
+        packed = Packed(pack, sources, dtype or self.storage, options, precision)
+        key = f"{pack.rpartition(':')[2]}({', '.join(sources)}, {packed.dtype}, {precision}, {options})"
         self._packed[key] = packed
         return key
+
+    def matrix(self, pack: str, *sources: str, **options: Any) -> str:
+        """A weight that tensor cores multiply."""
+        return self.weight(pack, *sources, precision=self.precision, **options)
 
     def vector(self, value: str) -> str:
         """A bias, scale or shift, kept in float32."""
@@ -294,7 +300,7 @@ def _conv(context: Lowering, node: Node) -> None:
     reads = _operands(context, node)
     out = context.write(node.output).nhwc
     if op.pointwise:
-        weights["weight"] = context.weight(KERNELS + "pointwise:pack", w)
+        weights["weight"] = context.matrix(KERNELS + "pointwise:pack", w)
         context.call(
             KERNELS + "pointwise:pointwise",
             node,
@@ -309,7 +315,7 @@ def _conv(context: Lowering, node: Node) -> None:
         weights["weight"] = context.weight(KERNELS + "depthwise:pack", w)
         context.call(KERNELS + "depthwise:depthwise", node, reads, {"out": out}, weights, **common, **window)
     else:
-        weights["weight"] = context.weight(KERNELS + "conv2d:pack", w, groups=op.groups)
+        weights["weight"] = context.matrix(KERNELS + "conv2d:pack", w, groups=op.groups)
         context.call(
             KERNELS + "conv2d:conv2d",
             node,
@@ -329,7 +335,7 @@ def _merged_pointwise(context: Lowering, node: Node) -> None:
     kernels, biases = node.inputs[3::2], node.inputs[4::2]
     if any(w not in context.graph.constants for w in kernels):
         raise NoKernelError("its weight is computed, not constant")
-    weights = {**_prologue(context, node), "weight": context.weight(KERNELS + "pointwise:pack", *kernels)}
+    weights = {**_prologue(context, node), "weight": context.matrix(KERNELS + "pointwise:pack", *kernels)}
     sizes = tuple(s.channels for s in op.segments)
     weights["bias"] = context.weight("optgraph.weights:joined", *biases, dtype="float32", sizes=sizes)
     context.call(
@@ -353,7 +359,7 @@ def _separable(context: Lowering, node: Node) -> None:
         **_bias(context, node, "dw_b", "depthwise_bias"),
         **_prologue(context, node),
         "depthwise": context.weight(KERNELS + "separable:pack_depthwise", _constant_weight(context, node, "dw")),
-        "weight": context.weight(KERNELS + "pointwise:pack", _constant_weight(context, node, "w")),
+        "weight": context.matrix(KERNELS + "pointwise:pack", _constant_weight(context, node, "w")),
     }
     context.call(
         KERNELS + "separable:separable",
@@ -375,7 +381,7 @@ def _separable(context: Lowering, node: Node) -> None:
 def _pooled_pointwise(context: Lowering, node: Node) -> None:
     op = node.op
     assert isinstance(op, ops.PooledPointwise)
-    weight = context.weight(KERNELS + "pointwise:pack", _constant_weight(context, node, "w"))
+    weight = context.matrix(KERNELS + "pointwise:pack", _constant_weight(context, node, "w"))
     context.call(
         KERNELS + "pooled_pointwise:pooled_pointwise",
         node,
@@ -430,8 +436,8 @@ def _bottleneck(context: Lowering, node: Node) -> None:
     op = node.op
     assert isinstance(op, ops.Bottleneck)
     rest, x = node.get("rest"), context.read(node.inputs[0]).nhwc
-    conv_weight = context.weight(KERNELS + "conv2d:pack", _constant_weight(context, node, "conv_w"), groups=1)
-    weight = context.weight(KERNELS + "pointwise:pack", _constant_weight(context, node, "w"))
+    conv_weight = context.matrix(KERNELS + "conv2d:pack", _constant_weight(context, node, "conv_w"), groups=1)
+    weight = context.matrix(KERNELS + "pointwise:pack", _constant_weight(context, node, "w"))
     conv_bias, bias = _bias(context, node, "conv_b", "bias"), _bias(context, node)
     residual = {slot: v for slot, v in _operands(context, node).items() if slot == "residual"}
     window: dict[str, Any] = {"stride": op.stride, "pads": op.pads, "dilation": op.dilation, "pre_act": op.pre_act}
@@ -528,7 +534,7 @@ def _gemm(context: Lowering, node: Node) -> None:
     op = node.op
     assert isinstance(op, ops.Gemm)
     x, image = _flat(context.read(node.inputs[0]))
-    weights = {"weight": context.weight(KERNELS + "head:pack", _constant_weight(context, node, "w"), **image)}
+    weights = {"weight": context.matrix(KERNELS + "head:pack", _constant_weight(context, node, "w"), **image)}
     # Logits stay float32: a softmax or a user reads them, and there are few.
     out = context.write(node.output, dtype="float32")
     context.call(

@@ -18,6 +18,7 @@ from optgraph.lower import STORAGE
 from optgraph.onnx_parts import upstream
 from optgraph.ops import Value
 from optgraph.reference import Executor
+from optgraph.weights import nearest_tf32
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -111,10 +112,9 @@ def coarseness(graph: Graph, dtype: str, feeds: Feeds, answers: Feeds) -> float:
 
 
 def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:
-    if dtype == "tf32":  # a float32 without its last 13 bits
-        return ((array.view(np.uint32) + 0x1000) & 0xFFFFE000).view(np.float32)
-    rounded: np.ndarray = torch.tensor(array).to(getattr(torch, STORAGE[dtype])).float().numpy()
-    return rounded
+    x = torch.tensor(array)
+    rounded = nearest_tf32(x) if dtype == "tf32" else x.to(getattr(torch, STORAGE[dtype])).float()
+    return rounded.numpy()
 
 
 def allowed(dtype: str, noise: float) -> float:

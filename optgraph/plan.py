@@ -51,6 +51,7 @@ class Packed:
     sources: tuple[str, ...]
     dtype: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "ieee"  # "tf32": rounded to what tensor cores multiply
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ class Weights:
     def _pack(self, packed: Packed) -> torch.Tensor:
         sources = [torch.tensor(self._constants[name]) if name else None for name in packed.sources]
         tensor: torch.Tensor = resolve(packed.pack)(*sources, **packed.options)
+        if packed.precision == "tf32":
+            tensor = nearest_tf32(tensor.float())
         return tensor.to(self._device, getattr(torch, packed.dtype)).contiguous()
 
 
@@ -41,6 +43,11 @@ def resolve(path: str) -> Any:
     """The object a 'module:name' path names."""
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)
+
+
+def nearest_tf32(x: torch.Tensor) -> torch.Tensor:
+    """float32 rounded to 10 bits of fraction, as tensor cores multiply it; NaN as it is."""
+    return torch.where(x.isnan(), x, ((x.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32))
 
 
 def as_is(constant: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from optgraph.kernels import pooled_pointwise, pointwise
+from optgraph.kernels import pointwise, pooled_pointwise
 from optgraph.kernels.layout import output_size
 from optgraph.kernels.tiles import Tile
 from optgraph.ops import IDENTITY, RELU, Act
