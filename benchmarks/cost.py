@@ -15,9 +15,10 @@ import optgraph
 from benchmarks import record
 from optgraph import pipeline
 from optgraph.cost import work
+from optgraph.devices import PREDICTED
 from optgraph.graph import Graph
 from optgraph.lower import lower
-from optgraph.predict import DEVICES, LATENCY, predict
+from optgraph.predict import LATENCY, predict
 
 NETWORKS = (*record.NETWORKS, "resnet50")
 BATCHES = (1, 8, 64, 128)
@@ -37,7 +38,7 @@ def measure(network: str, graph: Graph, batch: int) -> dict[str, Any]:
     kinds: Counter[str] = Counter()
     for launch in launches:
         kinds[launch.call.name] += launch.moved
-    found = {device.target: predict(graph, plan, device) for device in DEVICES}
+    found = {device.target: predict(graph, plan, device) for device in PREDICTED}
     return {
         "graph": f"torch_{network}",
         "batch": batch,
@@ -65,7 +66,7 @@ def main() -> None:
             rows += [measure(network, graph, batch) for batch in BATCHES]
             print(*rows[-len(BATCHES) :], sep="\n", flush=True)
     if not options.only:
-        devices = {device.target: device.name for device in DEVICES}
+        devices = {device.target: device.name for device in PREDICTED}
         print(record.write("cost", rows, prediction=True, dtype="fp16", devices=devices, latency_us=LATENCY * 1e6))
 
 

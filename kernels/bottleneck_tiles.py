@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from optgraph.devices import H100
 from optgraph.kernels.tiles import MAX_NUMEL, Tile, cdiv, ceil_pow2
 
 MAX_CHANNELS = 256  # of either half of the 1x1's input, which a tile holds whole
 MIN_INPUT_CHANNELS = 16  # the least depth of a tl.dot: an RGB stem would mostly multiply zeros
 
-# What a prediction assumes: an H100 SXM (132 SMs) at 70 % of its dense fp16 peak and 90 % of its bandwidth.
-_SMS = 132
-_FLOPS = 0.7 * 989e12
-_BANDWIDTH = 0.9 * 3.35e12
+# What a prediction assumes: an H100 at 70 % of its dense fp16 peak and 90 % of its bandwidth.
+_SMS = H100.sms
+_FLOPS = 0.7 * H100.flops["fp16"]
+_BANDWIDTH = 0.9 * H100.memory
 
 
 def pieces(channels: int) -> tuple[int, int]:

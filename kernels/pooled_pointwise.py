@@ -22,7 +22,7 @@ import triton.language as tl
 from optgraph.kernels import pool, tiles
 from optgraph.kernels.activations import activation
 from optgraph.kernels.addressing import aligned, alignment, strip_position, strip_rows, unrolled
-from optgraph.kernels.epilogue import reference_epilogue, store_rows
+from optgraph.kernels.epilogue import multiplicand, reference_epilogue, store_rows
 from optgraph.kernels.launch import Launch, target_of
 from optgraph.kernels.layout import check_contiguous, check_shape, check_vector, output_size, row_stride, strides4
 from optgraph.ops import IDENTITY, Act
@@ -62,8 +62,6 @@ def _pooled_pointwise(
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for base in tl.range(0, channels, BLOCK_K, num_stages=1):
         k_mask = base + k < channels
-        # On its way while the window is reduced. Pointers kept from step to step would take registers.
-        w = tl.load(weight + ((base + k)[:, None] * columns + n[None, :]), k_mask[:, None] & n_mask[None, :], other=0.0)
         # Zero where the block is wider than the data: the weight is zero there, and -inf * 0 would be NaN.
         p = tl.where(m_mask[:, None] & k_mask[None, :], float("-inf"), 0.0)
         for step in tl.range(0, KH * KW // UNROLL, num_stages=1):
@@ -78,7 +76,9 @@ def _pooled_pointwise(
                 if HAS_PRE:
                     v = tl.where(inside, PRE(v, pre_a, pre_b), float("-inf"))
                 p = tl.maximum(p, v, propagate_nan=tl.PropagateNan.ALL)
-        acc = tl.dot(p.to(weight.dtype.element_ty), w, acc, input_precision=PRECISION)
+        # Offsets anew in every step: pointers kept from one to the next, or w on its way meanwhile, would spill.
+        w = tl.load(weight + ((base + k)[:, None] * columns + n[None, :]), k_mask[:, None] & n_mask[None, :], other=0.0)
+        acc = tl.dot(multiplicand(p.to(w.dtype), PRECISION), w, acc, input_precision=PRECISION)
 
     if bias is not None:
         acc += tl.load(bias + n, n_mask, other=0.0)[None, :]

@@ -16,6 +16,7 @@ from functools import lru_cache
 from math import prod
 
 from optgraph import tile_cache
+from optgraph.devices import DEVICES, Device
 
 _asked: ContextVar[list[Problem] | None] = ContextVar("asked", default=None)
 
@@ -77,21 +78,6 @@ class Problem:
     def m(self) -> int:
         return self.extent[0] * self.extent[1] * self.extent[2]
 
-
-@dataclass(frozen=True)
-class _Device:
-    sms: int
-    shared: int  # bytes of shared memory a block may use
-    fma: int  # fp16 tensor-core multiply-adds per clock and SM
-    tma: bool = False  # has the copy engine
-
-
-_DEVICES = {
-    "sm_80": _Device(108, 166_912, 1024),
-    "sm_86": _Device(84, 101_376, 512),
-    "sm_89": _Device(128, 101_376, 512),
-    "sm_90": _Device(132, 232_448, 2048, tma=True),
-}
 
 # Few shapes, so that a network needs few compiled variants. wgmma (sm_90) wants 64 rows per four warps.
 _GEMM_16BIT: tuple[Tile, ...] = (
@@ -230,7 +216,7 @@ def candidates(problem: Problem, target: str) -> list[Tile]:
     tiles += [
         replace(tile, splits=splits) for tile in tiles for splits in _SPLITS if _splits(tile, splits, problem, device)
     ]
-    fitting = [tile for tile in tiles if _shared_bytes(tile, itemsize) <= device.shared]
+    fitting = [tile for tile in tiles if _shared_bytes(tile, itemsize) <= device.block_shared]
     return sorted(fitting, key=lambda tile: _gpu_cost(tile, problem, device))
 
 
@@ -241,17 +227,17 @@ def _boxes(tile: Tile, problem: Problem) -> list[Box]:
     return [box for box in _BOXES.get(tile.block_m, ()) if box == run or not flat]
 
 
-def _splits(tile: Tile, splits: int, problem: Problem, device: _Device) -> bool:
+def _splits(tile: Tile, splits: int, problem: Problem, device: Device) -> bool:
     """Whether SMs are idle otherwise, and each of `splits` programs would have a pipeline's worth of steps."""
     steps = problem.taps * cdiv(problem.k, tile.block_k)
     small = tile.block_m * tile.block_n <= _SPLIT_BELOW and _blocks(tile, problem) < device.sms
     return small and problem.splittable and steps >= 4 * splits
 
 
-def _device(target: str) -> _Device:
+def _device(target: str) -> Device:
     """The newest known device that is not newer than `target`, or the oldest."""
-    known = [name for name in _DEVICES if int(name[3:]) <= int(target[3:])]
-    return _DEVICES[known[-1] if known else "sm_80"]
+    known = [name for name in DEVICES if int(name[3:]) <= int(target[3:])]
+    return DEVICES[known[-1] if known else "sm_80"]
 
 
 def _padding_blocks(size: int, low: int, high: int) -> list[int]:
@@ -293,7 +279,7 @@ def _shared_bytes(tile: Tile, itemsize: int) -> int:
     return (tile.block_m + tile.block_n) * tile.block_k * itemsize * tile.num_stages
 
 
-def _gpu_cost(tile: Tile, problem: Problem, device: _Device) -> tuple[float, int]:
+def _gpu_cost(tile: Tile, problem: Problem, device: Device) -> tuple[float, int]:
     """Estimated clocks: waves of blocks over the SMs, each a time for its multiply-adds and one for what it reads.
 
     The constants are round figures from data sheets (32 bytes a clock from L2 to an SM, a microsecond to start and

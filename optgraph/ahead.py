@@ -24,11 +24,11 @@ import torch
 from optgraph import config, cubins
 from optgraph.buffers import Buffers
 from optgraph.cubins import Cubin
+from optgraph.devices import DEVICES
 from optgraph.errors import InputError, OptgraphError
 from optgraph.graph import Graph
 from optgraph.kernels.tiles import PLANNED_BATCHES
 from optgraph.lower import lower
-from optgraph.occupancy import DEVICES
 from optgraph.ops import BATCH
 from optgraph.plan import Packed
 from optgraph.weights import Weights, resolve

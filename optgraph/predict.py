@@ -15,11 +15,12 @@ next are not modelled. It is meant to tell which launches are worth looking at; 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from optgraph.cost import Work, work
+from optgraph.devices import H100, PREDICTED, Device
 from optgraph.errors import InputError
 from optgraph.graph import Graph
 from optgraph.kernels import tiles
@@ -37,49 +38,12 @@ _TAP = 2.5
 LATENCY = 2.5e-6
 
 
-@dataclass(frozen=True)
-class Device:
-    """A GPU by its data sheet; rates a second, matrix products dense.
-
-    flops:      of matrix products by dtype; those of fp32 run on the CUDA cores.
-    memory, l2: bytes out of HBM, and out of L2 to all SMs.
-    """
-
-    name: str
-    target: str
-    sms: int
-    flops: Mapping[str, float]
-    memory: float
-    l2: float
-
-
-# The A100's L2 reads 5,120 bytes a clock (its white paper). For the H100's, which NVIDIA does not publish, the same is
-# assumed at its own clock.
-A100 = Device(
-    name="A100 SXM 80GB",
-    target="sm_80",
-    sms=108,
-    flops={"fp16": 312e12, "bf16": 312e12, "tf32": 156e12, "fp32": 19.5e12},
-    memory=2.04e12,
-    l2=5120 * 1.41e9,
-)
-H100 = Device(
-    name="H100 SXM",
-    target="sm_90",
-    sms=132,
-    flops={"fp16": 989e12, "bf16": 989e12, "tf32": 494e12, "fp32": 67e12},
-    memory=3.35e12,
-    l2=5120 * 1.755e9,
-)
-DEVICES = (H100, A100)
-
-
 def device_of(target: str) -> Device:
     """The device of a target. Raises InputError for one without a data sheet here."""
-    for device in DEVICES:
+    for device in PREDICTED:
         if device.target == target:
             return device
-    raise InputError(f"no prediction for target '{target}': use {' or '.join(d.target for d in DEVICES)}")
+    raise InputError(f"no prediction for target '{target}': use {' or '.join(d.target for d in PREDICTED)}")
 
 
 @dataclass(frozen=True)

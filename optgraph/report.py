@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from optgraph.cost import moved_per_image, weight_bytes
-from optgraph.occupancy import DEVICES, blocks_per_sm
+from optgraph.devices import DEVICES, H100
+from optgraph.occupancy import blocks_per_sm
 from optgraph.pipeline import PassReport
-from optgraph.predict import H100, device_of, predict
+from optgraph.predict import device_of, predict
 from optgraph.terminal import printable
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Every kernel compiles for sm_80 and sm_90 with no GPU, spills no registers, and loads 16 bytes a thread, or by TMA."""
+"""Every kernel compiles for sm_80 and sm_90 without a GPU, spills nothing, and loads 16 bytes a thread or by TMA."""
 
 from __future__ import annotations
 

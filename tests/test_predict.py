@@ -15,12 +15,13 @@ import torch
 from optgraph import onnx_import, ops, pipeline
 from optgraph.ahead import _Weights
 from optgraph.buffers import Buffers
+from optgraph.devices import A100, H100, PREDICTED
 from optgraph.errors import InputError
 from optgraph.graph import Graph
 from optgraph.kernels.launch import Launch as KernelLaunch
 from optgraph.kernels.launch import targeting
 from optgraph.lower import lower
-from optgraph.predict import A100, DEVICES, H100, LATENCY, Launch, Prediction, device_of, predict
+from optgraph.predict import LATENCY, Launch, Prediction, device_of, predict
 from tests.networks import Builder
 
 GRAPHS = Path(__file__).parent.parent / "examples" / "graphs"
@@ -150,7 +151,7 @@ def test_small_branches_run_together_and_big_ones_share_the_machine() -> None:
     assert 0.9 * big.sequential < big.overlapped < big.sequential
 
 
-@pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.target)
+@pytest.mark.parametrize("device", PREDICTED, ids=lambda device: device.target)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks(name: str, device) -> None:
     graph = network(name)
@@ -176,7 +177,7 @@ def test_the_roofline_is_that_of_a_count_by_hand(name: str, images: float) -> No
 
 
 @pytest.mark.parametrize("batch", [1, 64])
-@pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.target)
+@pytest.mark.parametrize("device", PREDICTED, ids=lambda device: device.target)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_programs_are_about_those_that_are_launched(name: str, device, batch: int) -> None:
     """The model does not look at the launchers, but it must know the tiles they choose."""
