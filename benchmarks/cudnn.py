@@ -15,8 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from optgraph.kernels import pointwise
+from optgraph.kernels import conv2d, depthwise, pointwise
 from optgraph.kernels.epilogue import reference_prologue
+from optgraph.kernels.launch import Launch
 from optgraph.layers import Bind, Operands
 from optgraph.ops import IDENTITY, RELU, Act
 from optgraph.timing import Run
@@ -45,8 +46,8 @@ def cudnn(operands: Operands) -> Peer | None:
             x = _input(t, options)
             return lambda: [_rows(convolve(x))]
         case "separable":
-            depthwise = _channels_last(t["depthwise"].permute(2, 0, 1)[:, None])
-            first = _convolution(depthwise, t["depthwise_bias"], groups=len(depthwise), act=mid, **window)
+            kernel = _channels_last(t["depthwise"].permute(2, 0, 1)[:, None])
+            first = _convolution(kernel, t["depthwise_bias"], groups=len(kernel), act=mid, **window)
             second = _convolution(_pointwise(t["weight"]), t["bias"], **_last(t, options))
             x = _input(t, options)
             return lambda: [_rows(second(first(x)))]
@@ -61,25 +62,63 @@ def cudnn(operands: Operands) -> Peer | None:
 
 
 def separate(operands: Operands, bind: Bind) -> Run | None:
-    """A merged 1×1 as calls of our own kernel, one a segment; None if it is not merged."""
+    """What one launch fuses, as calls of our own kernels: a merged 1×1 segment by segment, a separable convolution or a
+    bottleneck as its two. None if nothing is fused."""
     t, options = operands.tensors, dict(operands.layer.options)
-    if operands.layer.name != "pointwise" or len(t["outs"]) == 1:
-        return None
-    columns = [out.shape[-1] for out in t["outs"]]
-    weights = [w.contiguous() for w in t["weight"].split(columns, 1)]
-    biases = [None] * len(columns) if t["bias"] is None else [b.contiguous() for b in t["bias"].split(columns)]
     prologue = {key: t[key] for key in ("pre_scale", "pre_shift") if key in t}
-    common = {key: value for key, value in options.items() if key != "acts"} | prologue
-    launches = [
-        bind(pointwise.pointwise(t["x"], w, b, [out], acts=[act], **common))
-        for w, b, out, act in zip(weights, biases, t["outs"], options["acts"], strict=True)
-    ]
+    prologue |= {key: options[key] for key in ("pre_act",) if key in options}
+    window = {key: options[key] for key in ("stride", "pads", "dilation") if key in options}
+    precision = {key: options[key] for key in ("precision",) if key in options}
+    match operands.layer.name:
+        case "pointwise" if len(t["outs"]) > 1:
+            columns = [out.shape[-1] for out in t["outs"]]
+            weights = [w.contiguous() for w in t["weight"].split(columns, 1)]
+            biases = [None] * len(columns) if t["bias"] is None else [b.contiguous() for b in t["bias"].split(columns)]
+            common = {"stride": options["stride"]} | prologue | precision
+            launches = [
+                pointwise.pointwise(t["x"], w, b, [out], acts=[act], **common)
+                for w, b, out, act in zip(weights, biases, t["outs"], options["acts"], strict=True)
+            ]
+        case "separable":
+            middle = _empty(t, t["depthwise"].shape[-1])
+            act = options.get("mid", IDENTITY)
+            first = depthwise.depthwise(
+                t["x"], t["depthwise"], t["depthwise_bias"], middle, act=act, **window, **prologue
+            )
+            launches = [first, _second(t, options, middle)]
+        case "bottleneck":
+            hidden = t["conv_weight"].shape[-1]
+            joined = _empty(t, t["weight"].shape[0])
+            rest_first = options["rest_first"]
+            middle = joined[..., -hidden:] if rest_first else joined[..., :hidden]
+            if "rest" in t:
+                (joined[..., :-hidden] if rest_first else joined[..., hidden:]).copy_(t["rest"])
+            act = options.get("mid", IDENTITY)
+            first = conv2d.conv2d(
+                t["x"], t["conv_weight"], t["conv_bias"], middle, act=act, **window, **prologue, **precision
+            )
+            launches = [first, _second(t, options, joined)]
+        case _:
+            return None
+    calls = list(map(bind, launches))
 
     def run() -> None:
-        for launch in launches:
-            launch()
+        for call in calls:
+            call()
 
     return run
+
+
+def _empty(t: dict[str, Any], channels: int) -> torch.Tensor:
+    """A tensor as large as the output, of so many channels, in the type of the weights."""
+    return torch.empty((*t["out"].shape[:-1], channels), dtype=t["weight"].dtype, device=t["out"].device)
+
+
+def _second(t: dict[str, Any], options: dict[str, Any], x: torch.Tensor) -> Launch:
+    """The 1×1 that ends a fused kernel, by itself."""
+    ends = {key: options[key] for key in ("post", "precision") if key in options}
+    ends |= {"residual": t["residual"]} if "residual" in t else {}
+    return pointwise.pointwise(x, t["weight"], t["bias"], [t["out"]], acts=[options.get("act", IDENTITY)], **ends)
 
 
 def _convolution(

@@ -104,7 +104,7 @@ def layer_tasks(batch: int, folder: Path) -> Iterator[Task]:
 
 
 def measure_layer(layer: Layer, batch: int, device: torch.device) -> Record:
-    """One layer against cuDNN, and a merged one against separate calls."""
+    """One layer against cuDNN, and a fused one against our own kernels called one by one."""
     row: Record = {"kind": "layer", "layer": str(layer), "kernel": layer.name, "batch": batch, "peer": "cuDNN"}
     operands = Operands(layer, device)
     bind = binder([], device)
@@ -120,7 +120,8 @@ def measure_layer(layer: Layer, batch: int, device: torch.device) -> Record:
     if max(error, apart) > 2 * layer.bound:
         return row | {"skipped": f"off by {error:.1e}, cuDNN by {apart:.1e}"}
     sides: dict[str, Run] = {"ours": launch, "theirs": theirs}
-    apiece = cudnn.separate(operands, bind) if batch in MERGED_BATCHES else None
+    merged = layer.name == "pointwise"
+    apiece = cudnn.separate(operands, bind) if batch in MERGED_BATCHES or not merged else None
     if apiece is not None:
         sides["separate"] = apiece
     with torch.no_grad():

@@ -42,7 +42,7 @@ def networks(rows: Iterable[Row]) -> list[Row]:
 
 
 def layers(rows: Iterable[Row]) -> list[Row]:
-    """A row for each kernel and batch: ratios to cuDNN and, of merged 1×1, to separate calls."""
+    """A row for each kernel and batch: ratios to cuDNN and, of what is fused, to separate calls."""
     found: dict[tuple[str, int], Row] = {}
     for row in (row for row in rows if row["kind"] == "layer" and "ms" in row):
         kernel, batch = row["kernel"], row["batch"]
@@ -68,7 +68,8 @@ def summary(rows: list[Row]) -> list[str]:
         lines.append(f"{'':31} {min(row['cudnn']):8.2f} × cuDNN, worst{_target(TIMES_CUDNN_EACH)}")
         if row["separate"]:
             mean = geomean(row["separate"])
-            lines.append(f"{'':31} {mean:8.2f} × separate calls of merged 1×1{_target(TIMES_SEPARATE)}")
+            wanted = _target(TIMES_SEPARATE if row["kernel"] == "pointwise" else None)
+            lines.append(f"{'':31} {mean:8.2f} × our kernels called one by one{wanted}")
     for row in (row for row in rows if row["kind"] == "cold start" and "seconds" in row):
         lines.append(f"{row['network'] + ', cold start':31} {row['seconds']:8.2f} s{_target(COLD_START)}")
     skipped = {f"skipped: {row.get('peer', row['kind'])}: {row['skipped']}" for row in rows if "skipped" in row}

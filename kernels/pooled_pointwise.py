@@ -51,6 +51,7 @@ def _pooled_pointwise(
     k = tl.arange(0, BLOCK_K)
 
     image, oh, ow = strip_position(position, out_height, out_width, STRIP)
+    m = (image * out_height + oh) * out_width + ow
     m_mask = (position < positions) & (oh < out_height)
     n_mask = n < columns
     top = oh * pool_stride_h - pad_top
@@ -83,9 +84,8 @@ def _pooled_pointwise(
     if bias is not None:
         acc += tl.load(bias + n, n_mask, other=0.0)[None, :]
     acc = ACT(acc, act_a, act_b)
-    m = (image.to(tl.int64) * out_height + oh) * out_width + ow
     store_rows(
-        acc, out, residual, m, n, m_mask, n_mask,
+        acc, out, residual, m.to(tl.int64), n, m_mask, n_mask,
         aligned(out_row, ALIGN_N), aligned(residual_row, ALIGN_N), post_a, post_b, POST,
     )
 # fmt: on
