@@ -51,7 +51,6 @@ def _pooled_pointwise(
     k = tl.arange(0, BLOCK_K)
 
     image, oh, ow = strip_position(position, out_height, out_width, STRIP)
-    m = (image * out_height + oh) * out_width + ow
     m_mask = (position < positions) & (oh < out_height)
     n_mask = n < columns
     top = oh * pool_stride_h - pad_top
@@ -77,15 +76,16 @@ def _pooled_pointwise(
                 if HAS_PRE:
                     v = tl.where(inside, PRE(v, pre_a, pre_b), float("-inf"))
                 p = tl.maximum(p, v, propagate_nan=tl.PropagateNan.ALL)
-        # Offsets anew in every step: pointers kept from one to the next, or w on its way meanwhile, would spill.
+        # Offsets anew in every step: pointers kept from one to the next would spill.
         w = tl.load(weight + ((base + k)[:, None] * columns + n[None, :]), k_mask[:, None] & n_mask[None, :], other=0.0)
         acc = tl.dot(multiplicand(p.to(w.dtype), PRECISION), w, acc, input_precision=PRECISION)
 
     if bias is not None:
         acc += tl.load(bias + n, n_mask, other=0.0)[None, :]
     acc = ACT(acc, act_a, act_b)
+    m = (image.to(tl.int64) * out_height + oh) * out_width + ow
     store_rows(
-        acc, out, residual, m.to(tl.int64), n, m_mask, n_mask,
+        acc, out, residual, m, n, m_mask, n_mask,
         aligned(out_row, ALIGN_N), aligned(residual_row, ALIGN_N), post_a, post_b, POST,
     )
 # fmt: on
@@ -128,7 +128,7 @@ def pooled_pointwise(
     target = target_of(x)
     pixels = tiles.planned_batch(batch, target) * height * width
     taps = kernel[0] * kernel[1]
-    # Not plain: one block of columns is all, and none are to be side by side in a program.
+    # Not plain: with one block of columns, there are none to share a window.
     chosen = tile or tiles.separable(pixels, columns, channels, weight.element_size(), target, taps, plain=False)
     # On a narrow map a block spans several rows by itself; on a wide one it takes a patch, for its windows to overlap.
     strip = 1 if 2 * width <= chosen.block_m else strip_rows(height, kernel[0], stride[0], chosen.block_m, target)

@@ -70,7 +70,6 @@ def _separable(
     s_end = tl.cdiv(tl.maximum(in_width - left, 0), dilation_w)
     origin = image.to(tl.int64) * stride_n + top.to(tl.int64) * stride_h + left.to(tl.int64) * stride_w
     x_block = x + origin[:, None] + (k * STRIDE_C)[None, :]  # [BLOCK_M, BLOCK_K], may point before x
-    weight_block = weight + (k[:, None] * columns + n[None, :])  # [BLOCK_K, BLOCK_N]
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     acc1, acc2 = acc, acc
@@ -99,7 +98,7 @@ def _separable(
             d += tl.load(depthwise_bias + c, k_mask, other=0.0)[None, :]
         d = MID(d, mid_a, mid_b)
         a = multiplicand(d.to(weight.dtype.element_ty), PRECISION)
-        w_block = weight_block + base * columns
+        w_block = weight + (c[:, None] * columns + n[None, :])  # [BLOCK_K, BLOCK_N]; kept, it would take registers
         w = tl.load(w_block, k_mask[:, None] & (n < columns)[None, :], other=0.0)
         acc = tl.dot(a, w, acc, input_precision=PRECISION)
         if ACCUMULATORS > 1:
