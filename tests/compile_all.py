@@ -65,10 +65,10 @@ LAUNCHES: dict[str, Callable[[], Launch]] = {
         acts=[RELU, RELU, IDENTITY],
     ),
     "conv2d": lambda: conv2d.conv2d(
-        half(8, 17, 17, 192),
+        half(64, 17, 17, 192),
         half(1, 1, 7, 192, 192),
         vector(192),
-        channel_slice(8, 17, 17, 192),
+        channel_slice(64, 17, 17, 192),
         pads=(0, 3, 0, 3),
         act=RELU,
     ),
