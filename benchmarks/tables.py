@@ -151,6 +151,19 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
             "latency / bytes / FLOPs": _bounds,
         },
     ),
+    "targets": (
+        "targets",
+        "python -m benchmarks.targets",
+        {
+            "pixels": lambda row: f"{row['size']}²",
+            "batch": lambda row: f"{row['batch']}",
+            "target": lambda row: row["target"],
+            "launches": lambda row: f"{row['launches']}",
+            "with TMA": lambda row: f"{row['tma']}",
+            "split": lambda row: f"{row['split']}",
+            "relative L2": lambda row: f"{row['rel_l2']:.1e}",
+        },
+    ),
     "cubins": (
         "cubins",
         "python -m benchmarks.cubins",
