@@ -109,7 +109,7 @@ _SEPARABLE_16BIT: tuple[Tile, ...] = (
     Tile(64, 256, 64, 8, 1),
     Tile(64, 128, 64, 8, 1),
     Tile(64, 64, 32, 4, 1),
-    Tile(32, 128, 64, 4, 1),
+    Tile(32, 128, 64, 8, 1),
     Tile(32, 64, 64, 4, 1),
     Tile(16, 64, 64, 4, 1),
 )
@@ -213,6 +213,9 @@ def candidates(problem: Problem, target: str) -> list[Tile]:
     tiles = [replace(tile, block_k=min(tile.block_k, block_k)) for tile in table]
     if problem.tma and device.tma and itemsize == 2:
         tiles += [replace(tile, box=box) for tile in tiles for box in _boxes(tile, problem)]
+    if problem.taps > 1:
+        # Beside the widest accumulators there are no registers for every pixel's taps.
+        tiles = [tile for tile in tiles if tile.box or tile.block_m * tile.columns < 128 * 256]
     tiles += [
         replace(tile, splits=splits) for tile in tiles for splits in _SPLITS if _splits(tile, splits, problem, device)
     ]
