@@ -202,6 +202,7 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
             "optgraph, ms": lambda row: f"{row['ours_ms']:.1f}",
             "ONNX Runtime, ms": lambda row: f"{row['theirs_ms']:.1f}",
             "ratio": lambda row: f"{row['ratio']:.2f}",
+            "compile, s": lambda row: f"{row['compile_seconds']:.1f}",
             "interquartile ranges, ms": _quartiles,
         },
     ),

@@ -81,7 +81,7 @@ def save(path: Path, artifact: Artifact, ops: Sequence[type[Op]] = ()) -> None:
         "fused": json.dumps(graph_to_json(artifact.fused, ops)),
     }
     # safetensors has no empty names and no place for other byte orders; weights are numbered in their order.
-    tensors = {f"{i:06}": np.ascontiguousarray(array) for i, array in enumerate(weights.values())}
+    tensors = {f"{i:06}": np.asarray(array, order="C") for i, array in enumerate(weights.values())}
     metadata["weights"] = json.dumps(list(weights))
     metadata["weights_digest"] = _digest(tensors.values())
     if artifact.cubins:

@@ -68,7 +68,7 @@ class OnnxRuntime:
         self._names = [output.name for output in self._session.get_outputs()]
 
     def __call__(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        arrays = {name: np.ascontiguousarray(tensor.detach().cpu().numpy()) for name, tensor in feeds.items()}
+        arrays = {name: np.asarray(tensor.detach().cpu().numpy(), order="C") for name, tensor in feeds.items()}
         results = self._session.run(self._names, arrays)
         return {name: torch.from_numpy(result) for name, result in zip(self._names, results, strict=True)}
 

@@ -232,7 +232,7 @@ def _gemm(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> Op
             raise _KeepError
         weight = weight if attrs.get("transB", 0) else weight.T
         scaled = weight if alpha == 1.0 else (weight.astype(np.float64) * alpha).astype(weight.dtype)
-        name = importer.add_constant(np.ascontiguousarray(scaled), node.input[1])
+        name = importer.add_constant(np.asarray(scaled, order="C"), node.input[1])
     bias = node.input[2] if len(node.input) > 2 else ""
     if bias:
         array = importer.constant(bias)

@@ -60,7 +60,7 @@ def _evaluate(graph: Graph, node: Node) -> list[np.ndarray]:
     tensors = [torch.from_numpy(np.array(graph.constants[value])) if value else None for value in node.inputs]
     outputs = function(node.op, {"": graph.opset, **graph.domains})(tensors)
     return [
-        np.ascontiguousarray(tensor.numpy().astype(graph.values[value].dtype, copy=False))
+        np.asarray(tensor.numpy(), graph.values[value].dtype, order="C")
         for value, tensor in zip(node.outputs, outputs, strict=True)
     ]
 
