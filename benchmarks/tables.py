@@ -161,7 +161,8 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
             "launches": lambda row: f"{row['launches']}",
             "with TMA": lambda row: f"{row['tma']}",
             "split": lambda row: f"{row['split']}",
-            "relative L2": lambda row: f"{row['rel_l2']:.1e}",
+            "relative L2": lambda row: f"{row['rel_l2']:.2e}",
+            "with the interpreter's tiles": lambda row: f"{row['rel_l2_own_tiles']:.2e}",
         },
     ),
     "cubins": (
