@@ -42,6 +42,7 @@ def measure(network: str, path: Path, size: int, batch: int, target: str) -> dic
     x = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
     original = session(str(path), optimize=False)
     expected = original.run(None, {original.get_inputs()[0].name: x})[0]
+    # A net of its own: one that has run keeps its tiles.
     own = np.asarray(optgraph.compile(path, backend="interpret", dtype="fp16")(x))
     net = optgraph.compile(path, backend="interpret", dtype="fp16")
     start = time.perf_counter()

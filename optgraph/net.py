@@ -100,10 +100,6 @@ class Net:
         self.fused.budget.check("arena_bytes", plan.arena_bytes, f"batch {batch} takes {plan.arena_bytes} bytes")
         return plan
 
-    def require_kernels(self) -> None:
-        """Raises ModelError, naming the nodes and the reasons, if a region has no kernel and falls back to torch."""
-        _require_kernels(self.fused, self.dtype)
-
     def save(self, path: str | Path, ops: Sequence[type[Op]] = ()) -> None:
         """Writes the net as one .optgraph file, at once or not at all. ops: operators of your own that it contains.
 
@@ -198,6 +194,7 @@ def compile(
 
 
 def _require_kernels(fused: Graph, dtype: str) -> None:
+    """Raises ModelError, naming the nodes and the reasons, if a region has no kernel and falls back to torch."""
     missing = [f"'{f.node}' ({f.op}: {f.reason})" for f in lower(fused, 1, dtype).fallbacks]
     if missing:
         raise ModelError(

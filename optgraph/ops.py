@@ -58,15 +58,6 @@ class Act:
     def __bool__(self) -> bool:
         return self.kind != "identity"
 
-    @property
-    def keeps_zero(self) -> bool:
-        """Whether act(0) = 0, so that it may move across zero padding."""
-        if self.kind == "clip":
-            return self.a <= 0.0 <= self.b
-        if self.kind == "hard_sigmoid":
-            return self.b <= 0.0
-        return self.kind != "sigmoid"
-
 
 IDENTITY = Act()
 RELU = Act("relu")
