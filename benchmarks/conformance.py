@@ -24,8 +24,8 @@ from onnx.backend.test.loader import load_model_tests
 from onnx.backend.test.runner import Runner
 
 from benchmarks import record
-from optgraph.onnx_backend import OptgraphBackend, OptgraphRep
-from optgraph.plan import ITEMSIZE
+from optgraph.adapters.onnx_backend import OptgraphBackend, OptgraphRep
+from optgraph.plan.plan import ITEMSIZE
 
 DOCUMENT = record.ROOT / "docs" / "conformance.md"
 # For each backend, what the ways of passing and not passing are called.

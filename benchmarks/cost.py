@@ -13,12 +13,12 @@ from typing import Any
 
 import optgraph
 from benchmarks import record
-from optgraph import pipeline
-from optgraph.cost import work
-from optgraph.devices import PREDICTED
-from optgraph.graph import Graph
-from optgraph.lower import lower
-from optgraph.predict import LATENCY, predict
+from optgraph.base.devices import PREDICTED
+from optgraph.cost.predict import LATENCY, predict
+from optgraph.cost.work import work
+from optgraph.ir.graph import Graph
+from optgraph.passes import pipeline
+from optgraph.plan.lowering import lower
 
 NETWORKS = (*record.NETWORKS, "resnet50")
 BATCHES = (1, 8, 64, 128)

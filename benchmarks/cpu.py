@@ -20,8 +20,8 @@ import onnx
 
 import optgraph
 from benchmarks import record
-from optgraph import calibrate
-from optgraph.bench import bench
+from optgraph.compare.bench import bench
+from optgraph.onnx import calibrate
 
 THREADS = 2
 REPEATS = 30

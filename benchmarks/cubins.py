@@ -15,8 +15,8 @@ from typing import Any
 
 from benchmarks import record
 from benchmarks.cost import fused
-from optgraph.ahead import build, find_uses
-from optgraph.graph import Graph
+from optgraph.ahead.build import build, find_uses
+from optgraph.ir.graph import Graph
 
 TARGETS = ("sm_80", "sm_90")
 

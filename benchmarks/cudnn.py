@@ -15,13 +15,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from optgraph.ir.values import IDENTITY, RELU, Act
 from optgraph.kernels import conv2d, depthwise, pointwise
-from optgraph.kernels.epilogue import reference_prologue
-from optgraph.kernels.launch import Launch
-from optgraph.layers import Bind, Operands
-from optgraph.ops import IDENTITY, RELU, Act
-from optgraph.timing import Run
-from optgraph.torch_ops import apply_act
+from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.jit.epilogue import reference_prologue
+from optgraph.ops.torch_ops import apply_act
+from optgraph.tune.layers import Bind, Operands
+from optgraph.tune.timing import Run
 
 Peer = Callable[[], list[torch.Tensor]]  # computes the results, N×H×W×C
 

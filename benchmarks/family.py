@@ -21,8 +21,8 @@ import onnx
 
 import optgraph
 from benchmarks import record
-from optgraph.verify import verify_net
-from tests import family
+from optgraph.compare.verify import verify_net
+from tests.support import family
 
 BACKENDS = ("torch", "onnxruntime", "interpret")
 

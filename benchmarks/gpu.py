@@ -25,12 +25,13 @@ from pathlib import Path
 import torch
 
 from benchmarks import cudnn, gpu_report, peers, record
-from optgraph import config, net
-from optgraph.kernels.tiles import PLANNED_BATCHES
-from optgraph.layers import Layer, Operands, binder, layers, target_of
-from optgraph.oracle import distance, example
-from optgraph.store import Record, Store, Task
-from optgraph.timing import Run, Timer, Times, captured, cuda_timer, interleaved
+from optgraph.api import net
+from optgraph.base import config
+from optgraph.base.store import Record, Store, Task
+from optgraph.compare.oracle import distance, example
+from optgraph.kernels.frame.choice import PLANNED_BATCHES
+from optgraph.tune.layers import Layer, Operands, binder, layers, target_of
+from optgraph.tune.timing import Run, Timer, Times, captured, cuda_timer, interleaved
 
 BATCHES = (1, 128, 8, 64)  # what matters most comes first, for time may run out
 LAYER_BATCHES = (1, 8, 128)

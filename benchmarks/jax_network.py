@@ -12,7 +12,8 @@ import numpy as np
 from jax import lax
 
 from optgraph import ops
-from optgraph.graph import Graph, Node
+from optgraph.ir.graph import Graph, Node
+from optgraph.ir.values import Act, Pads
 
 Array = Any  # a jax.Array; its types are no part of this project's checks
 
@@ -95,12 +96,12 @@ def _pool(op: ops.Pool) -> Callable[[Array], Array]:
     return run
 
 
-def _padding(pads: ops.Pads) -> list[tuple[int, int]]:
+def _padding(pads: Pads) -> list[tuple[int, int]]:
     top, left, bottom, right = pads
     return [(top, bottom), (left, right)]
 
 
-def _act(x: Array, act: ops.Act) -> Array:
+def _act(x: Array, act: Act) -> Array:
     if act.kind == "relu":
         return jax.nn.relu(x)
     if act:

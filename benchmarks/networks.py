@@ -22,7 +22,10 @@ import onnx
 
 import optgraph
 from benchmarks import record
-from optgraph import backends, calibrate, cost, onnx_export, pipeline
+from optgraph.cost import work
+from optgraph.onnx import calibrate, write
+from optgraph.passes import pipeline
+from optgraph.run import backends
 
 
 def relative(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -51,12 +54,12 @@ def measure(name: str, interpret: bool, folder: Path) -> dict[str, Any]:
         "graph": name,
         "nodes": net.source.nodes,
         "simplified_nodes": len(net.simplified),
-        "optimized_onnx_nodes": len(onnx_export.to_onnx(net.simplified).graph.node),
+        "optimized_onnx_nodes": len(write.to_onnx(net.simplified).graph.node),
         "launches": sum(plan.launches_by_kernel().values()),
         "launches_by_kernel": plan.launches_by_kernel(),
         "fallbacks": len(plan.fallbacks),
         "mb_per_image_before_fp16": net.source.bytes_per_image / 2e6,
-        "mb_per_image_after_fp16": cost.moved_per_image(half.fused, half.plan()) / 1e6,
+        "mb_per_image_after_fp16": work.moved_per_image(half.fused, half.plan()) / 1e6,
         "import_and_passes_cpu_seconds": seconds,
         "passes": {r.name: r.rewrites for r in reports},
         "input_sensitivity": relative(answers[1], answers[0]),

@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 
 import optgraph
 from benchmarks import record
-from optgraph import pipeline
+from optgraph.passes import pipeline
 
 GRAPH = "keras_torch_inception_resnet_v2"
 COPIES = 10

@@ -19,11 +19,11 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from benchmarks.torch_module import Network
-from optgraph.graph import Graph
-from optgraph.net import Net
-from optgraph.onnx_export import to_onnx
-from optgraph.runtime import Engine
-from optgraph.timing import Run, Timer, captured, cuda_timer
+from optgraph.api.net import Net
+from optgraph.ir.graph import Graph
+from optgraph.onnx.write import to_onnx
+from optgraph.run.engine import Engine
+from optgraph.tune.timing import Run, Timer, captured, cuda_timer
 
 
 class UnavailableError(Exception):

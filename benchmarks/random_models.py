@@ -25,10 +25,13 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from benchmarks import record
-from optgraph import onnx_export, onnx_import, oracle, pipeline, reference
-from optgraph.backends import session
-from optgraph.runtime import Engine
-from tests.random_models import models
+from optgraph.compare import oracle
+from optgraph.onnx import read, write
+from optgraph.passes import pipeline
+from optgraph.run import reference
+from optgraph.run.backends import session
+from optgraph.run.engine import Engine
+from tests.support.random_models import models
 
 INTERPRET_EVERY = 20
 
@@ -55,10 +58,10 @@ def check(model: onnx.ModelProto, interpret: bool = False) -> Checked:
     (optimized,) = original.run(names, feeds, optimize=True)
     bound = oracle.allowed("fp32", oracle.noise(expected, optimized))
 
-    graph = onnx_import.read(model)
+    graph = read.read(model)
     answers: dict[str, Any] = {"imported": reference.run(graph, feeds)}
     pipeline.apply(graph, pipeline.SIMPLIFY)
-    running = session(onnx_export.to_onnx(graph).SerializeToString(), optimize=False)
+    running = session(write.to_onnx(graph).SerializeToString(), optimize=False)
     answers["simplified"] = dict(zip(names, running.run(names, feeds), strict=True))
     pipeline.apply(graph, pipeline.FUSE)
     answers["fused"] = reference.run(graph, feeds)

@@ -55,7 +55,7 @@ def identity() -> dict[str, Any]:
 def sources() -> str:
     """A digest of the code that figures depend on: the package, and the tiles it ships."""
     folders = (ROOT / "optgraph", ROOT / "kernels", ROOT / "passes")
-    return digest(path for folder in folders for pattern in ("*.py", "tuned/*.json") for path in folder.glob(pattern))
+    return digest(path for folder in folders for pattern in ("*.py", "tuned/*.json") for path in folder.rglob(pattern))
 
 
 def digest(files: Iterable[Path]) -> str:
@@ -70,8 +70,8 @@ def model(network: str, folder: Path = MODELS) -> Path:
     """The network as torch exports it, with calibrated weights, in an ONNX file in `folder`."""
     import onnx
 
-    from optgraph import calibrate
-    from optgraph.files import replacing
+    from optgraph.base.files import replacing
+    from optgraph.onnx import calibrate
 
     path = folder / f"{network}.onnx"
     if not path.exists():

@@ -23,11 +23,11 @@ import onnx
 
 import optgraph
 from benchmarks import record
-from optgraph.ahead import find_uses
-from optgraph.backends import session
-from optgraph.kernels.launch import targeting
-from optgraph.oracle import distance
-from tests import family
+from optgraph.ahead.build import find_uses
+from optgraph.compare.oracle import distance
+from optgraph.kernels.frame.launch import targeting
+from optgraph.run.backends import session
+from tests.support import family
 
 # network, height and width, what to run: (batch, target)
 CASES = (

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from optgraph import ops
-from optgraph.graph import Graph
-from optgraph.torch_ops import function
+from optgraph.ir.graph import Graph
+from optgraph.ops.torch_ops import function
 
 
 class Network(nn.Module):

@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 
 import optgraph
-from optgraph import cli
-from optgraph.backends import make_backend
-from optgraph.lower import lower
+from optgraph.cli.main import app
+from optgraph.ir.subgraph import extract
+from optgraph.ir.text import node_text
 from optgraph.ops import Separable
-from optgraph.report import counts
-from optgraph.subgraph import extract
-from optgraph.text import node_text
+from optgraph.plan.lowering import lower
+from optgraph.report.report import counts
+from optgraph.run.backends import make_backend
 
 STRIPPED = Path(__file__).parent / "graphs" / "torch_bn_xception.onnx"
 BOUND = 1e-5  # relative L2
@@ -39,7 +39,7 @@ def heading(text: str) -> None:
 def command(*arguments: str) -> None:
     """Shows an `optgraph` command as it would be typed, and runs it in this process; its failure is the demo's."""
     print("$ optgraph", shlex.join(arguments), flush=True)
-    code = cli.app(arguments, standalone_mode=False)
+    code = app(arguments, standalone_mode=False)
     if code:
         sys.exit(code)
 

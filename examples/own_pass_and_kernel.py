@@ -24,10 +24,12 @@ import triton.language as tl
 from onnx import TensorProto, helper, numpy_helper
 
 import optgraph
-from optgraph.kernels.launch import Launch
-from optgraph.ops import Op, Reshape, Transpose, Value
+from optgraph.ir.op import Op
+from optgraph.ir.values import Value
+from optgraph.kernels.frame.launch import Launch
+from optgraph.ops import Reshape, Transpose
+from optgraph.passes.pipeline import FUSE, Pass
 from optgraph.passes.rewrite import Outcome, Rule, sweep
-from optgraph.pipeline import FUSE, Pass
 
 # ---- the kernel: y[p, i * groups + g] = x[p, g * (C / groups) + i] for every pixel p
 

@@ -16,7 +16,7 @@ import onnx
 import torch
 
 import optgraph
-from optgraph import calibrate
+from optgraph.onnx import calibrate
 
 INCEPTION = Path(__file__).parent / "graphs" / "torch_bn_inception_v3.onnx"
 

@@ -20,8 +20,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 import optgraph
-from optgraph import calibrate
-from optgraph.onnx_parts import cut
+from optgraph.onnx import calibrate
+from optgraph.onnx.parts import cut
 
 MOBILENET = Path(__file__).parent / "graphs" / "dynamo_mobilenet_v1.onnx"
 SIZE = 32  # pixels; the network takes any size, and digits are small

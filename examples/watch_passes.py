@@ -17,8 +17,8 @@ from collections import Counter
 from pathlib import Path
 
 import optgraph
-from optgraph import pipeline
-from optgraph.text import node_text
+from optgraph.ir.text import node_text
+from optgraph.passes import pipeline
 
 XCEPTION = Path(__file__).parent / "graphs" / "torch_bn_xception.onnx"
 

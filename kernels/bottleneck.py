@@ -24,15 +24,22 @@ import torch
 import triton
 import triton.language as tl
 
+from optgraph.ir.values import IDENTITY, Act
 from optgraph.kernels import conv2d, pointwise
-from optgraph.kernels.activations import activation
-from optgraph.kernels.addressing import alignment
-from optgraph.kernels.bottleneck_tiles import MAX_CHANNELS, bottleneck_tile, pieces
-from optgraph.kernels.epilogue import multiplicand, prologue
-from optgraph.kernels.launch import Launch, target_of
-from optgraph.kernels.layout import check_contiguous, check_shape, check_vector, output_size, row_stride, strides4
-from optgraph.kernels.tiles import Tile, cdiv, planned_batch
-from optgraph.ops import IDENTITY, Act
+from optgraph.kernels.frame.bottleneck_tiles import MAX_CHANNELS, bottleneck_tile, pieces
+from optgraph.kernels.frame.choice import Tile, cdiv, planned_batch
+from optgraph.kernels.frame.launch import Launch, target_of
+from optgraph.kernels.frame.operands import (
+    check_contiguous,
+    check_shape,
+    check_vector,
+    output_size,
+    row_stride,
+    strides4,
+)
+from optgraph.kernels.jit.activations import activation
+from optgraph.kernels.jit.addressing import alignment
+from optgraph.kernels.jit.epilogue import multiplicand, prologue
 
 
 @triton.jit

@@ -27,14 +27,21 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from optgraph.kernels import tiles
-from optgraph.kernels.activations import activation
-from optgraph.kernels.addressing import alignment
-from optgraph.kernels.epilogue import multiplicand, prologue, reference_epilogue, reference_prologue, store_rows
-from optgraph.kernels.launch import Block, Launch, describable, target_of, unbound
-from optgraph.kernels.layout import check_contiguous, check_shape, check_vector, output_size, row_stride, strides4
-from optgraph.kernels.split_k import joined, span, workspace_bytes
-from optgraph.ops import IDENTITY, Act
+from optgraph.ir.values import IDENTITY, Act
+from optgraph.kernels.frame import choice
+from optgraph.kernels.frame.launch import Block, Launch, describable, target_of, unbound
+from optgraph.kernels.frame.operands import (
+    check_contiguous,
+    check_shape,
+    check_vector,
+    output_size,
+    row_stride,
+    strides4,
+)
+from optgraph.kernels.jit.activations import activation
+from optgraph.kernels.jit.addressing import alignment
+from optgraph.kernels.jit.epilogue import multiplicand, prologue, reference_epilogue, reference_prologue, store_rows
+from optgraph.kernels.jit.split_k import joined, span, workspace_bytes
 
 _FLATTEN_BELOW = 16  # channels of a group: the least depth of a tl.dot
 
@@ -179,7 +186,7 @@ def conv2d(
     residual: torch.Tensor | None = None,
     post: Act = IDENTITY,
     precision: str = "ieee",
-    tile: tiles.Tile | None = None,
+    tile: choice.Tile | None = None,
 ) -> Launch:
     """A convolution with kh, kw read from the packed weight; `pads` is (top, left, bottom, right)."""
     stride_n, stride_h, stride_w, stride_c = strides4(x)
@@ -206,8 +213,8 @@ def conv2d(
     has_pre = pre_scale is not None or pre_shift is not None or bool(pre_act)
     boxed = None if has_pre or flatten else _boxed(x, weight, stride, pads, dilation, (height, width))
     target = target_of(x)
-    planned = tiles.planned_batch(batch, target)
-    problem = tiles.Problem(
+    planned = choice.planned_batch(batch, target)
+    problem = choice.Problem(
         boxed.extent(planned) if boxed else (1, planned * height * width, 1),
         (columns,) * groups,
         kh * kw * channels if flatten else channels,
@@ -216,20 +223,20 @@ def conv2d(
         plain=not has_pre and residual is None,
         tma=boxed is not None,
     )
-    chosen = tile or tiles.choose(problem, target)
+    chosen = tile or choice.choose(problem, target)
     block_m, block_n, block_k, box = chosen.block_m, chosen.block_n, chosen.block_k, chosen.box
     rows = batch * height * width
     image: torch.Tensor | Block = x
     matrix: torch.Tensor | Block = weight
-    extent, box_step, row_tiles = (0, 0, 0), 0, tiles.cdiv(rows, block_m)
+    extent, box_step, row_tiles = (0, 0, 0), 0, choice.cdiv(rows, block_m)
     if box is not None:
         if boxed is None:
             raise ValueError("a tile with a box needs stride and dilation 1, no prologue, and x and weight on 16 bytes")
         image = Block(x, boxed.shape, boxed.strides, (*box, block_k))
         matrix = Block(weight, (kh * kw * channels, columns), (columns, 1), (block_k, block_n))
         extent, box_step = boxed.extent(batch), boxed.step
-        row_tiles = tiles.blocks_along(extent, box)
-    blocks = row_tiles * tiles.cdiv(columns, block_n)
+        row_tiles = choice.blocks_along(extent, box)
+    blocks = row_tiles * choice.cdiv(columns, block_n)
     workspace = workspace_bytes(blocks * groups, chosen.splits, block_m, block_n)
     return Launch(
         "conv2d",
@@ -308,11 +315,11 @@ class _Boxed:
 
     shape: tuple[int, int, int, int]
     strides: tuple[int, int, int, int]
-    image: tiles.Box
+    image: choice.Box
     batch_axis: int
     step: int
 
-    def extent(self, batch: int) -> tiles.Box:
+    def extent(self, batch: int) -> choice.Box:
         """Output pixels along the three axes."""
         a, b, c = (size * batch if axis == self.batch_axis else size for axis, size in enumerate(self.image))
         return a, b, c

@@ -18,11 +18,10 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from optgraph.kernels.activations import activation, apply
-from optgraph.kernels.addressing import aligned, alignment, row_tile, strip_position, strip_rows, unrolled
-from optgraph.kernels.epilogue import prologue, reference_epilogue, reference_prologue, store_rows
-from optgraph.kernels.launch import Launch, target_of
-from optgraph.kernels.layout import (
+from optgraph.ir.values import IDENTITY, Act
+from optgraph.kernels.frame.choice import Tile, cdiv
+from optgraph.kernels.frame.launch import Launch, target_of
+from optgraph.kernels.frame.operands import (
     check_contiguous,
     check_shape,
     check_vector,
@@ -30,8 +29,9 @@ from optgraph.kernels.layout import (
     row_stride,
     strides4,
 )
-from optgraph.kernels.tiles import Tile, cdiv
-from optgraph.ops import IDENTITY, Act
+from optgraph.kernels.jit.activations import activation, apply
+from optgraph.kernels.jit.addressing import aligned, alignment, row_tile, strip_position, strip_rows, unrolled
+from optgraph.kernels.jit.epilogue import prologue, reference_epilogue, reference_prologue, store_rows
 
 
 # fmt: off

@@ -14,13 +14,13 @@ import torch
 import triton
 import triton.language as tl
 
-from optgraph.kernels.activations import activation, apply
-from optgraph.kernels.addressing import aligned, alignment, pixel_offset, row_tile
-from optgraph.kernels.epilogue import prologue, reference_prologue
-from optgraph.kernels.launch import Launch, target_of
-from optgraph.kernels.layout import check_shape, check_vector, row_stride, strides4
-from optgraph.kernels.tiles import Tile, cdiv
-from optgraph.ops import IDENTITY, Act
+from optgraph.ir.values import IDENTITY, Act
+from optgraph.kernels.frame.choice import Tile, cdiv
+from optgraph.kernels.frame.launch import Launch, target_of
+from optgraph.kernels.frame.operands import check_shape, check_vector, row_stride, strides4
+from optgraph.kernels.jit.activations import activation, apply
+from optgraph.kernels.jit.addressing import aligned, alignment, pixel_offset, row_tile
+from optgraph.kernels.jit.epilogue import prologue, reference_prologue
 
 
 # fmt: off

@@ -17,13 +17,13 @@ import torch
 import triton
 import triton.language as tl
 
-from optgraph.kernels.activations import activation, apply
-from optgraph.kernels.addressing import aligned, alignment
-from optgraph.kernels.epilogue import multiplicand
-from optgraph.kernels.launch import Launch, target_of
-from optgraph.kernels.layout import check_contiguous, check_shape, check_vector
-from optgraph.kernels.tiles import Problem, Tile, cdiv, ceil_pow2, choose, planned_batch
-from optgraph.ops import IDENTITY, Act
+from optgraph.ir.values import IDENTITY, Act
+from optgraph.kernels.frame.choice import Problem, Tile, cdiv, ceil_pow2, choose, planned_batch
+from optgraph.kernels.frame.launch import Launch, target_of
+from optgraph.kernels.frame.operands import check_contiguous, check_shape, check_vector
+from optgraph.kernels.jit.activations import activation, apply
+from optgraph.kernels.jit.addressing import aligned, alignment
+from optgraph.kernels.jit.epilogue import multiplicand
 
 _SMALL_BATCH = 16
 _ROW_BLOCK = 4096  # the longest softmax row kept in registers

@@ -13,10 +13,10 @@ import torch
 import triton
 import triton.language as tl
 
-from optgraph.kernels.addressing import aligned, alignment, pixel_offset, row_tile
-from optgraph.kernels.launch import Launch, target_of
-from optgraph.kernels.layout import check_shape, row_stride, strides4
-from optgraph.kernels.tiles import Tile, cdiv
+from optgraph.kernels.frame.choice import Tile, cdiv
+from optgraph.kernels.frame.launch import Launch, target_of
+from optgraph.kernels.frame.operands import check_shape, row_stride, strides4
+from optgraph.kernels.jit.addressing import aligned, alignment, pixel_offset, row_tile
 
 
 # fmt: off

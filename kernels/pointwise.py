@@ -24,12 +24,10 @@ import torch
 import triton
 import triton.language as tl
 
-from optgraph.kernels import tiles
-from optgraph.kernels.activations import activation
-from optgraph.kernels.addressing import alignment
-from optgraph.kernels.epilogue import multiplicand, prologue, reference_epilogue, reference_prologue, store_rows
-from optgraph.kernels.launch import Block, Launch, describable, target_of, unbound
-from optgraph.kernels.layout import (
+from optgraph.ir.values import IDENTITY, Act
+from optgraph.kernels.frame import choice
+from optgraph.kernels.frame.launch import Block, Launch, describable, target_of, unbound
+from optgraph.kernels.frame.operands import (
     check_contiguous,
     check_shape,
     check_vector,
@@ -37,8 +35,10 @@ from optgraph.kernels.layout import (
     row_stride,
     strides4,
 )
-from optgraph.kernels.split_k import joined, span, workspace_bytes
-from optgraph.ops import IDENTITY, Act
+from optgraph.kernels.jit.activations import activation
+from optgraph.kernels.jit.addressing import alignment
+from optgraph.kernels.jit.epilogue import multiplicand, prologue, reference_epilogue, reference_prologue, store_rows
+from optgraph.kernels.jit.split_k import joined, span, workspace_bytes
 
 MAX_SEGMENTS = 4
 
@@ -153,7 +153,7 @@ def pointwise(
     residual: torch.Tensor | None = None,
     post: Act = IDENTITY,
     precision: str = "ieee",
-    tile: tiles.Tile | None = None,
+    tile: choice.Tile | None = None,
 ) -> Launch:
     """One launch that computes every output of 1x1 convolutions sharing the input `x`."""
     stride_n, stride_h, stride_w, stride_c = strides4(x)
@@ -187,13 +187,13 @@ def pointwise(
     copies = flat and describable(x, (stride_w,)) and describable(weight, (sum(sizes),)) and x.dtype == weight.dtype
     target = target_of(x)
     pixels = height * width
-    planned = tiles.planned_batch(batch, target) * pixels
-    chosen = tile or tiles.gemm(planned, sizes, channels, weight.element_size(), target, plain=plain, tma=copies)
+    planned = choice.planned_batch(batch, target) * pixels
+    chosen = tile or choice.gemm(planned, sizes, channels, weight.element_size(), target, plain=plain, tma=copies)
     tma = chosen.box is not None
     if tma and not copies:
         raise ValueError("a tile with a box needs x flat, and x and weight of one type on 16 bytes")
     rows, block_m, block_n, block_k = batch * pixels, chosen.block_m, chosen.block_n, chosen.block_k
-    blocks = tiles.cdiv(rows, block_m) * sum(tiles.cdiv(size, block_n) for size in sizes)
+    blocks = choice.cdiv(rows, block_m) * sum(choice.cdiv(size, block_n) for size in sizes)
     workspace = workspace_bytes(blocks, chosen.splits, block_m, block_n)
     padding = MAX_SEGMENTS - len(outs)
     pointers = [*outs, *[outs[0]] * padding]

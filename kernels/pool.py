@@ -21,13 +21,21 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from optgraph.kernels.activations import activation, apply
-from optgraph.kernels.addressing import aligned, alignment, pixel_offset, row_tile, strip_position, strip_rows, unrolled
-from optgraph.kernels.epilogue import prologue, reference_epilogue, reference_prologue, store_rows
-from optgraph.kernels.launch import Launch, target_of
-from optgraph.kernels.layout import check_shape, check_vector, output_size, row_stride, strides4
-from optgraph.kernels.tiles import Tile, cdiv, ceil_pow2, planned_batch
-from optgraph.ops import IDENTITY, Act
+from optgraph.ir.values import IDENTITY, Act
+from optgraph.kernels.frame.choice import Tile, cdiv, ceil_pow2, planned_batch
+from optgraph.kernels.frame.launch import Launch, target_of
+from optgraph.kernels.frame.operands import check_shape, check_vector, output_size, row_stride, strides4
+from optgraph.kernels.jit.activations import activation, apply
+from optgraph.kernels.jit.addressing import (
+    aligned,
+    alignment,
+    pixel_offset,
+    row_tile,
+    strip_position,
+    strip_rows,
+    unrolled,
+)
+from optgraph.kernels.jit.epilogue import prologue, reference_epilogue, reference_prologue, store_rows
 
 _KINDS = ("average", "max")
 _PROGRAMS = 128  # about one per SM

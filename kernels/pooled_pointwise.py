@@ -19,13 +19,21 @@ import torch
 import triton
 import triton.language as tl
 
-from optgraph.kernels import pool, tiles
-from optgraph.kernels.activations import activation
-from optgraph.kernels.addressing import aligned, alignment, strip_position, strip_rows, unrolled
-from optgraph.kernels.epilogue import multiplicand, reference_epilogue, store_rows
-from optgraph.kernels.launch import Launch, target_of
-from optgraph.kernels.layout import check_contiguous, check_shape, check_vector, output_size, row_stride, strides4
-from optgraph.ops import IDENTITY, Act
+from optgraph.ir.values import IDENTITY, Act
+from optgraph.kernels import pool
+from optgraph.kernels.frame import choice
+from optgraph.kernels.frame.launch import Launch, target_of
+from optgraph.kernels.frame.operands import (
+    check_contiguous,
+    check_shape,
+    check_vector,
+    output_size,
+    row_stride,
+    strides4,
+)
+from optgraph.kernels.jit.activations import activation
+from optgraph.kernels.jit.addressing import aligned, alignment, strip_position, strip_rows, unrolled
+from optgraph.kernels.jit.epilogue import multiplicand, reference_epilogue, store_rows
 
 
 # fmt: off
@@ -106,7 +114,7 @@ def pooled_pointwise(
     residual: torch.Tensor | None = None,
     post: Act = IDENTITY,
     precision: str = "ieee",
-    tile: tiles.Tile | None = None,
+    tile: choice.Tile | None = None,
 ) -> Launch:
     """A max pool over windows of `kernel` and a 1x1 convolution; `pads` is (top, left, bottom, right)."""
     stride_n, stride_h, stride_w, stride_c = strides4(x)
@@ -126,17 +134,17 @@ def pooled_pointwise(
     residual_row = 0 if residual is None else row_stride(residual, "residual")
 
     target = target_of(x)
-    pixels = tiles.planned_batch(batch, target) * height * width
+    pixels = choice.planned_batch(batch, target) * height * width
     taps = kernel[0] * kernel[1]
     # Not plain: with one block of columns, there are none to share a window.
-    chosen = tile or tiles.separable(pixels, columns, channels, weight.element_size(), target, taps, plain=False)
+    chosen = tile or choice.separable(pixels, columns, channels, weight.element_size(), target, taps, plain=False)
     # On a narrow map a block spans several rows by itself; on a wide one it takes a patch, for its windows to overlap.
     strip = 1 if 2 * width <= chosen.block_m else strip_rows(height, kernel[0], stride[0], chosen.block_m, target)
-    positions = batch * tiles.cdiv(height, strip) * strip * width
+    positions = batch * choice.cdiv(height, strip) * strip * width
     return Launch(
         "pooled_pointwise",
         _pooled_pointwise,
-        (tiles.cdiv(positions, chosen.block_m) * tiles.cdiv(columns, chosen.block_n),),
+        (choice.cdiv(positions, chosen.block_m) * choice.cdiv(columns, chosen.block_n),),
         {
             "x": x,
             "weight": weight,

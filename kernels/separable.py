@@ -24,13 +24,20 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from optgraph.kernels import tiles
-from optgraph.kernels.activations import activation, apply
-from optgraph.kernels.addressing import alignment, strip_position, strip_rows
-from optgraph.kernels.epilogue import multiplicand, reference_epilogue, reference_prologue, store_rows
-from optgraph.kernels.launch import Launch, target_of
-from optgraph.kernels.layout import check_contiguous, check_shape, check_vector, output_size, row_stride, strides4
-from optgraph.ops import IDENTITY, Act
+from optgraph.ir.values import IDENTITY, Act
+from optgraph.kernels.frame import choice
+from optgraph.kernels.frame.launch import Launch, target_of
+from optgraph.kernels.frame.operands import (
+    check_contiguous,
+    check_shape,
+    check_vector,
+    output_size,
+    row_stride,
+    strides4,
+)
+from optgraph.kernels.jit.activations import activation, apply
+from optgraph.kernels.jit.addressing import alignment, strip_position, strip_rows
+from optgraph.kernels.jit.epilogue import multiplicand, reference_epilogue, reference_prologue, store_rows
 
 
 # fmt: off
@@ -140,7 +147,7 @@ def separable(
     residual: torch.Tensor | None = None,
     post: Act = IDENTITY,
     precision: str = "ieee",
-    tile: tiles.Tile | None = None,
+    tile: choice.Tile | None = None,
 ) -> Launch:
     """A depthwise convolution, an activation `mid` and a 1x1 convolution; `pads` is (top, left, bottom, right)."""
     stride_n, stride_h, stride_w, stride_c = strides4(x)
@@ -165,16 +172,16 @@ def separable(
     residual_row = 0 if residual is None else row_stride(residual, "residual")
 
     target = target_of(x)
-    pixels = tiles.planned_batch(batch, target) * height * width
+    pixels = choice.planned_batch(batch, target) * height * width
     plain = pre_scale is None and pre_shift is None
-    chosen = tile or tiles.separable(pixels, columns, channels, weight.element_size(), target, kh * kw, plain)
+    chosen = tile or choice.separable(pixels, columns, channels, weight.element_size(), target, kh * kw, plain)
     # On a narrow map a block spans several rows by itself; on a wide one it takes a patch, for its windows to overlap.
     strip = 1 if 2 * width <= chosen.block_m else strip_rows(height, kh, stride[0], chosen.block_m, target)
-    positions = batch * tiles.cdiv(height, strip) * strip * width
+    positions = batch * choice.cdiv(height, strip) * strip * width
     return Launch(
         "separable",
         _separable,
-        (tiles.cdiv(positions, chosen.block_m) * tiles.cdiv(columns, chosen.block_n * chosen.accumulators),),
+        (choice.cdiv(positions, chosen.block_m) * choice.cdiv(columns, chosen.block_n * chosen.accumulators),),
         {
             "x": x,
             "depthwise": depthwise,

@@ -10,15 +10,16 @@ Names are imported when they are first asked for: torch and onnx take a second t
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optgraph.budget import Budget
-    from optgraph.errors import ArtifactError, GraphError, InputError, ModelError, OptgraphError
-    from optgraph.graph import Graph, Node
-    from optgraph.net import Net, compile, load, simplify
-    from optgraph.onnx_import import read
-    from optgraph.pipeline import Pass
+    from optgraph.api.net import Net, compile, load, simplify
+    from optgraph.base.budget import Budget
+    from optgraph.base.errors import ArtifactError, GraphError, InputError, ModelError, OptgraphError
+    from optgraph.ir.graph import Graph, Node
+    from optgraph.onnx.read import read
+    from optgraph.passes.pipeline import Pass
 
 __all__ = [
     "ArtifactError",
@@ -39,13 +40,18 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "budget": ("Budget",),
-    "errors": ("ArtifactError", "GraphError", "InputError", "ModelError", "OptgraphError"),
-    "graph": ("Graph", "Node"),
-    "net": ("Net", "compile", "load", "simplify"),
-    "onnx_import": ("read",),
-    "pipeline": ("Pass",),
+    "api.net": ("Net", "compile", "load", "simplify"),
+    "base.budget": ("Budget",),
+    "base.errors": ("ArtifactError", "GraphError", "InputError", "ModelError", "OptgraphError"),
+    "ir.graph": ("Graph", "Node"),
+    "onnx.read": ("read",),
+    "passes.pipeline": ("Pass",),
 }
+
+# In a checkout, `kernels` and `passes` here are links to the folders beside this one. Where links do not work (git on
+# Windows, some zip tools), they are found from the root itself.
+if not (Path(__file__).parent / "kernels").is_dir():
+    __path__.append(str(Path(__file__).parent.parent))
 
 
 def __getattr__(name: str) -> Any:

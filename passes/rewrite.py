@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from optgraph.graph import Graph, Node
+from optgraph.ir.graph import Graph, Node
 
 M = TypeVar("M")
 

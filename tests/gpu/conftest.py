@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks import record
-from optgraph.store import Store
+from optgraph.base.store import Store
 
 HERE = Path(__file__).parent
 

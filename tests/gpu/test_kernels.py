@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from benchmarks import record
-from optgraph import onnx_import, pipeline
-from optgraph.graph import Graph
-from optgraph.layers import binder, layers, target_of
-from optgraph.lower import STORAGE, lower
-from tests.gpu_checks import wrong_layers
+from optgraph.ir.graph import Graph
+from optgraph.onnx import read
+from optgraph.passes import pipeline
+from optgraph.plan.lowering import STORAGE, lower
+from optgraph.tune.layers import binder, layers, target_of
+from tests.support.gpu_checks import wrong_layers
 
 pytestmark = pytest.mark.gpu
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.gpu
 @pytest.fixture(scope="module", params=record.NETWORKS)
 def graph(request: pytest.FixtureRequest) -> Graph:
     """The fused graph; layers get random operands, so that its stripped weights do."""
-    graph = onnx_import.read(record.GRAPHS / f"torch_{request.param}.onnx", allow_stripped=True)
+    graph = read.read(record.GRAPHS / f"torch_{request.param}.onnx", allow_stripped=True)
     pipeline.apply(graph, pipeline.SIMPLIFY + pipeline.FUSE)
     return graph
 

@@ -12,14 +12,14 @@ import torch
 
 import optgraph
 from benchmarks import record
-from optgraph.calibrate import images
-from optgraph.layers import target_of
-from optgraph.lower import STORAGE
-from optgraph.onnx_export import save_onnx
-from optgraph.oracle import BOUNDS
-from optgraph.runtime import Engine
-from optgraph.verify import verify_net
-from tests.gpu_checks import replay_differs, threads_differ
+from optgraph.compare.oracle import BOUNDS
+from optgraph.compare.verify import verify_net
+from optgraph.onnx.calibrate import images
+from optgraph.onnx.write import save_onnx
+from optgraph.plan.lowering import STORAGE
+from optgraph.run.engine import Engine
+from optgraph.tune.layers import target_of
+from tests.support.gpu_checks import replay_differs, threads_differ
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")

@@ -1,0 +1,53 @@
+"""Tiles that `optgraph tune` found fastest, one JSON file a target: `tuned/sm_90.json`, part of the package.
+
+A record says which tile of a launch was fastest, on which chip, by how much and how close to float64. It is advice: a
+launch whose problem is not among the records, or whose record names a tile that is no candidate any more, gets the tile
+of least estimated cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optgraph.base import config, store
+
+if TYPE_CHECKING:
+    from optgraph.kernels.frame.choice import Problem, Tile
+
+
+def path(target: str, folder: Path | None = None) -> Path:
+    """The file of a target, in `folder` or where the package looks: OPTGRAPH_TUNED, or its own folder."""
+    return (folder or config.tuned_folder()) / f"{target}.json"
+
+
+def key(problem: Problem) -> str:
+    """All that the choice of a tile depends on, for people too: `extent 1×289×1, n 192+128, k 768, ...`."""
+    return ", ".join(f"{f.name} {_text(getattr(problem, f.name))}" for f in fields(problem))
+
+
+def record(tile: Tile) -> dict[str, Any]:
+    """The tile as JSON has it."""
+    return {f.name: getattr(tile, f.name) for f in fields(tile)}
+
+
+def fastest(problem: Problem, target: str, candidates: list[Tile]) -> Tile | None:
+    """The candidate that the records name; None if there is none."""
+    found = _records(path(target)).get(key(problem), {}).get("tile")
+    return next((tile for tile in candidates if _plain(record(tile)) == found), None)
+
+
+@lru_cache(maxsize=8)
+def _records(file: Path) -> Mapping[str, Any]:
+    return {name: entry for name, entry in store.read(file).get("records", {}).items() if isinstance(entry, dict)}
+
+
+def _plain(tile: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in tile.items()}
+
+
+def _text(value: object) -> str:
+    return "×".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,1 @@
+"""optgraph behind other projects' interfaces. Uses report and what is below."""

@@ -1,0 +1,206 @@
+"""Ahead-of-time compiling: which kernels a network launches on a target, and their cubins, with no GPU.
+
+The plans are bound to memory that does not exist (torch's meta device), as if it lay on the target: that gives every
+Launch with its tile, and so the variants. Several processes compile them, none of which interprets.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import queue
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from optgraph.ahead import cubins
+from optgraph.ahead.cubins import Cubin
+from optgraph.base import config
+from optgraph.base.devices import DEVICES
+from optgraph.base.errors import InputError, OptgraphError
+from optgraph.ir.graph import Graph
+from optgraph.ir.values import BATCH
+from optgraph.kernels.frame.choice import PLANNED_BATCHES
+from optgraph.plan.buffers import Buffers
+from optgraph.plan.lowering import lower
+from optgraph.plan.plan import Packed
+from optgraph.plan.weights import Weights, resolve
+
+if TYPE_CHECKING:
+    from optgraph.kernels.frame.launch import Variant
+
+Progress = Callable[[str, float], None]
+_BROKEN = "the compiler broke down: OPTGRAPH_DEBUG=1 shows how"
+
+
+def silent(what: str, done: float) -> None:
+    """A Progress that nobody sees."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """A variant that a network launches on a target.
+
+    launches: how many, by batch size. blocks: of the largest of them.
+    """
+
+    key: str
+    variant: Variant
+    target: str
+    launches: Mapping[int, int]
+    blocks: int
+
+    @property
+    def description(self) -> str:
+        """The tile, the box of a TMA load, what is switched on and what is badly aligned: '128×64×64, split, relu'."""
+        constants = dict(self.variant.constants)
+        words = [_sizes(constants, "BLOCK_")]
+        if constants.get("BOX0"):
+            words.append(f"box {_sizes(constants, 'BOX')}")
+        words += [name.lower() for name, value in constants.items() if value is True]
+        words += [value.__name__.strip("_") for value in constants.values() if cubins.is_jit(value)]
+        words += [name for name, kind in self.variant.signature if name == "residual" and kind != "constexpr"]
+        words += [f"{k.lower()} {v}" for k, v in constants.items() if k.startswith("ALIGN") and v < 8]
+        return ", ".join(word for word in words if word != "identity")
+
+
+def _sizes(constants: Mapping[str, Any], prefix: str) -> str:
+    return "×".join(str(value) for name, value in constants.items() if name.startswith(prefix))
+
+
+def check_targets(targets: Iterable[str]) -> None:
+    """Raises InputError for a target that kernels are not compiled for, OptgraphError if there is no compiler."""
+    for target in targets:
+        if target not in DEVICES:
+            raise InputError(f"unknown target '{target}': use {', '.join(DEVICES)}")
+        if find_spec("triton") is None:
+            raise OptgraphError(f"compiling for {target} needs Triton, which is not installed: pip install triton")
+
+
+def find_uses(graph: Graph, dtype: str, batches: Sequence[int], targets: Sequence[str]) -> list[Use]:
+    """The distinct variants of the fused `graph`, target by target, in the order of their first launch.
+
+    They are those of `batches` and, where the batch is open, of the sizes that tiles are planned for: so of any size.
+    """
+    if not targets:
+        return []
+    from optgraph.kernels.frame.launch import Launch, targeting
+
+    if any(BATCH in graph.values[name].shape for name in graph.inputs):
+        batches = sorted({*batches, *PLANNED_BATCHES})
+    weights = _Weights(graph.constants, torch.device("meta"))
+    found: list[Use] = []
+    for target in targets:
+        launches: dict[Variant, dict[int, int]] = {}
+        blocks: dict[Variant, int] = {}
+        for batch in batches:
+            plan = lower(graph, batch, dtype)
+            buffers = Buffers(plan, weights, torch.device("meta"), poison=False)
+            with targeting(target):
+                bound = [buffers.bind(call) for call in plan.calls]
+            for launch in bound:
+                if isinstance(launch, Launch):
+                    counts = launches.setdefault(launch.variant, dict.fromkeys(batches, 0))
+                    counts[batch] += 1
+                    blocks[launch.variant] = max(blocks.get(launch.variant, 0), math.prod(launch.grid))
+        found += [Use(cubins.key(v, target), v, target, launches[v], blocks[v]) for v in launches]
+    return found
+
+
+class _Weights(Weights):
+    """Weights of the right shapes and types, and no bytes."""
+
+    def _pack(self, packed: Packed) -> torch.Tensor:
+        sources = [torch.zeros(()).expand(self._constants[name].shape) if name else None for name in packed.sources]
+        shape = resolve(packed.pack)(*sources, **packed.options).shape
+        return torch.empty(shape, dtype=getattr(torch, packed.dtype), device=self._device)
+
+
+def build(wanted: Sequence[Use], progress: Progress = silent) -> list[Cubin]:
+    """The cubins of `wanted`, from the cache on disk where it has them.
+
+    progress: told what is being done, and how much of it, 0 to 1.
+    Raises OptgraphError if a kernel does not compile, InputError for one in a script or within a function.
+    """
+    missing = [use for use in wanted if cubins.cached(use.key) is None]
+    for use in missing:
+        function = use.variant.fn.fn
+        if function.__module__ == "__main__" or "." in function.__qualname__:
+            raise InputError(f"kernel '{function.__qualname__}' is not in a module that a compiler process can import")
+    tasks: queue.SimpleQueue[Use] = queue.SimpleQueue()
+    for use in missing:
+        tasks.put(use)
+    workers = min(os.cpu_count() or 1, len(missing))
+    if workers:
+        with ThreadPoolExecutor(workers) as pool:
+            what = f"compiling {len(missing)} kernels on {workers} cores"
+            runs = [
+                pool.submit(_serve, tasks, lambda: progress(what, 1 - tasks.qsize() / len(missing)))
+                for _ in range(workers)
+            ]
+            try:
+                wait(runs, return_when=FIRST_EXCEPTION)
+            finally:
+                _drain(tasks)  # interrupted, or one has failed: the others need not go on
+            for run in runs:
+                run.result()
+    found = [cubins.cached(use.key) for use in wanted]
+    if None in found:
+        raise OptgraphError("the kernels' sources changed while they were compiled: compile again")
+    return [cubin for cubin in found if cubin]
+
+
+def _serve(tasks: queue.SimpleQueue[Use], tell: Callable[[], None]) -> None:
+    """Has one process compile tasks until none is left."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    pipe = subprocess.PIPE
+    stderr = None if config.debug() else subprocess.DEVNULL
+    command = [sys.executable, "-m", "optgraph.ahead.build"]
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=stderr, bufsize=0) as process:
+        assert process.stdin and process.stdout
+        while True:
+            try:
+                use = tasks.get_nowait()
+            except queue.Empty:
+                return
+            tell()
+            task = json.dumps([cubins.variant_to_json(use.variant), use.target])
+            answer = b""
+            with suppress(BrokenPipeError):  # it has ended
+                process.stdin.write(task.encode() + b"\n")
+                answer = process.stdout.readline()
+            if answer != b"\n":
+                reason = answer.decode(errors="replace").strip() or _BROKEN
+                raise OptgraphError(f"kernel '{use.variant.kernel}' does not compile for {use.target}: {reason}")
+
+
+def _drain(tasks: queue.SimpleQueue[Use]) -> None:
+    with suppress(queue.Empty):
+        while True:
+            tasks.get_nowait()
+
+
+def main() -> None:
+    """One of the processes: reads a variant and a target a line, answers with an empty line or what went wrong."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever else is printed is no answer
+    for line in sys.stdin:
+        try:
+            variant, target = json.loads(line)
+            cubins.obtain(cubins.variant_from_json(variant), target)
+            reason = ""
+        except Exception as error:  # the compiler's errors share no base
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+        print(reason, file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

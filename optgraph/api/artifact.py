@@ -1,0 +1,166 @@
+"""The .optgraph file: one safetensors file, weights as tensors and everything else as JSON in its metadata.
+
+It holds the simplified and the fused graph, which share their weights by name, and the compile options. There is no
+offset in it that a kernel would follow: a loaded network is rebuilt, checked and planned from the graphs.
+
+It may hold cubins: machine code, which a GPU runs as it is. A file without them is data, and safe to load from
+anywhere; with them it is a program, to be run only if it comes from where one would run programs from. `load` leaves
+them out if asked to. Their digest shows damage, not who made them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+
+from optgraph.ahead.cubins import Cubin
+from optgraph.ahead.cubins import from_json as cubin_from_json
+from optgraph.api.graph_json import graph_from_json, graph_to_json
+from optgraph.base.errors import ArtifactError, InputError
+from optgraph.base.files import replacing
+from optgraph.ir.graph import Graph
+from optgraph.ir.op import Op
+from optgraph.plan.lowering import STORAGE
+
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the network was compiled, and the figures about its ONNX model that only that has."""
+
+    dtype: str
+    batches: tuple[int, ...]
+    nodes: int
+    bytes_per_image: int
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A compiled network at rest. source_name, source_digest: file name and SHA-256 of the ONNX model."""
+
+    simplified: Graph
+    fused: Graph
+    options: Options
+    source_digest: str
+    source_name: str
+    cubins: tuple[Cubin, ...] = ()
+
+
+def save(path: Path, artifact: Artifact, ops: Sequence[type[Op]] = ()) -> None:
+    """Writes `artifact` to `path` at once or not at all.
+
+    ops: operators of one's own that the graphs contain. Raises ArtifactError for one that is not there, InputError if
+    the file cannot be written.
+    """
+    from optgraph import __version__
+
+    weights = artifact.fused.constants | artifact.simplified.constants
+    for name, array in artifact.fused.constants.items():
+        if artifact.simplified.constants.get(name, array) is not array and not np.array_equal(array, weights[name]):
+            raise ArtifactError(f"weight '{name}' differs between the two graphs: a fuse pass changed it in place")
+    options = artifact.options
+    metadata = {
+        "format": str(FORMAT),
+        "optgraph": __version__,
+        "dtype": options.dtype,
+        "batches": json.dumps(options.batches),
+        "nodes": str(options.nodes),
+        "bytes_per_image": str(options.bytes_per_image),
+        "source_name": artifact.source_name,
+        "source_digest": artifact.source_digest,
+        "simplified": json.dumps(graph_to_json(artifact.simplified, ops)),
+        "fused": json.dumps(graph_to_json(artifact.fused, ops)),
+    }
+    # safetensors has no empty names and no place for other byte orders; weights are numbered in their order.
+    tensors = {f"{i:06}": np.asarray(array, order="C") for i, array in enumerate(weights.values())}
+    metadata["weights"] = json.dumps(list(weights))
+    metadata["weights_digest"] = _digest(tensors.values())
+    if artifact.cubins:
+        codes = {f"cubin{i:06}": np.frombuffer(cubin.code, np.uint8) for i, cubin in enumerate(artifact.cubins)}
+        metadata["cubins"] = json.dumps([cubin.to_json() for cubin in artifact.cubins])
+        metadata["cubins_digest"] = _digest(codes.values(), metadata["cubins"])
+        tensors |= codes
+    with replacing(path) as file:
+        file.write(to_bytes(tensors, metadata))
+
+
+def load(path: Path, ops: Sequence[type[Op]] = (), cubins: bool = True) -> Artifact:
+    """Reads what `save` wrote. ops: as there. cubins: read them too, if it has some.
+
+    Raises InputError if there is no such file, ArtifactError for one that is no artifact, is damaged, or was made by
+    another version of the format.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            _check_format(path, metadata)
+            names = _json(metadata, "weights", list)
+            described = _json(metadata, "cubins", list) if "cubins" in metadata else []
+            if len(set(names)) != len(names) or len(names) + len(described) != len(list(file.keys())):
+                raise ArtifactError("its weights are not the ones it names")
+            weights = {name: file.get_tensor(f"{i:06}") for i, name in enumerate(names)}
+            if _digest(weights.values()) != metadata["weights_digest"]:
+                raise ArtifactError("its weights are damaged (SHA-256 differs)")
+            found = _cubins(file, metadata, described) if cubins else ()
+        options = Options(
+            dtype=metadata["dtype"],
+            batches=tuple(int(b) for b in _json(metadata, "batches", list)),
+            nodes=int(metadata["nodes"]),
+            bytes_per_image=int(metadata["bytes_per_image"]),
+        )
+        if options.dtype not in STORAGE or min(options.batches) < 1:
+            raise ArtifactError(f"dtype '{options.dtype}' and batches {list(options.batches)} are none")
+        graphs = [graph_from_json(_json(metadata, key, dict), weights, ops) for key in ("simplified", "fused")]
+        return Artifact(graphs[0], graphs[1], options, metadata["source_digest"], metadata["source_name"], found)
+    except ArtifactError as error:
+        text = str(error)
+        raise ArtifactError(
+            text if text.startswith(str(path)) else f"{path}: {text}: compile the .onnx again"
+        ) from None
+    except (SafetensorError, KeyError, TypeError, ValueError, ArithmeticError, OSError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactError(
+            f"{path}: not an .optgraph file, or a damaged one ({reason}): compile the .onnx again"
+        ) from None
+
+
+def _check_format(path: Path, metadata: dict[str, str]) -> None:
+    if "format" not in metadata or "optgraph" not in metadata:
+        raise ArtifactError(f"{path}: not an .optgraph file")
+    if metadata["format"] != str(FORMAT):
+        raise ArtifactError(
+            f"{path}: made by optgraph {metadata['optgraph']} (format {metadata['format']}), and this one reads "
+            f"format {FORMAT}: compile the .onnx again"
+        )
+
+
+def _cubins(file: Any, metadata: dict[str, str], described: list[Any]) -> tuple[Cubin, ...]:
+    codes = [file.get_tensor(f"cubin{i:06}") for i in range(len(described))]
+    if described and _digest(codes, metadata["cubins"]) != metadata["cubins_digest"]:
+        raise ArtifactError("its cubins are damaged (SHA-256 differs)")
+    return tuple(cubin_from_json(data, code.tobytes()) for data, code in zip(described, codes, strict=True))
+
+
+def _digest(arrays: Iterable[np.ndarray], text: str = "") -> str:
+    digest = hashlib.sha256(text.encode())
+    for array in arrays:
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _json(metadata: dict[str, str], key: str, kind: type) -> Any:
+    value = json.loads(metadata[key])
+    if type(value) is not kind:
+        raise ArtifactError(f"its {key} are no {kind.__name__}")
+    return value

@@ -1,0 +1,1 @@
+"""What knows nothing of networks: errors, files, limits, devices. Uses nothing else of optgraph."""

@@ -1,0 +1,1 @@
+"""A network against others: verified and timed. Uses api and what is below."""

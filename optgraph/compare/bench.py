@@ -1,0 +1,254 @@
+"""Benchmark: a compiled net against ONNX Runtime on the original model, on the same machine and input.
+
+A machine's speed drifts by more than two engines differ, so the runs alternate and the ratio is taken pair by pair.
+Nothing is timed before both have given the same answer.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from optgraph.api.net import Net
+from optgraph.base.budget import DEFAULT, Budget
+from optgraph.base.errors import InputError, OptgraphError
+from optgraph.compare.oracle import Feeds, Reference, allowed, coarseness, distance, example, noise
+from optgraph.compare.verify import Progress, computed_dtype, open_with_original
+from optgraph.onnx.parts import cut, inlined
+from optgraph.onnx.read import InputShape, load_model
+from optgraph.plan.lowering import fitting_batch
+from optgraph.run.backends import OnnxRuntime, session
+
+AGAINST = ("onnxruntime",)
+WARM_UPS = 3  # the first run compiles kernels, the second records a CUDA graph, the third replays it
+# An engine's worker threads spin for a while after its run, waiting for the next one. On two cores that alone made the
+# same ONNX Runtime session up to 1.7 times slower when the other side ran right before it.
+PAUSE_SECONDS = 0.05
+PACKAGES = ("torch", "onnxruntime", "onnx", "triton", "optgraph")
+
+Runner = Callable[[Feeds], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of the times of one side, in milliseconds; `iqr` is the third quartile less the first."""
+
+    min: float
+    max: float
+    iqr: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `bench` measured. Times are in milliseconds, of a whole batch, host memory to host memory.
+
+    ours_ms, theirs_ms: medians.
+    ratio:              median over the pairs of theirs / ours: above 1, ours is faster.
+    ratio_of_medians:   theirs_ms / ours_ms; far from `ratio`, the machine was not steady.
+    repeats:            pairs timed.
+    threads:            what both sides were given on the CPU.
+    device:             what ours ran on; theirs runs on the CPU.
+    """
+
+    model: str
+    backend: str
+    against: str
+    dtype: str
+    batch: int
+    threads: int
+    device: str
+    ours_ms: float
+    theirs_ms: float
+    ratio: float
+    ratio_of_medians: float
+    repeats: int
+    spread: Mapping[str, Spread]
+    versions: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def bench(
+    model: str | Path,
+    against: str = "onnxruntime",
+    backend: str = "auto",
+    batch: int = 1,
+    dtype: str = "fp32",
+    threads: int | None = None,
+    repeats: int = 20,
+    min_seconds: float = 2.0,
+    input_shape: InputShape | Mapping[str, InputShape] | None = None,
+    original: str | Path | None = None,
+    progress: Progress | None = None,
+    outputs: Sequence[str] = (),
+    budget: Budget = DEFAULT,
+) -> Comparison:
+    """Times a backend against ONNX Runtime with its default settings (CPU, float32) on the original ONNX model.
+
+    model, backend, dtype, input_shape, original, outputs, budget: as for `verify`. A model that is cut off is cut for
+        both.
+    threads: of both sides on the CPU; by default as many as torch takes, one for a physical core.
+    repeats, min_seconds: pairs of runs; more, if these take less than `min_seconds` in all.
+    Raises OptgraphError if the two answers differ by more than `verify` allows, and else as `verify`.
+    """
+    if against not in AGAINST:
+        raise InputError(f"cannot compare with '{against}': use {', '.join(AGAINST)}")
+    if repeats < 1 or (threads is not None and threads < 1):
+        raise InputError("repeats and threads are at least 1")
+    tell = progress or (lambda stage, done: None)
+    tell("compile", 0.0)
+    net, source = open_with_original(model, backend, dtype, input_shape, original, outputs, budget)
+    batch = fitting_batch(net.inputs, batch)
+    feeds = example(net.inputs, batch, seed=0)
+    threads = threads or torch.get_num_threads()
+    whole = load_model(source)
+    theirs = _onnxruntime(source, whole, list(net.outputs), threads)
+    with _torch_threads(threads):
+        ours = _ours(net, threads)
+        tell("warm-up", 0.0)
+        answers = theirs(feeds)
+        (plain,) = Reference(whole).run(list(answers), feeds)
+        dtype = computed_dtype(net)
+        rounding = max(noise(plain, answers), coarseness(net.fused, dtype, feeds, plain))
+        require_agreement(ours(feeds), answers, allowed(dtype, rounding))
+        for run in (ours, theirs) * (WARM_UPS - 1):
+            run(feeds)
+        ours_s, theirs_s = interleave(
+            lambda: ours(feeds), lambda: theirs(feeds), repeats, min_seconds, lambda done: tell("timing", done)
+        )
+    return _compare(net, against, batch, threads, ours_s, theirs_s)
+
+
+def require_agreement(ours: Feeds, theirs: Feeds, bound: float) -> None:
+    """Raises OptgraphError, naming the output, unless each of theirs is matched within `bound` in relative L2."""
+    for name, expected in theirs.items():
+        error, _ = distance(ours[name], expected)
+        if error > bound:
+            raise OptgraphError(
+                f"not timed, for the answers differ: output '{name}' is off by {error:.1e}, over {bound:.1e} "
+                "in relative L2: run verify to see where"
+            )
+
+
+def interleave(
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    repeats: int,
+    min_seconds: float,
+    tell: Callable[[float], None] = lambda done: None,
+    clock: Callable[[], float] = time.perf_counter,
+    pause: Callable[[float], None] = time.sleep,
+) -> tuple[list[float], list[float]]:
+    """Seconds of each run of both, taken in pairs, each starting with the one the last pair ended with.
+
+    At least `repeats` pairs, and for at least `min_seconds`, pauses included. Before each run both sides' threads are
+    left to go to sleep.
+    """
+    times: tuple[list[float], list[float]] = ([], [])
+    began, spent = clock(), 0.0
+    while len(times[0]) < repeats or spent < min_seconds:
+        for side in (0, 1) if len(times[0]) % 2 == 0 else (1, 0):
+            pause(PAUSE_SECONDS)
+            start = clock()
+            (ours, theirs)[side]()
+            times[side].append(clock() - start)
+        spent = clock() - began
+        tell(min(len(times[0]) / repeats, spent / min_seconds if min_seconds else 1.0, 1.0))
+    return times
+
+
+# ---- the two sides: each takes and gives arrays in host memory
+
+
+def _ours(net: Net, threads: int) -> Runner:
+    run = OnnxRuntime(net.simplified, threads) if net.backend == "onnxruntime" else net.run
+
+    def call(feeds: Feeds) -> dict[str, np.ndarray]:
+        results = run({name: torch.from_numpy(array) for name, array in feeds.items()})
+        return {name: result.float().cpu().numpy() for name, result in results.items()}
+
+    return call
+
+
+def _onnxruntime(path: Path, model: onnx.ModelProto, names: Sequence[str], threads: int) -> Runner:
+    whole = list(names) == [output.name for output in model.graph.output]
+    running = session(str(path) if whole else cut(inlined(model, DEFAULT), names).SerializeToString(), threads)
+
+    def call(feeds: Feeds) -> dict[str, np.ndarray]:
+        try:
+            return dict(zip(names, running.run(names, dict(feeds)), strict=True))
+        except Exception as error:  # ONNX Runtime's own, with no base but Exception
+            reason = str(error).splitlines()[0]
+            raise OptgraphError(f"{path}: ONNX Runtime cannot run it on the same input: {reason}") from None
+
+    return call
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# ---- the result
+
+
+def _compare(
+    net: Net, against: str, batch: int, threads: int, ours: Sequence[float], theirs: Sequence[float]
+) -> Comparison:
+    ours_ms, theirs_ms = (1e3 * statistics.median(times) for times in (ours, theirs))
+    return Comparison(
+        model=net.source.name,
+        backend=net.backend,
+        against=against,
+        dtype=computed_dtype(net),
+        batch=batch,
+        threads=threads,
+        device=torch.cuda.get_device_name() if net.backend == "triton" else _processor(),
+        ours_ms=ours_ms,
+        theirs_ms=theirs_ms,
+        ratio=statistics.median(t / o for o, t in zip(ours, theirs, strict=True)),
+        ratio_of_medians=theirs_ms / ours_ms,
+        repeats=len(ours),
+        spread={"ours": _spread(ours), "theirs": _spread(theirs)},
+        versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+    )
+
+
+def _spread(seconds: Sequence[float]) -> Spread:
+    first, third = np.percentile(seconds, (25, 75))
+    return Spread(1e3 * min(seconds), 1e3 * max(seconds), 1e3 * float(third - first))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    """The CPU's name: Python knows it on few systems, Linux writes it down."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -1,0 +1,144 @@
+"""The oracle: what an original model answers, inside and out, and how far another answer is from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnx.inliner
+import torch
+from onnx import helper
+
+from optgraph.ir.graph import Graph
+from optgraph.ir.values import Value
+from optgraph.onnx import calibrate
+from optgraph.onnx.parts import upstream
+from optgraph.plan.lowering import STORAGE
+from optgraph.plan.weights import nearest_tf32
+from optgraph.run.backends import session
+from optgraph.run.reference import Executor
+
+Feeds = Mapping[str, np.ndarray]
+
+BOUNDS = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 5e-3, "bf16": 3e-2}  # relative L2 of an output, by dtype
+NOISE_FACTOR, NOISE_LIMIT = 2.0, 10.0
+CHUNK = 16  # inner values held at a time
+
+
+class Reference:
+    """ONNX Runtime on the CPU, with nothing optimised unless asked, and any value inside a model to be had."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        # As import does, so that the names inside are the same.
+        self._model = onnx.inliner.inline_local_functions(model) if model.functions else model
+        self._computed = {name for node in self._model.graph.node for name in node.output if name}
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a node of the model computes `name`."""
+        return name in self._computed
+
+    def run(self, names: Sequence[str], *runs: Feeds, optimize: bool = False) -> list[dict[str, np.ndarray]]:
+        """The named values, for each of the feeds, which are all of one shape."""
+        names = list(dict.fromkeys(names))
+        running = session(self._upto(names, runs[0]).SerializeToString(), optimize=optimize)
+        return [dict(zip(names, running.run(names, dict(feeds)), strict=True)) for feeds in runs]
+
+    def stream(self, names: Sequence[str], feeds: Feeds) -> Iterator[np.ndarray]:
+        """The named values one after the other, at most CHUNK of them in memory."""
+        for start in range(0, len(names), CHUNK):
+            yield from self._chunk(names[start : start + CHUNK], feeds)
+
+    def _chunk(self, names: Sequence[str], feeds: Feeds) -> Iterator[np.ndarray]:
+        (values,) = self.run(names, feeds)
+        for name in names:
+            yield values[name]
+
+    def _upto(self, names: Sequence[str], feeds: Feeds) -> onnx.ModelProto:
+        """The model as far as the last of `names`, which are its outputs; its inputs are of the shapes of `feeds`."""
+        whole = self._model.graph
+        # Import refuses subgraphs, whose reading of outer values does not show.
+        nodes, read = upstream(whole, names)
+        read.update(names)
+        part = onnx.ModelProto(ir_version=max(4, self._model.ir_version), opset_import=self._model.opset_import)
+        part.graph.name = whole.name or "reference"
+        part.graph.node.extend(nodes)
+        part.graph.input.extend(
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in feeds.items()
+        )
+        part.graph.initializer.extend(tensor for tensor in whole.initializer if tensor.name in read)
+        part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        return part
+
+
+def distance(result: torch.Tensor | np.ndarray, reference: torch.Tensor | np.ndarray) -> tuple[float, float]:
+    """Relative L2, ‖result - reference‖ / ‖reference‖, and the largest absolute difference.
+
+    Both are infinite where the shapes differ or either side has a NaN or an Inf.
+    """
+    out, ref = (torch.as_tensor(a).detach().cpu().double() for a in (result, reference))
+    if out.shape != ref.shape:
+        return math.inf, math.inf
+    difference = out - ref
+    error, norm = float(difference.norm()), float(ref.norm())
+    if not (math.isfinite(error) and math.isfinite(norm)):
+        return math.inf, math.inf
+    if error == 0.0:
+        return 0.0, 0.0
+    return error / norm if norm else math.inf, float(difference.abs().max())
+
+
+def noise(plain: Feeds, optimized: Feeds) -> float:
+    """How far float32 rounding alone moves a network: ONNX Runtime from itself, without and with its optimisations."""
+    return max(distance(optimized[name], plain[name])[0] for name in plain)
+
+
+def coarseness(graph: Graph, dtype: str, feeds: Feeds, answers: Feeds) -> float:
+    """How far rounding the weights to `dtype`, and nothing else, moves the answers of the fused `graph`.
+
+    It moves them more than rounding every activation does: a weight is off by the same on all pixels of an image, so
+    no average evens it out.
+    """
+    if dtype == "fp32":
+        return 0.0
+    rounded = graph.copy()
+    for name, array in graph.constants.items():
+        if array.ndim > 1 and array.dtype.kind == "f":  # kernels keep vectors in float32
+            rounded.constants[name] = _rounded(array.astype(np.float32), dtype)
+    results = Executor(rounded)(feeds)
+    return max(distance(results[name], answers[name])[0] for name in answers)
+
+
+def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:
+    x = torch.tensor(array)
+    rounded = nearest_tf32(x) if dtype == "tf32" else x.to(getattr(torch, STORAGE[dtype])).float()
+    return rounded.numpy()
+
+
+def allowed(dtype: str, noise: float) -> float:
+    """The relative L2 that an output may be off: the dtype's bound, unless the network is noisier than that.
+
+    A deep network can double each rounding error a few times: ONNX Runtime is 1.5e-5 from itself on some. Then what is
+    allowed is twice the noise, for ours and the reference's are two samples of it, and ten bounds at most.
+    """
+    return max(BOUNDS[dtype], min(NOISE_FACTOR * noise, NOISE_LIMIT * BOUNDS[dtype]))
+
+
+def example(inputs: Mapping[str, Value], batch: int, seed: int) -> dict[str, np.ndarray]:
+    """Something to feed each input: smooth images to a rank-4 one, random numbers to the others."""
+    rng = np.random.default_rng(seed)
+    feeds: dict[str, np.ndarray] = {}
+    for name, value in inputs.items():
+        shape = tuple(batch if isinstance(d, str) else d for d in value.shape)
+        dtype = np.dtype(value.dtype)
+        array: np.ndarray
+        if dtype.kind != "f":
+            array = rng.integers(0, 2 if dtype.kind == "b" else 128, shape)
+        elif len(shape) == 4:
+            array = calibrate.images(rng, shape, channels_last=shape[3] in (1, 3) and shape[1] not in (1, 3))
+        else:
+            array = rng.standard_normal(shape)
+        feeds[name] = array.astype(dtype)
+    return feeds

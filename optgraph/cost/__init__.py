@@ -1,0 +1,1 @@
+"""What launches cost, counted and predicted. Uses passes and what is below."""

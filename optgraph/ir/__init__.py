@@ -1,0 +1,1 @@
+"""The graph: values, what an operator is, rewriting, text. Uses base."""

@@ -1,0 +1,378 @@
+"""The Graph: operators and their tensors, over a networkx.MultiDiGraph.
+
+A node of the networkx graph is an operator; an edge is one use of a tensor by an operator, keyed by the destination
+slot, with the value's name and its source slot as attributes. Graph inputs and constants have no producer, hence no
+edge. Constants are named, immutable arrays that several operators may share: change one by adding another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from optgraph.base.budget import Budget
+from optgraph.base.errors import GraphError, ModelError
+from optgraph.ir.op import Op
+from optgraph.ir.values import Value
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operator in a graph. `inputs` follows `op.slots`, an absent one being ''. `origin`: the ONNX nodes it is."""
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    origin: tuple[str, ...] = ()
+
+    @property
+    def output(self) -> str:
+        """The first output; most operators have just one."""
+        return self.outputs[0]
+
+    def get(self, slot: str) -> str:
+        """The value in the named slot, '' if absent."""
+        i = self.op.slots.index(slot)
+        return self.inputs[i] if i < len(self.inputs) else ""
+
+    def inputs_with(self, **slots: str) -> tuple[str, ...]:
+        """The inputs with some slots set by name, absent ones spelled out as ''."""
+        inputs = [*self.inputs, *[""] * (len(self.op.slots) - len(self.inputs))]
+        for slot, value in slots.items():
+            inputs[self.op.slots.index(slot)] = value
+        return tuple(inputs)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A value of the ONNX model; with a `perm`, that value transposed by it."""
+
+    name: str
+    perm: tuple[int, ...] = ()
+
+
+class Graph:
+    """A mutable operator graph.
+
+    nx:         the networkx.MultiDiGraph; node attribute `node` is the Node.
+    inputs:     names of the input values, in order.
+    outputs:    public output name -> value; the public name stays when a rewrite changes the value.
+    values:     name -> Value (shape, dtype) of every input, constant and produced value.
+    constants:  name -> read-only array.
+    changes:    how often nodes or edges were changed; equal counts mean an unchanged graph.
+    sources:    value -> the Source it equals, where there is one: what `verify` compares with.
+    opset, domains, source_nodes: of the ONNX model this came from: its opset, the versions of all its domains, and
+                how many nodes it had.
+    budget:     what this model may ask for.
+    """
+
+    def __init__(self, name: str = "graph") -> None:
+        self.name = name
+        self.nx: nx.MultiDiGraph[str] = nx.MultiDiGraph()
+        self.inputs: list[str] = []
+        self.outputs: dict[str, str] = {}
+        self.values: dict[str, Value] = {}
+        self.constants: dict[str, np.ndarray] = {}
+        self.sources: dict[str, Source] = {}
+        self.opset = 17
+        self.domains: dict[str, int] = {}
+        self.source_nodes = 0
+        self.budget = Budget()
+        self._nodes: dict[str, Node] = {}  # networkx's own look-up is ten times slower
+        self._producer: dict[str, tuple[str, int]] = {}
+        self._uses: dict[str, dict[tuple[str, int], None]] = {}
+        self._order: list[Node] | None = None
+        self.changes = 0
+        self._serial = 0
+
+    # ---- reading
+
+    def __len__(self) -> int:
+        return len(self.nx)
+
+    def __contains__(self, node: Node) -> bool:
+        """Whether this very node, not a replacement of the same name, is in the graph."""
+        return self._nodes.get(node.name) is node
+
+    def node(self, name: str) -> Node:
+        return self._nodes[name]
+
+    def nodes(self) -> list[Node]:
+        """All nodes in a topological order (a list of its own: rewriting while walking it is fine)."""
+        if self._order is None:
+            try:
+                self._order = [self.node(name) for name in nx.topological_sort(self.nx)]
+            except nx.NetworkXUnfeasible:
+                cycle = " -> ".join(str(edge[0]) for edge in nx.find_cycle(self.nx))
+                raise GraphError(f"the graph has a cycle: {cycle}") from None
+        return list(self._order)
+
+    def producer(self, value: str) -> Node | None:
+        """The node that computes `value`; None for an input or a constant."""
+        found = self._producer.get(value)
+        return self.node(found[0]) if found else None
+
+    def users(self, value: str) -> list[tuple[Node, int]]:
+        """Every (node, input slot) that reads `value`; a node that reads it twice is there twice."""
+        return [(self.node(name), slot) for name, slot in self._uses.get(value, ())]
+
+    def is_output(self, value: str) -> bool:
+        return value in self.outputs.values()
+
+    def sole_user(self, value: str) -> Node | None:
+        """The one node that reads `value`, if one use is all there is and `value` is no graph output."""
+        uses = self._uses.get(value, {})
+        if len(uses) != 1 or self.is_output(value):
+            return None
+        return self.node(next(iter(uses))[0])
+
+    def shape(self, value: str) -> tuple[int | str, ...]:
+        return self.values[value].shape
+
+    def constant(self, value: str) -> np.ndarray | None:
+        """The array of a constant, None for anything else."""
+        return self.constants.get(value)
+
+    # ---- building
+
+    def fresh(self, hint: str) -> str:
+        """A name, like `hint`, that no value and no node has."""
+        name = hint
+        while name in self.values or name in self.nx:
+            self._serial += 1
+            name = f"{hint}.{self._serial}"
+        return name
+
+    def add_input(self, name: str, value: Value) -> str:
+        if name in self.values:
+            raise ModelError(f"value '{name}' is defined twice")
+        self.inputs.append(name)
+        self.values[name] = value
+        return name
+
+    def add_constant(self, array: np.ndarray, hint: str = "const") -> str:
+        """Stores a read-only view of `array` under a fresh name like `hint` and returns the name."""
+        name = self.fresh(hint)
+        array = array.view()
+        array.flags.writeable = False
+        self.constants[name] = array
+        self.values[name] = Value(tuple(int(d) for d in array.shape), str(array.dtype))
+        return name
+
+    def add(
+        self,
+        op: Op,
+        inputs: Sequence[str],
+        outputs: Sequence[str] | None = None,
+        name: str = "",
+        origin: Iterable[str] = (),
+    ) -> Node:
+        """Adds an operator on existing values; output shapes are inferred. Raises ModelError if they do not fit.
+
+        outputs: names for the outputs, fresh ones if None. name: the node's name, made unique.
+        """
+        name = self.fresh(name or op.kind.lower())
+        for value in inputs:
+            if value and value not in self.values:
+                raise ModelError(f"node '{name}' ({op.kind}) reads '{value}', which nothing defines")
+        try:
+            inferred = op.infer([self.values[v] if v else None for v in inputs])
+        except ModelError as error:
+            raise error.at(f"node '{name}' ({op.kind})") from None
+        if outputs is None:
+            outputs = [self.fresh(f"{name}:{i}" if i else f"{name}:out") for i in range(len(inferred))]
+        for value, info in zip(outputs, inferred, strict=True):
+            if value in self.values:
+                raise ModelError(f"value '{value}' is defined twice")
+            self.values[value] = info
+        node = Node(name, op, tuple(inputs), tuple(outputs), tuple(dict.fromkeys(origin)))
+        self._insert(node)
+        return node
+
+    def _insert(self, node: Node) -> None:
+        self._put(node)
+        for slot, value in enumerate(node.outputs):
+            self._producer[value] = (node.name, slot)
+        for slot, value in enumerate(node.inputs):
+            self._link(node.name, slot, value)
+        self._touch()
+
+    def _put(self, node: Node) -> None:
+        self._nodes[node.name] = node
+        self.nx.add_node(node.name, node=node)
+
+    def _link(self, name: str, slot: int, value: str) -> None:
+        if not value:
+            return
+        self._uses.setdefault(value, {})[name, slot] = None
+        if value in self._producer:
+            source, source_slot = self._producer[value]
+            self.nx.add_edge(source, name, key=slot, value=value, source_slot=source_slot)
+
+    def _unlink(self, name: str, slot: int, value: str) -> None:
+        if not value:
+            return
+        del self._uses[value][name, slot]
+        if value in self._producer:
+            self.nx.remove_edge(self._producer[value][0], name, key=slot)
+
+    def _touch(self) -> None:
+        self._order = None
+        self.changes += 1
+
+    # ---- rewriting
+
+    def update(
+        self,
+        node: Node,
+        op: Op | None = None,
+        inputs: Sequence[str] | None = None,
+        origin: Iterable[str] = (),
+        same_value: bool = False,
+    ) -> Node:
+        """Replaces a node's operator and/or inputs in place, its outputs staying; `origin` is added to its own.
+
+        same_value: the outputs hold the same numbers as before, so what they are called in the ONNX model still
+        applies; otherwise that is forgotten until a `rewire` says what they equal now.
+        Raises GraphError if an output's shape would change.
+        """
+        changed = replace(
+            node,
+            op=op or node.op,
+            inputs=node.inputs if inputs is None else tuple(inputs),
+            origin=tuple(dict.fromkeys((*node.origin, *origin))),
+        )
+        inferred = changed.op.infer([self.values[v] if v else None for v in changed.inputs])
+        for value, info in zip(changed.outputs, inferred, strict=True):
+            if info != self.values[value]:
+                raise GraphError(f"'{node.name}' would change '{value}' from {self.values[value]} to {info}")
+        if not same_value:
+            for value in changed.outputs:
+                self.sources.pop(value, None)
+        for slot, value in enumerate(node.inputs):
+            self._unlink(node.name, slot, value)
+        self._put(changed)
+        for slot, value in enumerate(changed.inputs):
+            self._link(node.name, slot, value)
+        self._touch()
+        return changed
+
+    def rewire(self, old: str, new: str) -> None:
+        """Every reader of `old`, graph outputs included, reads `new`, which holds the same numbers, instead."""
+        if old in self.sources:
+            self.sources[new] = self.sources[old]
+        for name, slot in list(self._uses.get(old, ())):
+            node = self.node(name)
+            self._unlink(name, slot, old)
+            inputs = (*node.inputs[:slot], new, *node.inputs[slot + 1 :])
+            self._put(replace(node, inputs=inputs))
+            self._link(name, slot, new)
+        self.outputs = {public: new if value == old else value for public, value in self.outputs.items()}
+        self._touch()
+
+    def remove(self, node: Node) -> None:
+        """Removes a node whose outputs nobody reads, and the constants that only it read."""
+        for value in node.outputs:
+            if self._uses.get(value) or self.is_output(value):
+                raise GraphError(f"'{node.name}' cannot be removed: '{value}' is still used")
+        for slot, value in enumerate(node.inputs):
+            self._unlink(node.name, slot, value)
+        self.nx.remove_node(node.name)
+        del self._nodes[node.name]
+        for value in node.outputs:
+            del self.values[value], self._producer[value]
+            self.sources.pop(value, None)
+            self._uses.pop(value, None)
+        for value in set(node.inputs):
+            if value in self.constants and not self._uses.get(value) and not self.is_output(value):
+                del self.constants[value], self.values[value]
+                self._uses.pop(value, None)
+        self._touch()
+
+    def replace_node(self, node: Node, op: Op, inputs: Sequence[str], origin: Iterable[str] = ()) -> Node:
+        """Puts a new operator where `node` was: its readers read the new outputs. The old node goes.
+
+        Returns the new node; `origin` is added to that of the old one.
+        """
+        new = self.add(op, inputs, name=node.name, origin=(*node.origin, *origin))
+        for old_value, new_value in zip(node.outputs, new.outputs, strict=True):
+            self.rewire(old_value, new_value)
+        self.remove(self.node(node.name))
+        return new
+
+    def prune(self) -> int:
+        """Removes nodes and constants that no output depends on; returns how many nodes went."""
+        removed = 0
+        pending = [name for name, node in self._nodes.items() if self._is_dead(node)]
+        while pending:
+            node = self._nodes.get(pending.pop())
+            if node is None or not self._is_dead(node):
+                continue
+            above = [self._producer[value][0] for value in node.inputs if value in self._producer]
+            self.remove(node)
+            removed += 1
+            pending += above
+        for name in [c for c in self.constants if not self._uses.get(c) and not self.is_output(c)]:
+            del self.constants[name], self.values[name]
+            self._uses.pop(name, None)
+        return removed
+
+    def _is_dead(self, node: Node) -> bool:
+        return not any(self._uses.get(v) or self.is_output(v) for v in node.outputs)
+
+    def copy(self) -> Graph:
+        """A graph of its own; nodes, values and arrays are immutable and shared."""
+        other = Graph(self.name)
+        other.inputs = list(self.inputs)
+        other.outputs = dict(self.outputs)
+        other.values = dict(self.values)
+        other.constants = dict(self.constants)
+        other.sources = dict(self.sources)
+        other.opset = self.opset
+        other.domains = dict(self.domains)
+        other.source_nodes = self.source_nodes
+        other.budget = self.budget
+        other._serial = self._serial
+        for node in self.nodes():
+            other._insert(node)
+        return other
+
+    # ---- checking
+
+    def verify(self) -> None:
+        """Raises GraphError if an invariant is broken: acyclic, every input defined, edges and slots agreeing with
+        the nodes, shapes as the operators infer them, outputs present."""
+        edges = 0
+        adjacency: dict[str, Any] = dict(
+            self.nx.adjacency()
+        )  # plain dicts: networkx's views cost more than all the rest
+        for node in self.nodes():
+            for slot, value in enumerate(node.inputs):
+                if not value:
+                    continue
+                if value not in self.values:
+                    raise GraphError(f"node '{node.name}' reads '{value}', which nothing defines")
+                if (node.name, slot) not in self._uses.get(value, ()):
+                    raise GraphError(f"node '{node.name}' is not among the users of '{value}'")
+                if value in self._producer:
+                    source, source_slot = self._producer[value]
+                    edge = adjacency[source].get(node.name, {}).get(slot)
+                    if edge != {"value": value, "source_slot": source_slot}:
+                        raise GraphError(f"edge '{source}' -> '{node.name}' slot {slot} does not carry '{value}'")
+                    edges += 1
+                elif value not in self.constants and value not in self.inputs:
+                    raise GraphError(f"'{value}' has neither a producer nor a constant")
+            inferred = node.op.infer([self.values[v] if v else None for v in node.inputs])
+            if inferred != tuple(self.values[v] for v in node.outputs):
+                raise GraphError(f"node '{node.name}' ({node.op.kind}) infers {inferred}, the graph says otherwise")
+        present = sum(len(keys) for neighbours in adjacency.values() for keys in neighbours.values())
+        if edges != present:
+            raise GraphError(f"{present} edges where the nodes use {edges} values")
+        for public, value in self.outputs.items():
+            if value not in self.values:
+                raise GraphError(f"output '{public}' ('{value}') is not defined")

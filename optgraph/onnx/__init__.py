@@ -1,0 +1,1 @@
+"""ONNX files in and out. Uses what is below: base, ir, kernels, plan and ops."""

@@ -1,0 +1,329 @@
+"""Fills a stripped ONNX file with deterministic, calibrated weights, so that a graph alone is enough to test on.
+
+In a stripped file a large tensor keeps its name, shape and type and has no data: EXTERNAL, location 'stripped'.
+
+Plain random weights make a bad test: signals grow or die with depth and every image gets the same answer. So the
+nodes run one by one on a few smooth random images, and each parameter is set when it is reached, as training would:
+
+    weight of Conv, Gemm, MatMul    normal, scaled so that the output has unit variance (LOGIT_STD after a matrix)
+    bias                            random, less the mean of the output, so that a channel is around SHIFT deviations
+    BatchNormalization, Sub         mean, less the same shift, and variance of what arrives
+
+A parameter that several nodes share keeps its value, for it cannot fit all of them. The structure never changes.
+
+    python -m optgraph.calibrate IN.onnx OUT.onnx [--seed N] [--size PIXELS] [--refill]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import helper, numpy_helper
+
+from optgraph.base.errors import ModelError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+IMAGES = 4  # fewer, and a network fits only those and amplifies any other
+# Channels centred on 0 make a deep ReLU network chaotic: it amplifies rounding a hundredfold, and ONNX Runtime differs
+# from itself by 3e-5 between optimisation levels. Around 1.5 it is by less than 7e-6, and images still get answers that
+# are about one norm apart.
+SHIFT = 1.5
+STRIPPED_ABOVE = 4096  # values; what is smaller stays in a stripped file
+LOGIT_STD = 1.0  # so that a softmax over the outputs is neither flat nor a single one
+LOCATION = "stripped"
+LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+VIEWS = ("Identity", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+
+
+def calibrate(model: onnx.ModelProto, seed: int = 0, size: int = 128, refill: bool = False) -> onnx.ModelProto:
+    """A copy of `model` with every stripped tensor filled; an unchanged copy if none is.
+
+    seed: of the weights and the images. size: height and width of the images in pixels where the graph leaves them
+    open. refill: draw all the weights of Conv, Gemm and MatMul anew, stripped or not, and those that ConstantOfShape
+    makes (`store_fills`).
+    Raises ModelError if a node cannot be run.
+    """
+    if refill:
+        model = store_fills(model)
+    elif not is_stripped(model):
+        return _copy(model)
+    return _Calibration(model, np.random.default_rng(seed), size, refill).fill()
+
+
+def is_stripped(model: onnx.ModelProto) -> bool:
+    """Whether a tensor of the model has had its data removed."""
+    return any(_is_stripped(tensor) for tensor in _tensors(model).values())
+
+
+def store_fills(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with an initializer for each floating ConstantOfShape of a constant shape, stripped if it is a large one.
+
+    So are the models that the onnx package ships: their structure is real, their weights are all 0.02.
+    """
+    model = _copy(model)
+    tensors, nodes = _tensors(model), list(model.graph.node)
+    del model.graph.node[:]
+    for node in nodes:
+        shape = tensors.get(node.input[0]) if node.op_type == "ConstantOfShape" else None
+        fill = node.attribute[0].t if node.attribute else numpy_helper.from_array(np.zeros(1, np.float32))
+        if shape is None or not _is_float(helper.tensor_dtype_to_np_dtype(fill.data_type)):
+            model.graph.node.append(node)
+            continue
+        dims = numpy_helper.to_array(shape)
+        if dims.prod() > STRIPPED_ABOVE:
+            model.graph.initializer.append(bare(node.output[0], dims, fill.data_type))
+        else:
+            array = np.full(dims, numpy_helper.to_array(fill).item(), numpy_helper.to_array(fill).dtype)
+            model.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
+    return model
+
+
+def strip(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without the data of tensors of more than STRIPPED_ABOVE values."""
+    model = _copy(model)
+    for tensor in _tensors(model).values():
+        if np.prod(tensor.dims, dtype=np.int64) > STRIPPED_ABOVE:
+            tensor.CopyFrom(bare(tensor.name, tensor.dims, tensor.data_type))
+    return model
+
+
+def bare(name: str, dims: Iterable[int], data_type: int) -> onnx.TensorProto:
+    """A stripped tensor."""
+    tensor = onnx.TensorProto(name=name, dims=[int(d) for d in dims], data_type=data_type)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=LOCATION)
+    return tensor
+
+
+def images(seed: int | np.random.Generator, shape: tuple[int, ...], channels_last: bool = False) -> Array:
+    """Smooth random images as float32 of `shape`, N×C×H×W or N×H×W×C, of about unit variance.
+
+    Each is a sum of a few cosines along each axis with a contrast of its own, and fine grain on top.
+    """
+    rng = np.random.default_rng(seed)
+    n, c, h, w = (shape[0], shape[3], shape[1], shape[2]) if channels_last else shape
+    down, across = (np.cos(np.pi * np.outer(np.arange(5), np.linspace(0.0, 1.0, length))) for length in (h, w))
+    amplitude = rng.standard_normal((n, c, 5, 5)) * rng.uniform(0.8, 1.2, (n, 1, 1, 1)) / 3.0
+    picture = np.einsum("ncuv,uh,vw->nchw", amplitude, down, across)
+    picture += rng.normal(0.0, 0.3, picture.shape)
+    return np.ascontiguousarray(picture.transpose(0, 2, 3, 1) if channels_last else picture, dtype=np.float32)
+
+
+class _Calibration:
+    """One run through a graph."""
+
+    def __init__(self, model: onnx.ModelProto, rng: np.random.Generator, size: int, refill: bool) -> None:
+        self.model = _copy(model)
+        self.rng = rng
+        self.uses = Counter(name for node in self.model.graph.node for name in node.input)
+        self.tensors = _tensors(self.model)  # parameters: initializers and Constant nodes, by value name
+        self.root = {name: name for name in self.tensors}  # a parameter, or a view of one -> the parameter
+        self.views: dict[str, list[str]] = defaultdict(list)
+        for node in self.model.graph.node:
+            if node.op_type in VIEWS and node.input[0] in self.root:
+                self.root[node.output[0]] = self.root[node.input[0]]
+        for name, root in self.root.items():
+            self.views[root].append(name)
+
+        weights = (
+            {self.root.get(n.input[1], "") for n in self.model.graph.node if n.op_type in LINEAR} if refill else ()
+        )
+        self.values: dict[str, Array] = {}
+        self.changed: set[str] = set()
+        for name, tensor in self.tensors.items():
+            dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            if _is_stripped(tensor) or (name in weights and _is_float(dtype)):
+                self.changed.add(name)
+                self.values[name] = rng.standard_normal(tuple(tensor.dims), np.float32).astype(dtype)
+            else:
+                self.values[name] = numpy_helper.to_array(tensor)
+        self.unscaled = set(self.changed)
+        self.depends = {i.name for i in self.model.graph.input if i.name not in self.values}  # on the images
+        for value in self.model.graph.input:
+            if value.name in self.depends:
+                self.values[value.name] = self._picture(value.type.tensor_type, size)
+
+    def _picture(self, tensor: onnx.TypeProto.Tensor, size: int) -> Array:
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        if not _is_float(dtype):
+            raise ModelError(f"cannot calibrate a model with a {dtype} input: inputs must be floating point")
+        dims = [d.dim_value for d in tensor.shape.dim]
+        last = len(dims) == 4 and dims[3] in (1, 3) and dims[1] not in (1, 3)
+        dims = [length or (size if axis else IMAGES) for axis, length in enumerate(dims)]
+        picture = images(self.rng, tuple(dims), last) if len(dims) == 4 else self.rng.standard_normal(dims)
+        return picture.astype(dtype)
+
+    def fill(self) -> onnx.ModelProto:
+        left = Counter(self.uses)
+        left.update(value.name for value in self.model.graph.output)
+        for node in self.model.graph.node:
+            if node.op_type == "Constant" and node.output[0] in self.tensors:
+                continue
+            if node.op_type in LINEAR:
+                self._set_weight(node)
+            elif node.op_type == "BatchNormalization":
+                self._set_statistics(node)
+            elif node.op_type == "Sub":
+                self._set_mean(node)
+            self.values.update(self._run(node))
+            if not self.depends.isdisjoint(node.input):
+                self.depends.update(node.output)
+            for name in node.input:
+                left[name] -= 1
+                if not left[name] and name not in self.tensors:
+                    self.values.pop(name, None)
+        for name in self.changed:
+            tensor = self.tensors[name]
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(self.values[name]), tensor.name))
+        return self.model
+
+    def _set_weight(self, node: onnx.NodeProto) -> None:
+        root = self.root.get(node.input[1])
+        if root not in self.unscaled or node.input[0] not in self.depends:
+            return
+        self.unscaled.discard(root)
+        bias = node.input[2] if len(node.input) > 2 else ""
+        zero = {bias: np.zeros_like(self.values[bias])} if bias else {}
+        out = self._run(node, zero)[node.output[0]].astype(np.float32)
+        image = node.op_type.startswith("Conv")
+        channel = 1 if image else out.ndim - 1
+        lone = not image and out.shape[0] == 1  # one row says nothing of how rows differ
+        others = tuple(axis for axis in range(out.ndim) if axis != channel or lone)
+        # Few samples may agree by chance: the rest of the way the channels differ bounds what is made of their spread.
+        spread = max(float(out.std(others).mean()), float(np.sqrt(np.mean(out**2))) / 4.0, 1e-6)
+        gain = (1.0 if image else LOGIT_STD) / spread
+        if not image and not lone and root == node.input[1]:
+            self.values[root] = _blind_to(self.values[node.input[0]], self.values[root], _transposed(node))
+            out = self._run(node, zero)[node.output[0]].astype(np.float32)
+        for name in self.views[root]:
+            if name in self.values:
+                self.values[name] = (self.values[name] * gain).astype(self.values[name].dtype)
+        if self._private(bias) and self.values[bias].size == out.shape[channel]:
+            middle = SHIFT if image else 0.0
+            self._set(bias, self.rng.normal(middle, 0.2, out.shape[channel]) - out.mean(others) * gain)
+
+    def _set_statistics(self, node: onnx.NodeProto) -> None:
+        if node.input[0] not in self.depends:
+            return
+        x = self.values[node.input[0]].astype(np.float32)
+        others = (0, *range(2, x.ndim))
+        channels = x.shape[1]
+        found = (
+            self.rng.normal(1.0, 0.1, channels),
+            self.rng.normal(0.0, 0.2, channels),
+            x.mean(others) - SHIFT * x.std(others),
+            x.var(others),
+        )
+        for name, value in zip(node.input[1:], found, strict=True):
+            if self._private(name):
+                self._set(name, value)
+
+    def _set_mean(self, node: onnx.NodeProto) -> None:
+        x, constant = node.input
+        if x not in self.depends or not self._private(constant):
+            return
+        have = self.values[x].astype(np.float32)
+        shape = (1,) * (have.ndim - self.values[constant].ndim) + self.values[constant].shape
+        if len(shape) == have.ndim and sum(length > 1 for length in shape) == 1:  # one value a channel
+            others = tuple(axis for axis, length in enumerate(shape) if length == 1)
+            self._set(constant, have.mean(others) - SHIFT * have.std(others))
+
+    def _private(self, name: str) -> bool:
+        return name in self.tensors and self.uses[name] == 1 and _is_float(self.values[name].dtype)
+
+    def _set(self, name: str, value: Array) -> None:
+        old = self.values[name]
+        self.values[name] = np.broadcast_to(value.reshape(-1), (old.size,)).reshape(old.shape).astype(old.dtype)
+        self.changed.add(name)
+
+    def _run(self, node: onnx.NodeProto, instead: dict[str, Array] | None = None) -> dict[str, Array]:
+        """The outputs of one node, through ONNX Runtime; `instead` replaces some of its inputs."""
+        feed = {name: self.values[name] for name in node.input if name} | (instead or {})
+        outputs = [name for name in node.output if name]
+        try:
+            inputs = [
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+                for name, array in feed.items()
+            ]
+            graph = helper.make_graph([node], "node", inputs, [onnx.ValueInfoProto(name=name) for name in outputs])
+            model = helper.make_model(
+                graph,
+                opset_imports=self.model.opset_import,
+                functions=self.model.functions,
+                ir_version=self.model.ir_version,
+            )
+            session = ort.InferenceSession(model.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
+            return dict(zip(outputs, session.run(None, feed), strict=True))
+        except Exception as error:  # ONNX Runtime has an exception class for each status, and no common base
+            what = str(error).splitlines()[0]
+            raise ModelError(f"node '{node.name}' ({node.op_type}) cannot be calibrated: {what}") from error
+
+
+def _blind_to(x: Array, weight: Array, transposed: bool) -> Array:
+    """The weight of a matrix product less its answer to the mean of the rows of `x`, which all images share."""
+    mean = x.reshape(-1, x.shape[-1]).mean(0, dtype=np.float32)
+    mean /= np.linalg.norm(mean) + 1e-6
+    rows = weight.T if transposed else weight  # [K, N]
+    blind: Array = (rows - np.outer(mean, mean @ rows)).astype(weight.dtype)
+    return blind.T if transposed else blind
+
+
+def _transposed(node: onnx.NodeProto) -> bool:
+    return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+
+
+def _options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def _tensors(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    found = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            found[node.output[0]] = node.attribute[0].t
+    return found
+
+
+def _is_stripped(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_location == onnx.TensorProto.EXTERNAL and any(
+        entry.key == "location" and entry.value == LOCATION for entry in tensor.external_data
+    )
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return np.issubdtype(dtype, np.floating)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m optgraph.calibrate", description="Fill a stripped ONNX file.")
+    parser.add_argument("source")
+    parser.add_argument("target")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=128, help="height and width of the images it calibrates on")
+    parser.add_argument("--refill", action="store_true", help="draw weights that are there anew")
+    args = parser.parse_args()
+    model = onnx.load(args.source, load_external_data=False)
+    if not is_stripped(model):
+        onnx.load_external_data_for_model(model, os.path.dirname(args.source))
+    onnx.save(calibrate(model, args.seed, args.size, args.refill), args.target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Export: a Graph, simplified or fused, becomes a standard ONNX model.
+
+Model-level work is here: names, initializers, versions, the file. What each operator becomes is in `onnx_writers.py`.
+Inputs and outputs keep their public names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from optgraph import ops
+from optgraph.base.errors import InputError, ModelError
+from optgraph.base.files import replacing
+from optgraph.ir.graph import Graph
+from optgraph.onnx.functions import call_conv_relu
+from optgraph.ops.onnx_writers import WRITERS, value_info
+from optgraph.ops.opaque_graph import OPSET
+
+WEIGHT_LIMIT = 2**31 - 2**24  # bytes: what protobuf can write, with room for the nodes
+
+
+def to_onnx(graph: Graph) -> onnx.ModelProto:
+    """`graph` as a ModelProto of opset 17, or later where an operator asks for it; weights inside, dtypes kept.
+
+    Raises ModelError, naming the node, for an operator that ONNX has no equivalent of.
+    """
+    return Exporter(graph).export()
+
+
+def save_onnx(graph: Graph, path: str | Path, functions: bool = False) -> int:
+    """Writes `graph` to `path` as ONNX and returns how many nodes it has. A failure leaves what was there before.
+
+    functions: a Conv and its Relu become one call of a function that the model carries (see `onnx_functions.py`).
+    Raises ModelError as `to_onnx` does and for a model of over 2 GB, InputError if `path` cannot be written.
+    """
+    path = Path(path)
+    if not path.name:
+        raise InputError(f"{path}: not a file name")
+    weights = sum(array.nbytes for array in graph.constants.values())
+    if weights > WEIGHT_LIMIT:
+        raise ModelError(
+            f"{path}: {weights / 1e9:.1f} GB of weights, and an ONNX file holds 2 GB: save a .optgraph artifact instead"
+        )
+    model = to_onnx(graph)
+    if functions:
+        call_conv_relu(model)
+    with replacing(path) as file:
+        file.write(model.SerializeToString())
+    return len(model.graph.node)
+
+
+class Exporter:
+    """The state of one export. An operator's writer calls `emit` for each ONNX node and `bind` for each output."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.opset = _opset(graph)
+        self._model = onnx.ModelProto(producer_name="optgraph")  # filled in place: weights are large
+        self._initializers: set[str] = set()
+        self._prefix = ""  # of the names of the node being written
+        self._start = 0  # where its ONNX nodes begin
+        self._taken = {*graph.inputs, *graph.outputs}
+        self._node_names: set[str] = set()
+        self._names = {name: name for name in graph.inputs}  # value -> its ONNX name
+        for public, value in graph.outputs.items():
+            self._names.setdefault(value, public)
+
+    def export(self) -> onnx.ModelProto:
+        graph, proto = self.graph, self._model.graph
+        proto.name = graph.name or "graph"
+        proto.input.extend(value_info(name, graph.values[name]) for name in graph.inputs)
+        proto.output.extend(value_info(public, graph.values[value]) for public, value in graph.outputs.items())
+        for node in graph.nodes():
+            writer = WRITERS.get(type(node.op))
+            self._prefix, self._start = node.name, len(proto.node)
+            try:
+                if writer is None:
+                    raise ModelError("ONNX has no such operator")
+                writer(self, node, node.op)
+            except ModelError as error:
+                raise ModelError(f"node '{node.name}' ({node.op.kind}): {error}") from None
+        for public, value in graph.outputs.items():
+            name = self.name(value)
+            if name != public:  # an input, or a value that is an output twice
+                self._prefix = public
+                self.emit("Identity", [name], [public])
+        versions = {**graph.domains, "": self.opset}
+        domains = sorted({"", *(node.domain for node in proto.node)})
+        self._model.opset_import.extend(helper.make_opsetid(domain, versions.get(domain, 1)) for domain in domains)
+        self._model.ir_version = helper.find_min_ir_version_for(list(self._model.opset_import), ignore_unknown=True)
+        return self._model
+
+    # ---- for the writers
+
+    def name(self, value: str) -> str:
+        """The ONNX name of a value, '' for an absent one; a constant is written at its first use."""
+        if not value:
+            return ""
+        if value not in self._names:
+            self._names[value] = _unique(value, self._taken)
+        name = self._names[value]
+        if value in self.graph.constants and name not in self._initializers:
+            self._initialize(self.graph.constants[value], name)
+        return name
+
+    def constant(self, array: np.ndarray, hint: str) -> str:
+        """The ONNX name of a new initializer."""
+        return self._initialize(array, self.fresh(hint))
+
+    def fresh(self, hint: str) -> str:
+        """A name for a value inside the node being written."""
+        return _unique(f"{self._prefix}/{hint}", self._taken)
+
+    def emit(self, op_type: str, inputs: Sequence[str], outputs: Sequence[str] | None = None, **attrs: Any) -> str:
+        """Adds an ONNX node; returns its first output, a fresh name unless given. Absent inputs at the end go."""
+        while inputs and not inputs[-1]:
+            inputs = inputs[:-1]
+        outputs = outputs or [self.fresh(op_type)]
+        self.add(helper.make_node(op_type, inputs, outputs, **attrs))
+        return outputs[0]
+
+    def add(self, proto: onnx.NodeProto) -> None:
+        """Adds a finished node, named after the node being written."""
+        name = self._prefix if self._prefix not in self._node_names else f"{self._prefix}/{proto.op_type}"
+        proto.name = _unique(name, self._node_names)
+        self._model.graph.node.append(proto)
+
+    def bind(self, value: str, result: str) -> None:
+        """Makes `result`, which nothing has read yet if this node emitted it, the graph's `value`."""
+        nodes = self._model.graph.node
+        if len(nodes) > self._start and nodes[-1].output[0] == result:
+            nodes[-1].output[0] = self.name(value)
+        else:
+            self.emit("Identity", [result], [self.name(value)])
+
+    def _initialize(self, array: np.ndarray, name: str) -> str:
+        self._model.graph.initializer.append(numpy_helper.from_array(array, name))
+        self._initializers.add(name)
+        return name
+
+
+def _opset(graph: Graph) -> int:
+    """The lowest version, from OPSET on, that has all the operators; an Opaque one is never downgraded."""
+    needed = [OPSET]
+    for node in graph.nodes():
+        if isinstance(node.op, ops.Opaque) and not node.op.domain:
+            needed.append(graph.opset)
+        elif isinstance(node.op, ops.Pool) and node.op.mode == "average" and node.op.dilation != (1, 1):
+            needed.append(19)
+    return max(needed)
+
+
+def _unique(hint: str, taken: set[str]) -> str:
+    name, serial = hint, 0
+    while name in taken:
+        serial += 1
+        name = f"{hint}.{serial}"
+    taken.add(name)
+    return name

@@ -1,0 +1,405 @@
+"""What the commands report: plain dicts, which are the JSON, and the tables that show them to people.
+
+A `..._dict` function looks at a net or at results, a `..._table` function only at such a dict.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from optgraph.base.devices import DEVICES, H100
+from optgraph.cost.occupancy import blocks_per_sm
+from optgraph.cost.predict import device_of, predict
+from optgraph.cost.work import moved_per_image, weight_bytes
+from optgraph.passes.pipeline import PassReport
+from optgraph.report.terminal import printable
+
+if TYPE_CHECKING:
+    from optgraph.api.net import Net
+
+Dict = dict[str, Any]
+TOP = 5
+
+
+# ---- dicts
+
+
+def net_dict(net: Net, batches: Sequence[int] = (1,)) -> Dict:
+    """A compiled network in figures: operators, launches, bytes. Arena sizes are for each of `batches`."""
+    plans = {batch: net.plan(batch) for batch in batches}
+    plan = plans[batches[0]]
+    return {
+        "model": net.source.name,
+        "dtype": net.dtype,
+        "nodes": net.source.nodes,
+        "simplified_nodes": len(net.simplified),
+        "fused_nodes": len(net.fused),
+        "fused_ops": dict(sorted(Counter(node.op.kind for node in net.fused.nodes()).items())),
+        "launches": len(plan.calls),
+        "launches_by_kernel": plan.launches_by_kernel(),
+        "fallbacks": [{"node": f.node, "op": f.op, "reason": f.reason} for f in plan.fallbacks],
+        "bytes_per_image": {"before": net.source.bytes_per_image, "after": moved_per_image(net.fused, plan)},
+        "arena_bytes": plan.arena_bytes,
+        "arena_bytes_by_batch": {batch: p.arena_bytes for batch, p in plans.items()},
+        "weight_bytes": weight_bytes(net.fused, net.dtype),
+        "predicted": _predicted(net),
+        "cubins": dict(Counter(cubin.target for cubin in net.cubins)),
+    }
+
+
+def _predicted(net: Net) -> Dict:
+    """The cost model's time of the smallest batch on an H100."""
+    plan = net.plan()
+    return {"device": H100.name, "batch": plan.batch, "us": _us(predict(net.fused, plan).overlapped)}
+
+
+def cost_dict(net: Net, batch: int, target: str) -> Dict:
+    """Every launch of `net` for `batch` images, and what the cost model says of it on 'sm_80' or 'sm_90'.
+
+    Nothing in it is measured. Times are in microseconds; all figures are for the whole batch.
+    Raises InputError for another target.
+    """
+    plan = net.plan(batch)
+    prediction = predict(net.fused, plan, device_of(target))
+    return {
+        "device": prediction.device.name,
+        "target": target,
+        "batch": plan.batch,
+        "waves": plan.waves,
+        "predicted_us": _us(prediction.overlapped),
+        "sequential_us": _us(prediction.sequential),
+        "roofline_us": _us(prediction.roofline),
+        "launches": [
+            {
+                "wave": wave,
+                "kernel": launch.work.call.name,
+                "node": launch.work.call.node,
+                "outputs": [list(view.shape) for view in launch.work.call.written()],
+                "programs": launch.programs,
+                "read_bytes": launch.work.read,
+                "written_bytes": launch.work.written,
+                "weight_bytes": launch.work.weights,
+                "flops": sum(launch.work.flops.values()),
+                "us": _us(launch.time),
+                "bound": launch.bound,
+            }
+            for wave, launch in zip(plan.schedule.wave, prediction.launches, strict=True)
+        ],
+    }
+
+
+def _us(seconds: float) -> float:
+    return round(seconds * 1e6, 2)
+
+
+def variants_dict(net: Net) -> list[Dict]:
+    """The kernels that `compile` made for its targets, by Triton's and NVIDIA's own figures.
+
+    launches: how many use it, by batch size. blocks, waves: of the largest of these launches, on a whole such GPU.
+    """
+    rows = []
+    for use, cubin in zip(net.uses, net.cubins, strict=True):
+        resident = blocks_per_sm(cubin.registers, cubin.shared_bytes, cubin.num_warps, cubin.target)
+        at_once = resident * DEVICES[cubin.target].sms
+        rows.append(
+            {
+                "kernel": cubin.kernel,
+                "variant": use.description,
+                "target": cubin.target,
+                "registers": cubin.registers,
+                "spills": cubin.spill_bytes,
+                "shared_bytes": cubin.shared_bytes,
+                "mma": cubin.mma,
+                "wgmma": cubin.wgmma,
+                "tma": cubin.tma,
+                "warps": cubin.num_warps,
+                "stages": use.variant.num_stages,
+                "launches": dict(use.launches),
+                "code_bytes": len(cubin.code),
+                "blocks_per_sm": resident,
+                "blocks": use.blocks,
+                "waves": round(use.blocks / at_once, 2) if at_once else None,
+            }
+        )
+    return rows
+
+
+def passes_dict(reports: Iterable[PassReport]) -> list[Dict]:
+    """What each pass did, in order; times in milliseconds."""
+    return [
+        {
+            "name": r.name,
+            "title": r.title,
+            "rewrites": r.rewrites,
+            "nodes_before": r.nodes_before,
+            "nodes_after": r.nodes_after,
+            "ms": round(r.seconds * 1e3, 3),
+            "refusals": [{"rule": f.rule, "node": f.node, "reason": f.reason} for f in r.refusals],
+        }
+        for r in reports
+    ]
+
+
+def results_dict(results: Mapping[str, np.ndarray]) -> Dict:
+    """Shape and dtype of each output, and the best classes of each image where it is N×classes."""
+    return {name: {"shape": list(a.shape), "dtype": str(a.dtype), "top": _top(a)} for name, a in results.items()}
+
+
+def _top(array: np.ndarray) -> list[list[Dict]] | None:
+    """For each image the highest scores, best first; None if the array does not look like scores of classes."""
+    if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind != "f":
+        return None
+    best = np.argsort(-array, axis=1, kind="stable")[:, :TOP]
+    return [
+        [{"class": int(c), "score": float(row[c])} for c in classes] for row, classes in zip(array, best, strict=True)
+    ]
+
+
+# ---- tables
+
+
+def net_table(data: Mapping[str, Any]) -> Table:
+    """The table of a `net_dict`."""
+    before, after = data["bytes_per_image"]["before"], data["bytes_per_image"]["after"]
+    change = f" ({(after - before) / before:+.0%})" if before else ""
+    arenas, predicted = data["arena_bytes_by_batch"].items(), data["predicted"]
+    rows = {
+        "network": f"{data['model'] or 'unnamed'}, {data['dtype']}",
+        "operators": f"{data['nodes']}, simplified to {data['simplified_nodes']}, fused to {data['fused_nodes']}",
+        "fused ops": counts(data["fused_ops"]),
+        "launches": f"{data['launches']}: {counts(data['launches_by_kernel'])}",
+        "bytes per image": f"{size(before)} -> {size(after)}{change}",
+        "arena": ", ".join(f"{size(arena)} at batch {batch}" for batch, arena in arenas),
+        "weights": size(data["weight_bytes"]),
+        "predicted": f"{_ms(predicted['us'])} at batch {predicted['batch']} on an {predicted['device']}; not measured",
+        "machine code": ", ".join(f"{n} kernels for {target}" for target, n in data["cubins"].items()) or "none",
+        "placement": placement(data),
+    }
+    table = _facts(rows)
+    for fallback in data["fallbacks"]:
+        table.add_row("", plain(f"{fallback['node']} ({fallback['op']}): {fallback['reason']}"))
+    return table
+
+
+def cost_table(data: Mapping[str, Any]) -> Table:
+    """The launches of a `cost_dict`."""
+    table = _table("node", "wave", "kernel", "output", "blocks", "MB", "weights", "GFLOP", "µs", "bound")
+    for launch in data["launches"]:
+        moved, flops = launch["read_bytes"] + launch["written_bytes"], launch["flops"]
+        numbers = (moved / 1e6, launch["weight_bytes"] / 1e6, flops / 1e9, launch["us"])
+        table.add_row(
+            plain(launch["node"]),
+            str(launch["wave"]),
+            launch["kernel"],
+            _shapes(launch["outputs"]),
+            str(launch["programs"]),
+            *(f"{number:.2f}" for number in numbers),
+            launch["bound"],
+        )
+    return table
+
+
+def _shapes(shapes: Sequence[Sequence[int]]) -> str:
+    """'1×35×35×64', and '1×35×35×64+48' of outputs that differ in their channels."""
+    first = "×".join(map(str, shapes[0]))
+    return "+".join([first, *(str(shape[-1]) for shape in shapes[1:])])
+
+
+def prediction_table(data: Mapping[str, Any]) -> Table:
+    """The totals of a `cost_dict`."""
+    launches = data["launches"]
+    bounds = Counter(launch["bound"] for launch in launches)
+    moved = sum(launch["read_bytes"] + launch["written_bytes"] for launch in launches)
+    weights = sum(launch["weight_bytes"] for launch in launches)
+    rows = {
+        "predicted": f"{_ms(data['predicted_us'])} on an {data['device']} at batch {data['batch']}; not measured",
+        "waves": f"{data['waves']}; one launch after another: {_ms(data['sequential_us'])}",
+        "roofline": f"{_ms(data['roofline_us'])}, launch by launch, without latency, padding or idle SMs",
+        "bound by": counts(bounds),
+        "bytes": f"{size(moved)} of activations, {size(weights)} of weights",
+        "FLOPs": f"{sum(launch['flops'] for launch in launches) / 1e9:.2f} G",
+    }
+    return _facts(rows)
+
+
+def _ms(us: float) -> str:
+    return f"{us / 1e3:.2f} ms"
+
+
+def variants_table(variants: Sequence[Mapping[str, Any]]) -> Table:
+    """The table of a `variants_dict`."""
+    launches = "launches at " + "/".join(map(str, variants[0]["launches"]))
+    resources = ("registers", "spills", "shared", "tensor cores", "TMA", "blocks per SM", "waves")
+    table = _table("kernel and variant", "target", launches, *resources)
+    for v in variants:
+        table.add_row(
+            f"{v['kernel']} {v['variant']}",
+            v["target"],
+            "/".join(map(str, v["launches"].values())),
+            str(v["registers"]),
+            str(v["spills"]),
+            size(v["shared_bytes"]),
+            "wgmma" if v["wgmma"] else "mma" if v["mma"] else "–",
+            "yes" if v["tma"] else "–",
+            str(v["blocks_per_sm"]),
+            "–" if v["waves"] is None else f"{v['waves']:.2f}",
+        )
+    return table
+
+
+def variants_line(variants: Sequence[Mapping[str, Any]]) -> str:
+    """'46 kernels of 1.9 MB; none spills registers'."""
+    spilling = sum(v["spills"] > 0 for v in variants)
+    spills = f"{spilling} of them spill registers" if spilling else "none spills registers"
+    return f"{len(variants)} kernels of {size(sum(v['code_bytes'] for v in variants))}; {spills}"
+
+
+def placement(data: Mapping[str, Any]) -> str:
+    """Where the regions of a `net_dict` run, such as '92 of 94 regions Triton, 2 fallback: LRN ×2 (no kernel)'."""
+    fallbacks, regions = data["fallbacks"], data["fused_nodes"]
+    line = f"{regions - len(fallbacks)} of {regions} regions Triton"
+    if not fallbacks:
+        return line
+    groups = Counter((f["op"], f["reason"]) for f in fallbacks).items()
+    return f"{line}, {len(fallbacks)} fallback: {', '.join(f'{op} ×{n} ({reason})' for (op, reason), n in groups)}"
+
+
+def passes_table(passes: Iterable[Mapping[str, Any]]) -> Table:
+    """The table of a `passes_dict`."""
+    table = _table("pass", "rewrites", "nodes after", "ms")
+    for p in passes:
+        table.add_row(p["title"], str(p["rewrites"]), str(p["nodes_after"]), f"{p['ms']:.1f}")
+    return table
+
+
+def results_table(results: Mapping[str, Any]) -> Table:
+    """The table of a `results_dict`."""
+    table = _table("output", "shape", "image", f"top {TOP}: class (score)")
+    for name, result in results.items():
+        shape = "×".join(map(str, result["shape"])) or "scalar"
+        if result["top"] is None:
+            table.add_row(plain(name), shape, "", "")
+        for image, classes in enumerate(result["top"] or ()):
+            best = ", ".join(f"{c['class']} ({c['score']:.4g})" for c in classes)
+            table.add_row(plain(name), shape, str(image), best)
+    return table
+
+
+def verification_table(data: Mapping[str, Any]) -> Table:
+    """The table of `Verification.to_json()`."""
+    rows = {
+        "answer": "ok" if data["ok"] else f"not ok: {data['reason']}",
+        "compared": f"{data['backend']} ({data['dtype']}) with {data['reference']}, batch {data['batch']}",
+        "bound": f"{number(data['bound'])} relative L2; rounding alone makes {number(data['noise'])}",
+        "outputs": "\n".join(
+            f"{o['name']}: {number(o['rel_l2'])} relative L2, {number(o['max_abs'])} largest difference"
+            for o in data["outputs"]
+        ),
+        "regions": f"{data['regions_compared']} of {data['regions_total']} compared",
+        "two inputs": f"{number(data['input_sensitivity'])} relative L2 apart in the reference's answers",
+    }
+    if data["first_bad_region"]:
+        bad = data["first_bad_region"]
+        nodes = ", ".join(bad["onnx_nodes"])
+        rows["first wrong"] = f"{bad['region']} ({bad['op']}): {number(bad['rel_l2'])}; ONNX nodes {nodes}"
+    return _facts(rows)
+
+
+def unsupported_table(unsupported: Iterable[Mapping[str, Any]]) -> Table:
+    """The table of the unsupported nodes of `Compatibility.to_json()`."""
+    table = Table("node", "operator", "attribute", "not supported because", "what to do", box=None, pad_edge=False)
+    for u in unsupported:
+        table.add_row(*(plain(u[key]) for key in ("node", "op", "attribute", "reason", "remedy")))
+    return table
+
+
+def compatibility_table(data: Mapping[str, Any]) -> Table:
+    """The other facts of `Compatibility.to_json()`."""
+    unsupported, unjudged = len(data["unsupported"]), data["unjudged"]
+    rows = {
+        "answer": "ok" if data["ok"] else f"not ok: {unsupported} of {data['nodes']} nodes cannot be compiled",
+        "placement": placement(data),
+    }
+    if unjudged:
+        what = "node comes" if len(unjudged) == 1 else "nodes come"
+        rows["not judged"] = f"{len(unjudged)} {what} after those: check again once they are gone"
+    table = _facts(rows)
+    for fallback in data["fallbacks"]:
+        table.add_row("", plain(f"{', '.join(fallback['nodes'])} ({fallback['op']}): {fallback['reason']}"))
+    return table
+
+
+def comparison_table(data: Mapping[str, Any]) -> Table:
+    """The table of `Comparison.to_json()`."""
+    ours, theirs = data["spread"]["ours"], data["spread"]["theirs"]
+    rows = {
+        "optgraph": f"{data['ours_ms']:.2f} ms ({_spread(ours)})",
+        data["against"]: f"{data['theirs_ms']:.2f} ms ({_spread(theirs)})",
+        "speed-up": f"{data['ratio']:.2f}× by pairs, {data['ratio_of_medians']:.2f}× by medians",
+        "measured": f"{data['model']}, batch {data['batch']}, {data['repeats']} pairs of runs",
+        "ours on": f"{data['backend']} {data['dtype']}, {data['device']}",
+        "CPU threads": str(data["threads"]),
+        "versions": ", ".join(f"{name} {version}" for name, version in data["versions"].items()),
+    }
+    return _facts(rows)
+
+
+def tuning_table(data: Mapping[str, Any]) -> Table:
+    """The table of `tune.summary()`."""
+    rows = {
+        "problems": f"{data['problems']} measured, {data['changed']} get another tile than the predicted one",
+        "gain": f"{data['gain']:.1%} of their time in all",
+        "rejected": f"{data['rejected']} tiles, wrong or refused",
+        "kept in": data["output"],
+    }
+    return _facts(rows)
+
+
+def _spread(spread: Mapping[str, float]) -> str:
+    return f"{spread['min']:.2f} to {spread['max']:.2f}, IQR {spread['iqr']:.2f}"
+
+
+def _facts(rows: Mapping[str, str]) -> Table:
+    """A table of one name and one text a row."""
+    table = Table.grid("", "", padding=(0, 2))
+    for key, value in rows.items():
+        table.add_row(Text(key, style="bold"), plain(value))
+    return table
+
+
+def _table(*columns: str) -> Table:
+    """A table whose first column is text and whose others, but for a last 'top' one, are numbers."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 or column.startswith("top") else "right")
+    return table
+
+
+def counts(numbers: Mapping[str, int]) -> str:
+    """'conv2d 12, pool 3', the most frequent first."""
+    return ", ".join(f"{name} {n}" for name, n in sorted(numbers.items(), key=lambda item: (-item[1], item[0])))
+
+
+def number(value: float | None) -> str:
+    """Three digits; None is what JSON has for NaN and infinity."""
+    return "not finite" if value is None else f"{value:.3g}"
+
+
+def size(count: float) -> str:
+    """A number of bytes for people, in decimal units."""
+    for unit in ("bytes", "KB", "MB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def plain(text: str) -> Text:
+    """Text from a file, shown as it is: no markup, and nothing that a terminal would obey."""
+    return Text(printable(text), overflow="fold")

@@ -1,0 +1,120 @@
+"""What a command says, and how: errors as one line and an exit code, progress on stderr, results on stdout.
+
+Exit codes: 0 good, 1 the answer is no (a verification failed), 2 bad input, 3 a bug or out of memory, 130 interrupted,
+141 the reader of a pipe has left.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.text import Text
+
+from optgraph.base import config
+from optgraph.base.errors import GraphError, OptgraphError
+
+
+def guarded(function: Callable[..., None]) -> Callable[..., None]:
+    """A command whose errors are one line on stderr and an exit code, never a traceback."""
+
+    @functools.wraps(function)
+    def command(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # a reader such as `head` has left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(141) from None
+        except MemoryError:
+            _fail(3, "error: out of memory: use a smaller batch or model")
+        except GraphError as error:
+            _internal(error)
+        except OptgraphError as error:
+            _fail(2, f"error: {error}")
+        except OSError as error:
+            _fail(2, f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+        except Exception as error:
+            _internal(error)
+
+    return command
+
+
+def _internal(error: Exception) -> None:
+    if config.debug():
+        traceback.print_exception(error)
+    _fail(3, f"internal error: {type(error).__name__}: {error}: please report, OPTGRAPH_DEBUG=1 shows the traceback")
+
+
+def _fail(code: int, message: str) -> None:
+    print(printable(message), file=sys.stderr)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Shows on stderr, if that is a terminal, that something is under way."""
+    with Console(stderr=True).status(Text(printable(what))):
+        yield
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, float], None]]:
+    """A progress bar on stderr, if that is a terminal; call it with what is being done and how much of it, 0 to 1."""
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("loading", total=1.0)
+        yield lambda what, done: bar.update(task, description=escape(what), completed=done)
+
+
+def show(as_json: bool, data: Mapping[str, Any], *parts: RenderableType) -> None:
+    """To stdout: `data` as JSON, or `parts` for people, with an empty line between them."""
+    if as_json:
+        print(dumps(data), flush=True)
+        return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    with console.capture() as captured:  # rich would leave on a broken pipe with a code of its own
+        for i, part in enumerate(parts):
+            if i:
+                console.print()
+            console.print(_lines(part) if isinstance(part, str) else part, soft_wrap=isinstance(part, str))
+    print(captured.get(), end="", flush=True)
+
+
+def _lines(text: str) -> Text:
+    return Text("\n".join(map(printable, text.splitlines())))
+
+
+def printable(text: str) -> str:
+    """`text` without line breaks and control characters."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def dumps(data: Mapping[str, Any]) -> str:
+    """Strict JSON: NaN and infinity, which it has not, become null."""
+    return json.dumps(_strict(data), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""What runs a plan or a graph: kernels, ONNX Runtime, torch. Uses ahead and what is below."""

@@ -1,0 +1,158 @@
+"""Launches cubins through the CUDA driver: loads them, describes tensors to the copy engine, fills in parameters.
+
+All that a launch needs is prepared when it is bound, tensor maps included: then a call is one call of the driver.
+The driver is libcuda.so.1 by ctypes, loaded on first use.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterable
+from ctypes import byref, c_float, c_int, c_int32, c_int64, c_uint, c_uint32, c_uint64, c_void_p
+from typing import Any
+
+import torch
+
+from optgraph.ahead import cubins
+from optgraph.ahead.cubins import SCRATCH, Cubin, Parameter, TensorMap, runs_on
+from optgraph.base.errors import OptgraphError
+from optgraph.kernels.frame.launch import Block, Launch, Variant
+
+_LIBRARY = "libcuda.so.1"
+_SHARED_BY_DEFAULT = 48 << 10  # what a block may have of shared memory without asking for it
+_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_PREFER_SHARED = 1  # CU_FUNC_CACHE_PREFER_SHARED
+_INTERLEAVE_NONE, _L2_PROMOTION_128B, _FILL_ZEROS = 0, 2, 0  # CUtensorMapInterleave, ...L2promotion, ...FloatOOBfill
+
+
+class Kernels:
+    """The kernels of a network on one CUDA device, each found or compiled once; threads may share it.
+
+    found: cubins to use; those for other machines are left alone, and a kernel that is not among them is compiled.
+    library: stands in for libcuda in tests.
+    """
+
+    def __init__(self, device: torch.device, found: Iterable[Cubin], library: Any = None) -> None:
+        index = torch.cuda.current_device() if device.index is None else device.index
+        self._device = torch.device("cuda", index)
+        self._driver = Driver(library or _library())
+        capability = torch.cuda.get_device_capability(device)
+        self._found = {cubin.key: cubin for cubin in found if runs_on(cubin.target, capability)}
+        # Of several that would run here, the one for the newest target.
+        self._targets = sorted({cubin.target for cubin in self._found.values()}, reverse=True)
+        self._target = "sm_{}{}".format(*capability)
+        self._functions: dict[Variant, tuple[Cubin, c_void_p]] = {}
+        self._lock = threading.Lock()
+        self.compiled = 0  # kernels that were not among `found`
+
+    def bind(self, launch: Callable[[], None]) -> Callable[[], None]:
+        """What enqueues `launch` on torch's current stream. What is no Launch is itself."""
+        if not isinstance(launch, Launch):
+            return launch
+        if not launch.bound:
+            raise ValueError(f"'{launch.kernel}' is to be launched without the workspace it needs")
+        cubin, function = self._load(launch.variant)
+        return self._driver.bind(launch, cubin, function, self._device)
+
+    def _load(self, variant: Variant) -> tuple[Cubin, c_void_p]:
+        with self._lock:
+            if variant not in self._functions:
+                cubin = self._find(variant)
+                self._functions[variant] = cubin, self._driver.load(cubin, self._device.index)
+            return self._functions[variant]
+
+    def _find(self, variant: Variant) -> Cubin:
+        for target in self._targets:
+            cubin = self._found.get(cubins.key(variant, target))
+            if cubin is not None and cubins.takes(cubin, variant):
+                return cubin
+        self.compiled += 1
+        return cubins.obtain(variant, self._target)
+
+
+class Driver:
+    """The CUDA driver's functions that a launch takes."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+
+    def load(self, cubin: Cubin, device: int) -> c_void_p:
+        """The CUfunction of `cubin`, in the context of the device. It stays for the life of the process."""
+        context, module, function = c_void_p(), c_void_p(), c_void_p()
+        self._call("cuCtxGetCurrent", byref(context))
+        if not context:  # torch has done nothing in this thread yet
+            self._call("cuDevicePrimaryCtxRetain", byref(context), c_int(device))
+            self._call("cuCtxSetCurrent", context)
+        self._call("cuModuleLoadData", byref(module), cubin.code)
+        self._call("cuModuleGetFunction", byref(function), module, cubin.entry.encode())
+        if cubin.shared_bytes > _SHARED_BY_DEFAULT:
+            self._call("cuFuncSetCacheConfig", function, c_int(_PREFER_SHARED))
+            self._call("cuFuncSetAttribute", function, c_int(_MAX_DYNAMIC_SHARED), c_int(cubin.shared_bytes))
+        return function
+
+    def bind(self, launch: Launch, cubin: Cubin, function: c_void_p, device: torch.device) -> Callable[[], None]:
+        """`launch` with its parameters laid out as the compiled kernel takes them."""
+        values = self.parameters(launch, cubin.parameters)
+        pointers = (c_void_p * len(values))(*map(ctypes.addressof, values))
+        sizes = [*launch.grid, *(1,) * (3 - len(launch.grid)), 32 * cubin.num_warps, 1, 1, cubin.shared_bytes]
+        prepared = [c_uint(size) for size in sizes]
+
+        def run() -> None:
+            stream = c_void_p(torch.cuda.current_stream(device).cuda_stream)
+            self._call("cuLaunchKernel", function, *prepared, stream, pointers, None)
+
+        run.holds = values, launch  # type: ignore[attr-defined]  # the driver has only addresses of these
+        return run
+
+    def parameters(self, launch: Launch, kinds: Iterable[Parameter]) -> list[Any]:
+        """The parameters of the compiled kernel as C values, in order."""
+        names = [name for name, kind in launch.variant.signature if kind != "constexpr"]
+        values: list[Any] = []
+        for name, kind in zip(names, kinds, strict=True):
+            value: Any = launch.args[name]
+            if isinstance(kind, TensorMap):
+                values.append(self.tensor_map(value, kind))
+                values += [*map(c_int32, value.shape), *map(c_int64, value.strides)]
+            elif kind == "pointer":
+                values.append(c_uint64(value.data_ptr()))
+            else:
+                values.append({"i32": c_int32, "i64": c_int64, "fp32": c_float}[kind](value))
+        return values + [c_uint64(0) for _ in range(SCRATCH)]
+
+    def tensor_map(self, block: Block, kind: TensorMap) -> Any:
+        """A CUtensorMap: 128 bytes on a 64-byte boundary. The driver counts dimensions innermost first."""
+        rank, item = len(block.shape), block.tensor.element_size()
+        storage = ctypes.create_string_buffer(128 + 64)
+        aligned = (ctypes.c_char * 128).from_buffer(storage, -ctypes.addressof(storage) % 64)
+        self._call(
+            "cuTensorMapEncodeTiled",
+            aligned,
+            c_int(kind.element),
+            c_uint32(rank),
+            c_void_p(block.tensor.data_ptr()),
+            (c_uint64 * rank)(*reversed(block.shape)),
+            (c_uint64 * rank)(*(stride * item for stride in reversed(block.strides[:-1]))),
+            (c_uint32 * rank)(*reversed(kind.box)),
+            (c_uint32 * rank)(*(1,) * rank),
+            c_int(_INTERLEAVE_NONE),
+            c_int(kind.swizzle),
+            c_int(_L2_PROMOTION_128B),
+            c_int(_FILL_ZEROS),
+        )
+        return aligned
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        code = getattr(self._library, name)(*arguments)
+        if code:
+            text = ctypes.c_char_p()
+            self._library.cuGetErrorString(c_int(code), byref(text))
+            reason = (text.value or b"unknown error").decode(errors="replace")
+            raise OptgraphError(f"the CUDA driver's {name} failed: {reason} ({code})")
+
+
+def _library() -> Any:
+    try:
+        return ctypes.CDLL(_LIBRARY)
+    except OSError:
+        raise OptgraphError(f"{_LIBRARY} is not here: the triton backend needs NVIDIA's driver") from None

@@ -1,0 +1,179 @@
+"""The runtime: executes a Plan. A loop over launches, with no graph logic.
+
+A Context owns what one run at a time needs (arena, input buffers, launches bound to them); an Engine hands contexts
+out, so that threads share weights and plans and never a buffer. On a GPU the launches are captured into a CUDA graph
+after the first run and replayed (`capture.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from optgraph.ahead.cubins import Cubin
+from optgraph.ir.graph import Graph
+from optgraph.ir.op import Op
+from optgraph.ops import torch_ops
+from optgraph.plan.buffers import Buffers
+from optgraph.plan.lowering import lower
+from optgraph.plan.plan import Call, Plan, View
+from optgraph.plan.weights import Weights
+from optgraph.run.capture import capture
+
+# Makes of a Launch, or of a fallback's function, what enqueues it: on a GPU, a cubin launched through the driver.
+Prepare = Callable[[Callable[[], None]], Callable[[], None]]
+
+# Triton's interpreter patches its language module while a kernel runs: one kernel at a time in the process.
+_INTERPRETER = threading.RLock()
+
+
+def fallback(op: Op, opsets: Mapping[str, int], **tensors: torch.Tensor) -> Callable[[], None]:
+    """A launcher for what has no kernel: the torch reference, on views in ONNX axis order.
+
+    opsets: of the model, by domain. tensors: inputs as '_<slot>', outputs as 'out<number>'.
+    """
+    compute = torch_ops.function(op, opsets)
+    inputs = {int(k[1:]): t for k, t in tensors.items() if k.startswith("_")}
+    outputs = [tensors[f"out{i}"] for i in range(sum(k.startswith("out") for k in tensors))]
+    operands = [inputs.get(i) for i in range(max(inputs) + 1)]
+
+    def run() -> None:
+        for out, result in zip(outputs, compute(operands), strict=True):
+            out.copy_(result)
+
+    return run
+
+
+def with_workspaces(
+    launches: Sequence[Callable[[], None]], streams: Sequence[int], device: torch.device
+) -> list[Callable[[], None]]:
+    """The launches with the scratch memory they need: one piece a stream, for those on one never run together."""
+    from optgraph.kernels.frame.launch import Launch
+
+    sizes: dict[int, int] = {}
+    for launch, stream in zip(launches, streams, strict=True):
+        if isinstance(launch, Launch):
+            sizes[stream] = max(sizes.get(stream, 0), launch.workspace)
+    workspaces = {stream: torch.zeros(size, dtype=torch.uint8, device=device) for stream, size in sizes.items()}
+    return [
+        launch.with_workspace(workspaces[stream]) if isinstance(launch, Launch) and launch.workspace else launch
+        for launch, stream in zip(launches, streams, strict=True)
+    ]
+
+
+class Context:
+    """The buffers and bound launches of one plan on one device; for one run at a time."""
+
+    def __init__(self, plan: Plan, weights: Weights, device: torch.device, prepare: Prepare) -> None:
+        self.plan = plan
+        self._device = device
+        self._buffers = Buffers(plan, weights, device)
+        launches = [self._buffers.bind(call) for call in plan.calls]
+        self._launches = list(map(prepare, with_workspaces(launches, plan.schedule.stream, device)))
+        self._cuda_graph: torch.cuda.CUDAGraph | None = None
+        self._last_use: torch.cuda.Event | None = None
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """A use of the buffers, after what an earlier one, maybe on another stream, has enqueued on a GPU."""
+        if self._last_use is not None:
+            self._last_use.wait()
+        try:
+            yield
+        finally:
+            if self._device.type == "cuda":
+                self._last_use = torch.cuda.current_stream().record_event()
+
+    def view(self, view: View) -> torch.Tensor:
+        """The tensor a View stands for."""
+        return self._buffers.view(view)
+
+    def load(self, feeds: Mapping[str, torch.Tensor]) -> None:
+        """Copies the inputs in."""
+        for name, tensor in feeds.items():
+            self._buffers.inputs[name].copy_(tensor)
+
+    def run(self) -> None:
+        """Runs every launch on what `load` put in: one after the other the first time, later by the CUDA graph."""
+        if self._cuda_graph is not None:
+            self._cuda_graph.replay()
+            return
+        for launch in self._launches:
+            launch()
+        if self._device.type == "cuda" and not self.plan.fallbacks:
+            self._cuda_graph = capture(self._launches, self.plan.schedule)
+
+    def steps(self) -> Iterator[Call]:
+        """Runs launch by launch, yielding each call after it: its results are valid until the next step."""
+        for call, launch in zip(self.plan.calls, self._launches, strict=True):
+            launch()
+            yield call
+
+    def results(self) -> dict[str, torch.Tensor]:
+        """Copies of the outputs, by public name."""
+        return {
+            public: self.view(view).clone(memory_format=torch.contiguous_format)
+            for public, view in self.plan.outputs.items()
+        }
+
+
+class Engine:
+    """Runs a fused graph through kernels for any batch size: plans per batch, contexts per concurrent run."""
+
+    def __init__(self, graph: Graph, dtype: str, device: torch.device, cubins: Sequence[Cubin] = ()) -> None:
+        self._graph = graph
+        self._dtype = dtype
+        self._device = device
+        self._weights = Weights(graph.constants, device)
+        self._plans: dict[int, Plan] = {}
+        self._idle: dict[int, list[Context]] = {}
+        self._lock = threading.Lock()
+        self._prepare: Prepare = lambda launch: launch  # interpreted
+        if device.type == "cuda":
+            from optgraph.run.driver import Kernels
+
+            self._prepare = Kernels(device, cubins).bind
+
+    def plan(self, batch: int) -> Plan:
+        """The plan for `batch` images, made on first use and kept."""
+        with self._lock:
+            if batch not in self._plans:
+                self._plans[batch] = lower(self._graph, batch, self._dtype)
+            return self._plans[batch]
+
+    @contextmanager
+    def context(self, batch: int) -> Iterator[Context]:
+        """A context for `batch` images that nobody else uses meanwhile."""
+        plan = self.plan(batch)
+        with self._exclusive():
+            with self._lock:
+                idle = self._idle.setdefault(batch, [])
+                context = idle.pop() if idle else None
+            if context is None:
+                context = Context(plan, self._weights, self._device, self._prepare)
+            try:
+                with context.turn():
+                    yield context
+            finally:
+                with self._lock:
+                    self._idle[batch].append(context)
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        if self._device.type == "cpu":
+            with _INTERPRETER:
+                yield
+        else:
+            with torch.cuda.device(self._device):
+                yield
+
+    def __call__(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        shape = next(iter(feeds.values())).shape
+        batch = shape[0] if shape else 1
+        with self.context(batch) as context:
+            context.load(feeds)
+            context.run()
+            return context.results()

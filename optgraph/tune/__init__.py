@@ -1,0 +1,1 @@
+"""Launches by themselves: checked, timed, tuned. Uses run and what is below."""

@@ -1,0 +1,1 @@
+"""Passes that make operators of our own. Uses ops and what is below."""

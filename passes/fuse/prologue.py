@@ -1,0 +1,68 @@
+"""An activation, or an affine map with one, becomes the prologue of every operator that reads it.
+
+    op(f(x))                  ->  op{pre_act=f}(x)
+    op(f(x * scale + shift))  ->  op{pre_act=f}(x, pre_scale=scale, pre_shift=shift)
+
+This is for what `fuse_epilogue` had to leave because the raw x is needed too: x goes to memory once, and each reader
+of f(x) computes it as it loads.
+
+Legal whatever f(0) is, since padding comes after the prologue. Every reader must be a convolution, a global pool or,
+for an activation alone, a pool; must read f(x) as its input; and its own prologue must compose: pre_act comes last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from optgraph.ir.graph import Graph, Node
+from optgraph.ir.values import IDENTITY, Act
+from optgraph.ops import Activation, Affine, Conv, GlobalPool, Pool, Separable
+from optgraph.passes.rewrite import Outcome, Rule, sweep
+
+TAKES_PROLOGUE = (Conv, GlobalPool, Pool, Separable)
+
+
+def _match(graph: Graph, node: Node) -> Node | None:
+    return node if isinstance(node.op, Activation | Affine) else None
+
+
+def _act(node: Node) -> Act:
+    return node.op.act if isinstance(node.op, Activation | Affine) else IDENTITY
+
+
+def _obstacle(node: Node, user: Node, slot: int) -> str | None:
+    if not isinstance(user.op, TAKES_PROLOGUE):
+        return f"'{user.name}' ({user.op.kind}) has no prologue"
+    if slot != 0:
+        return f"'{user.name}' reads it as its {user.op.slots[slot]}"
+    if isinstance(user.op, Pool):
+        if isinstance(node.op, Affine):
+            return f"'{user.name}', a pool, takes an activation only"
+    elif user.get("pre_scale") or user.get("pre_shift"):
+        return f"'{user.name}' has a prologue already"
+    if _act(node) and user.op.pre_act:
+        return f"'{user.name}' has a prologue already"
+    return None
+
+
+def _check(graph: Graph, node: Node) -> str | None:
+    if graph.is_output(node.output):
+        return "it is a graph output"
+    reasons = (_obstacle(node, user, slot) for user, slot in graph.users(node.output))
+    return next((reason for reason in reasons if reason), None)
+
+
+def _rewrite(graph: Graph, node: Node) -> None:
+    changes = {"x": node.inputs[0]}
+    if isinstance(node.op, Affine):
+        changes |= {"pre_scale": node.get("scale"), "pre_shift": node.get("shift")}
+    for user, _ in graph.users(node.output):
+        assert isinstance(user.op, TAKES_PROLOGUE)
+        op = replace(user.op, pre_act=_act(node) or user.op.pre_act)
+        graph.update(user, op, user.inputs_with(**changes), node.origin, same_value=True)
+    graph.remove(node)
+
+
+def run(graph: Graph) -> Outcome:
+    # Backward: of an affine map and a separate activation, the activation is nearer to the operator.
+    return sweep(graph, Rule("prologue", _match, _check, _rewrite), backward=True)

@@ -1,0 +1,1 @@
+"""Passes that leave standard ONNX. Uses ops and what is below."""

@@ -1,0 +1,101 @@
+"""A Pad before a convolution or a pool becomes its own padding.
+
+    conv(pad(x, p, 0), q)      ->  conv(x, p + q)
+    average(pad(x, p, 0))      ->  average(x, p), counting padded pixels
+    max(pad(x, p, v), q)       ->  max(x, p + q)
+
+Legal: the padding is of height and width and does not crop. Its value is what the operator itself pads with: 0, or for
+a max pool anything that cannot win (-inf, or no more than any x: 0 after a Relu) while every window sees a pixel of x.
+Nor can the edge repeated win, for a window without dilation that sees the repeated pixel sees the edge itself.
+An average pool counts the pixels of its own padding, if it has any. A pool's padding stays below its window.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from optgraph.ir.graph import Graph, Node
+from optgraph.ir.values import Pads
+from optgraph.ops import Activation, Conv, Pad, Pool
+from optgraph.passes.rewrite import Outcome, Rule, sweep
+
+
+@dataclass(frozen=True)
+class _Found:
+    pad: Node
+    value: float
+    window: Node
+    pads: Pads  # of both together
+
+
+def _match(graph: Graph, node: Node) -> _Found | None:
+    pad = graph.producer(node.inputs[0]) if isinstance(node.op, Conv | Pool) else None
+    if pad is None or not isinstance(pad.op, Pad):
+        return None
+    assert isinstance(node.op, Conv | Pool)
+    outer, own = pad.op.pads, node.op.pads
+    pads = (outer[2] + own[0], outer[3] + own[1], outer[6] + own[2], outer[7] + own[3])
+    return _Found(pad, pad.op.value, node, pads)
+
+
+def _check(graph: Graph, found: _Found) -> str | None:
+    pad, op = found.pad.op, found.window.op
+    assert isinstance(pad, Pad) and isinstance(op, Conv | Pool)
+    if any(pad.pads[i] for i in (0, 1, 4, 5)):
+        return "it pads batch or channels"
+    if min(pad.pads) < 0:
+        return "it crops"
+    if op.pre_act or (isinstance(op, Conv) and (found.window.get("pre_scale") or found.window.get("pre_shift"))):
+        return f"'{found.window.name}' has a prologue, which the padding would skip"
+    if isinstance(op, Pool) and any(p >= k for p, k in zip(found.pads, (*op.kernel, *op.kernel), strict=True)):
+        return "a window would lie in the padding altogether"
+    if isinstance(op, Pool) and op.mode == "max":
+        return _check_max(graph, found, op)
+    if pad.mode == "edge":
+        return "it repeats the edge"
+    if found.value != 0.0:
+        return f"it pads with {found.value}, not 0"
+    if isinstance(op, Pool) and any(op.pads) and not op.count_include_pad:
+        return "the average pool has padding that does not count"
+    return None
+
+
+def _check_max(graph: Graph, found: _Found, op: Pool) -> str | None:
+    assert isinstance(found.pad.op, Pad)
+    if found.pad.op.mode == "edge":
+        return "a dilated window may see the repeated edge only" if op.dilation != (1, 1) else None
+    if found.value == -math.inf:
+        return None
+    if found.value > lower_bound(graph, found.pad.inputs[0]):
+        return f"the padding {found.value} may be the maximum"
+    if op.dilation != (1, 1):
+        return "a dilated window may see padding only"
+    return None
+
+
+def lower_bound(graph: Graph, value: str) -> float:
+    """A number that no element is below, as far as the operator that computes `value` tells."""
+    node = graph.producer(value)
+    if node is None or not isinstance(node.op, Activation):
+        return -math.inf
+    act = node.op.act
+    if act.kind == "clip":
+        return act.a
+    return {"relu": 0.0, "sigmoid": 0.0, "hard_sigmoid": 0.0, "tanh": -1.0}.get(act.kind, -math.inf)
+
+
+def _rewrite(graph: Graph, found: _Found) -> None:
+    window, op = found.window, found.window.op
+    assert isinstance(op, Conv | Pool)
+    changed: Conv | Pool = replace(op, pads=found.pads)
+    if isinstance(changed, Pool) and changed.mode == "average":
+        changed = replace(changed, count_include_pad=True)
+    inputs = (found.pad.inputs[0], *window.inputs[1:])
+    graph.update(window, changed, inputs, found.pad.origin, same_value=True)
+    if not graph.users(found.pad.output) and not graph.is_output(found.pad.output):
+        graph.remove(found.pad)
+
+
+def run(graph: Graph) -> Outcome:
+    return sweep(graph, Rule("fold padding", _match, _check, _rewrite))

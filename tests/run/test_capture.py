@@ -1,0 +1,166 @@
+"""Capture on parallel streams, with streams that only record: every order that a GPU might take gives the same bits."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+
+from optgraph.ir.graph import Graph
+from optgraph.passes import pipeline
+from optgraph.plan.plan import Schedule
+from optgraph.run.capture import capture, enqueue
+from optgraph.run.engine import Context, Engine
+from tests.support.networks import Builder, inception_a, inception_resnet, xception
+
+
+class Event:
+    """Recorded once what was before it on its stream is done."""
+
+    done = False
+
+
+@dataclass(eq=False)
+class Stream:
+    """A queue of what is enqueued: ('record' or 'wait', event) or ('launch', function)."""
+
+    queue: list[tuple[str, Any]] = field(default_factory=list)
+
+    def record_event(self) -> Event:
+        event = Event()
+        self.queue.append(("record", event))
+        return event
+
+    def wait_event(self, event: Event) -> None:
+        self.queue.append(("wait", event))
+
+
+class Device:
+    """Stands in for torch.cuda: knows the current stream, and runs what streams hold in a random order they allow."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.current = Stream()
+        monkeypatch.setattr(torch.cuda, "stream", self.on)
+
+    @contextmanager
+    def on(self, stream: Stream) -> Iterator[None]:
+        outer, self.current = self.current, stream
+        yield
+        self.current = outer
+
+    def enqueued(self, launch: Callable[[], None]) -> Callable[[], None]:
+        return lambda: self.current.queue.append(("launch", launch))
+
+    def run(self, streams: list[Stream], seed: int) -> None:
+        choose = random.Random(seed).choice
+        left = [list(stream.queue) for stream in streams]
+        while any(left):
+            able = [queue for queue in left if queue and not (queue[0][0] == "wait" and not queue[0][1].done)]
+            assert able, "all streams wait for one another"
+            kind, what = choose(able).pop(0)
+            if kind == "record":
+                what.done = True
+            elif kind == "launch":
+                what()
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    return Device(monkeypatch)
+
+
+def branches() -> Graph:
+    """Nine branches of two convolutions, more than there are streams, and a block whose memory they leave."""
+    b = Builder(channels=4, size=5)
+    x = b.conv(b.x, 4, 3)
+    x = b.conv(b.concat(*(b.conv(b.conv(x, 4, 3), 4, (1, 3)) for _ in range(9))), 4)
+    return b.done(b.concat(b.conv(b.conv(x, 3, 3), 5, 3), b.conv(x, 6, 3)))
+
+
+def results(context: Context, device: Device, schedule: Schedule, seed: int) -> dict[str, torch.Tensor]:
+    """Of the launches enqueued as `schedule` says and run in some order, on memory full of NaN."""
+    context._buffers._arena.fill_(0xFF)
+    streams = [Stream() for _ in range(schedule.streams)]
+    enqueue([device.enqueued(launch) for launch in context._launches], schedule, streams)
+    device.run(streams, seed)
+    return context.results()
+
+
+@pytest.mark.parametrize("build", [inception_a, inception_resnet, xception, branches])
+def test_any_order_the_streams_allow_gives_the_same_bits(build: Callable[[], Graph], device: Device) -> None:
+    graph = build()
+    pipeline.apply(graph, pipeline.FUSE)
+    with Engine(graph, "fp32", torch.device("cpu")).context(1) as context:
+        context.load({"x": torch.randn(context.plan.inputs["x"].shape, generator=torch.Generator().manual_seed(3))})
+        context.run()
+        expected = context.results()
+        schedule = context.plan.schedule
+        for seed in range(3):
+            for name, result in results(context, device, schedule, seed).items():
+                assert torch.equal(result, expected[name])
+        hasty = replace(schedule, waits=((),) * len(context.plan.calls))
+        assert any(
+            not torch.equal(result, expected[name])
+            for seed in range(3)
+            for name, result in results(context, device, hasty, seed).items()
+        )
+
+
+SCHEDULE = Schedule(wave=(0, 1, 1, 1, 2), stream=(0, 0, 1, 2, 1), waits=((), (), (0,), (0,), (1,)))
+
+
+def test_what_is_enqueued_lies_between_what_is_before_and_after_on_the_first_stream(device: Device) -> None:
+    for seed in range(20):
+        order: list[Any] = []
+        streams = [Stream() for _ in range(SCHEDULE.streams)]
+        streams[0].queue.append(("launch", lambda: order.append("before")))  # noqa: B023
+        launches = [device.enqueued(lambda i=i: order.append(i)) for i in range(5)]  # noqa: B023
+        enqueue(launches, SCHEDULE, streams)
+        streams[0].queue.append(("launch", lambda: order.append("after")))  # noqa: B023
+        device.run(streams, seed)
+        assert (order[0], order[1], order[-1]) == ("before", 0, "after")
+        assert sorted(order[1:-1]) == [0, 1, 2, 3, 4] and order.index(4) > max(order.index(1), order.index(2))
+
+
+def test_streams_join_the_recording_by_an_event_and_are_waited_for(device: Device) -> None:
+    """CUDA refuses a recording otherwise."""
+    streams = [Stream() for _ in range(SCHEDULE.streams)]
+    enqueue([device.enqueued(lambda: None)] * 5, SCHEDULE, streams)
+    recorded = {event: stream for stream in streams for kind, event in stream.queue if kind == "record"}
+    for stream in streams[1:]:
+        assert stream.queue[0][0] == "wait" and recorded[stream.queue[0][1]] is streams[0]
+        kind, last = stream.queue[-1]
+        assert kind == "record" and ("wait", last) in streams[0].queue
+
+
+def test_capture_records_on_the_first_of_its_own_streams(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Stream] = []
+    options: dict[str, Any] = {}
+
+    def stream() -> Stream:
+        made.append(Stream())
+        return made[-1]
+
+    @contextmanager
+    def recording(graph: object, **given: Any) -> Iterator[None]:
+        options.update(given, graph=graph)
+        yield
+        options["queues"] = [len(s.queue) for s in made]
+
+    monkeypatch.setattr(torch.cuda, "Stream", stream)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: "graph")
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    ran: list[int] = []
+    launches = [device.enqueued(lambda i=i: ran.append(i)) for i in range(5)]
+    assert capture(launches, SCHEDULE) == "graph"
+    assert options["graph"] == "graph" and options["stream"] is made[0] and len(made) == 3
+    # Else a thread that allocates meanwhile would fail, and spoil the recording.
+    assert options["capture_error_mode"] == "thread_local"
+    assert ran == [] and options["queues"] == [len(s.queue) for s in made]
+    device.run(made, seed=0)
+    assert sorted(ran) == [0, 1, 2, 3, 4]

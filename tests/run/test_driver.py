@@ -1,0 +1,241 @@
+"""The CUDA driver module against a driver that only takes notes: what it is handed, to the byte."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from optgraph.ahead import cubins
+from optgraph.ahead.cubins import Cubin, TensorMap, layout
+from optgraph.base.errors import OptgraphError
+from optgraph.ir.values import RELU
+from optgraph.kernels.elementwise import elementwise
+from optgraph.kernels.frame import sources
+from optgraph.kernels.frame.choice import Tile
+from optgraph.kernels.frame.launch import Block, Launch, targeting
+from optgraph.kernels.pointwise import pointwise
+from optgraph.run import driver
+from optgraph.run.driver import Driver, Kernels
+from tests.support.cubin_samples import GPU, STREAM, FakeCuda, sample
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    return FakeCuda(monkeypatch)
+
+
+def bytes_of(parameters: Any, sizes: list[int]) -> list[bytes]:
+    """What cuLaunchKernel would copy."""
+    return [ctypes.string_at(address, size) for address, size in zip(parameters, sizes, strict=True)]
+
+
+def made_up(**arguments: Any) -> Launch:
+    """A launch with these arguments, of a kernel that is not called."""
+    fn = SimpleNamespace(arg_names=[*arguments, "BLOCK"])
+    return Launch("pointwise", fn, (5, 3), arguments, {"BLOCK": 64}, num_warps=8)
+
+
+# ---- loading
+
+
+def test_a_function_is_loaded(cuda: FakeCuda) -> None:
+    assert Driver(cuda).load(sample(), 0).value == 0xF0
+    names = [name for name, _ in cuda.calls]
+    loading = ["cuCtxGetCurrent", "cuModuleLoadData", "cuModuleGetFunction"]
+    assert names == [*loading, "cuFuncSetCacheConfig", "cuFuncSetAttribute"]
+    assert cuda.named("cuModuleLoadData")[0][1] == sample().code
+    _, module, entry = cuda.named("cuModuleGetFunction")[0]
+    assert (module.value, entry) == (0x30D, b"_pointwise")
+    function, attribute, amount = (argument.value for argument in cuda.named("cuFuncSetAttribute")[0])
+    assert (function, attribute, amount) == (0xF0, 8, 98_304)
+
+
+def test_48_kib_of_shared_memory_need_no_asking(cuda: FakeCuda) -> None:
+    Driver(cuda).load(sample(shared_bytes=48 << 10), 0)
+    assert not cuda.named("cuFuncSetAttribute")
+    Driver(cuda).load(sample(shared_bytes=(48 << 10) + 1), 0)
+    assert cuda.named("cuFuncSetAttribute")
+
+
+def test_a_thread_without_a_context_gets_the_devices(cuda: FakeCuda) -> None:
+    cuda.context = 0
+    Driver(cuda).load(sample(), 3)
+    assert cuda.named("cuDevicePrimaryCtxRetain")[0][1].value == 3
+    assert cuda.named("cuCtxSetCurrent")[0][0].value == 0xC1
+
+
+# ---- launching
+
+
+def test_a_launch_to_the_byte(cuda: FakeCuda) -> None:
+    x, out = torch.empty(128, 64, dtype=torch.float16), torch.empty(8)
+    block = Block(x, (128, 60), (64, 1), (64, 32))
+    launch = made_up(x=block, out=out, rows=-2, big=2**40, none=None, a=1.5)
+    run = Driver(cuda).bind(launch, sample(), ctypes.c_void_p(0xF0), GPU)
+    assert not cuda.named("cuLaunchKernel")
+    run(), run()
+    (arguments, _) = cuda.named("cuLaunchKernel")
+    function, *sizes, stream, parameters, extra = arguments
+    assert (function.value, stream.value, extra) == (0xF0, STREAM, None)
+    assert [size.value for size in sizes] == [5, 3, 1, 256, 1, 1, 98_304]
+    found = bytes_of(parameters, [size for size, _ in layout(sample().parameters)])
+    expected = [
+        bytes(range(128)),  # what the driver encoded
+        *(n.to_bytes(4, "little") for n in (128, 60)),
+        *(n.to_bytes(8, "little") for n in (64, 1)),
+        out.data_ptr().to_bytes(8, "little"),
+        (-2).to_bytes(4, "little", signed=True),
+        (2**40).to_bytes(8, "little"),
+        bytes.fromhex("0000c03f"),  # 1.5 as float32
+        bytes(8),
+        bytes(8),
+    ]
+    assert found == expected
+    assert len(cuda.named("cuTensorMapEncodeTiled")) == 1  # when bound, not when called
+
+
+@pytest.mark.parametrize("grid", [(7,), (7, 5), (7, 5, 3)])
+def test_a_grid_has_three_dimensions(grid: tuple[int, ...], cuda: FakeCuda) -> None:
+    launch = replace(made_up(out=torch.empty(8)), grid=grid)
+    Driver(cuda).bind(launch, sample(parameters=("pointer",)), ctypes.c_void_p(0xF0), GPU)()
+    assert [size.value for size in cuda.named("cuLaunchKernel")[0][1:4]] == [*grid, 1, 1][:3]
+
+
+def test_a_tensor_map(cuda: FakeCuda) -> None:
+    """As Triton's own launcher encodes it: dimensions innermost first, strides in bytes and without the innermost."""
+    image = torch.empty(2, 9, 11, 24, dtype=torch.float16)
+    block = Block(image, (2, 9, 11, 20), (2376, 264, 24, 1), (1, 8, 16, 64))
+    made = Driver(cuda).tensor_map(block, TensorMap((1, 8, 16, 32), 2, 6))
+    assert ctypes.addressof(made) % 64 == 0 and ctypes.sizeof(made) == 128 and bytes(made) == bytes(range(128))
+    into, element, rank, address, shape, strides, box, steps, *rest = cuda.named("cuTensorMapEncodeTiled")[0]
+    assert into is made and (element.value, rank.value, address.value) == (6, 4, image.data_ptr())
+    assert (shape._type_, list(shape)) == (ctypes.c_uint64, [20, 11, 9, 2])
+    assert (strides._type_, list(strides)[:3]) == (ctypes.c_uint64, [48, 528, 4752])
+    assert (box._type_, list(box)) == (ctypes.c_uint32, [32, 16, 8, 1])
+    assert (steps._type_, list(steps)) == (ctypes.c_uint32, [1, 1, 1, 1])
+    assert [value.value for value in rest] == [0, 2, 2, 0]  # interleave, swizzle, L2 promotion, zeros beyond the edge
+
+
+def test_parameters_of_real_kernels_are_as_large_as_compiled(cuda: FakeCuda) -> None:
+    half, tile = torch.empty(1, 32, 32, 64, dtype=torch.float16), Tile(64, 64, 64, box=(1, 1, 64))
+    with targeting("sm_90"):
+        launches = [
+            pointwise(half, half[0, 0].new_empty(64, 64), torch.empty(64), [torch.empty_like(half)], tile=tile),
+            elementwise(half, torch.empty_like(half), act=RELU),
+        ]
+    for launch in launches:
+        taken = launch.kernel == "pointwise"  # blocks, of x and weight
+        maps = [{"block_size": [64, 64], "swizzle": 3, "elem_type": 6}] * (2 * taken)
+        kinds = cubins._parameters(launch.variant, maps)
+        values = Driver(cuda).parameters(launch, kinds)
+        assert [ctypes.sizeof(value) for value in values] == [size for size, _ in layout(kinds)]
+    assert len(cuda.named("cuTensorMapEncodeTiled")) == 2
+
+
+def test_errors_are_the_drivers_words(cuda: FakeCuda) -> None:
+    launch = made_up(out=torch.empty(8))
+    run = Driver(cuda).bind(launch, sample(parameters=("pointer",)), ctypes.c_void_p(0xF0), GPU)
+    cuda.broken = "cuLaunchKernel"
+    with pytest.raises(OptgraphError, match=r"cuLaunchKernel failed: an illegal memory access was encountered \(700\)"):
+        run()
+
+
+def test_a_machine_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "_LIBRARY", "libno_such_driver.so.1")
+    with pytest.raises(OptgraphError, match="needs NVIDIA's driver"):
+        driver._library()
+
+
+# ---- which cubin
+
+
+def launch() -> Launch:
+    x = torch.empty(1, 8, 8, 8, dtype=torch.float16)
+    with targeting("sm_90"):
+        return elementwise(x, torch.empty_like(x), act=RELU)
+
+
+def made(target: str, like: Launch) -> Cubin:
+    """The cubin of `like` for `target`; its entry tells them apart."""
+    return sample(key=cubins.key(like.variant, target), target=target, entry=target, parameters=kinds(like))
+
+
+def kinds(like: Launch) -> tuple[Any, ...]:
+    return cubins._parameters(like.variant, None)
+
+
+@pytest.mark.parametrize(
+    ("capability", "there", "entry"),
+    [
+        ((9, 0), ["sm_80", "sm_90"], b"sm_90"),
+        ((9, 0), ["sm_80"], b"compiled"),
+        ((8, 0), ["sm_80", "sm_86", "sm_90"], b"sm_80"),
+        ((8, 6), ["sm_80", "sm_86", "sm_89"], b"sm_86"),
+        ((8, 9), ["sm_80"], b"sm_80"),
+        ((9, 0), [], b"compiled"),
+    ],
+)
+def test_a_miss_is_compiled(
+    capability: tuple[int, int], there: list[str], entry: bytes, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[str] = []
+
+    def obtain(variant: Any, target: str) -> Cubin:
+        wanted.append(target)
+        return sample(entry="compiled", parameters=kinds(launch()))
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(cubins, "obtain", obtain)
+    kernels = Kernels(GPU, [made(target, launch()) for target in there], cuda)
+    kernels.bind(launch())()
+    kernels.bind(launch())()  # of the same variant
+    assert [call[2] for call in cuda.named("cuModuleGetFunction")] == [entry]
+    assert len(cuda.named("cuLaunchKernel")) == 2
+    assert kernels.compiled == len(wanted) == (entry == b"compiled")
+    assert wanted in ([], ["sm_{}{}".format(*capability)])
+
+
+def test_other_sources_are_a_miss(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = made("sm_90", launch())
+    monkeypatch.setattr(sources, "source_digest", lambda file: "edited")
+    monkeypatch.setattr(cubins, "obtain", lambda variant, target: made("sm_90", launch()))
+    kernels = Kernels(GPU, [old], cuda)
+    kernels.bind(launch())
+    assert kernels.compiled == 1
+
+
+@pytest.mark.parametrize("wrong", [("pointer",), ("i64",) * 20])
+def test_a_forged_cubin_is_a_miss(wrong: tuple[str, ...], cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cubins, "obtain", lambda variant, target: made("sm_90", launch()))
+    kernels = Kernels(GPU, [replace(made("sm_90", launch()), parameters=wrong)], cuda)
+    kernels.bind(launch())()
+    assert kernels.compiled == 1
+
+
+def test_a_fallback_is_left_alone(cuda: FakeCuda) -> None:
+    def fallback() -> None: ...
+
+    assert Kernels(GPU, [], cuda).bind(fallback) is fallback
+
+
+def test_a_workspace_must_be_there(cuda: FakeCuda) -> None:
+    kernels = Kernels(GPU, [made("sm_90", launch())], cuda)
+    split = replace(launch(), workspace=64)
+    with pytest.raises(ValueError, match="without the workspace"):
+        kernels.bind(split)
+
+
+def test_threads_load_a_kernel_once(cuda: FakeCuda) -> None:
+    kernels = Kernels(GPU, [made("sm_90", launch())], cuda)
+    threads = [threading.Thread(target=lambda: kernels.bind(launch())()) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(cuda.named("cuModuleLoadData")) == 1 and len(cuda.named("cuLaunchKernel")) == 8

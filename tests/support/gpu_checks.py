@@ -1,0 +1,72 @@
+"""What the GPU tests check, for any device: `tests/test_gpu_checks.py` runs it in the interpreter on small graphs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from optgraph.run.engine import Engine
+from optgraph.tune.layers import Bind, Layer, Operands
+
+
+def wrong_layers(layers: Iterable[Layer], device: torch.device, bind: Bind = lambda launch: launch) -> list[str]:
+    """The layers whose kernel is off from its reference in float64, or leaves NaN, or writes elsewhere: one line each.
+
+    A kernel that cannot be launched is among them. bind: makes of a Launch what enqueues it.
+    """
+    lines = []
+    for layer in layers:
+        operands = Operands(layer, device)
+        try:
+            error = operands.error(bind(operands.launch()))
+        except Exception as reason:  # a broken kernel must not hide the others
+            lines.append(f"{layer}: {type(reason).__name__}: {str(reason).splitlines()[:1]}")
+            continue
+        if not error <= layer.bound:
+            lines.append(f"{layer}: off by {error:.1e}, bound {layer.bound:.1e}")
+    return lines
+
+
+def replay_differs(engine: Engine, first: torch.Tensor, second: torch.Tensor) -> list[str]:
+    """Outputs that differ, in any bit, between launches one by one and what a run after the first does: a replay.
+
+    The replay gets another image than the run that recorded it, so that it must have computed something.
+    """
+    (name,) = engine.plan(len(first)).inputs
+    with engine.context(len(first)) as context:
+        context.load({name: second})
+        for _ in context.steps():
+            pass
+        stepped = context.results()
+        context.load({name: first})
+        context.run()
+        recorded = context.results()
+        context.load({name: second})
+        context.run()
+        replayed = context.results()
+    same = [name for name in stepped if torch.equal(recorded[name], replayed[name])]
+    return [f"{name}: the same for both images" for name in same] + [
+        name for name in stepped if not torch.equal(stepped[name], replayed[name])
+    ]
+
+
+def threads_differ(engine: Engine, images: Sequence[torch.Tensor], threads: int = 2, rounds: int = 3) -> list[str]:
+    """Which images get another answer, in any bit, when several threads run the engine at a time."""
+    (name,) = engine.plan(len(images[0])).inputs
+    expected = [engine({name: image}) for image in images]
+    wrong: list[str] = []
+
+    def work(start: int) -> None:
+        for _ in range(rounds):
+            for i in range(start, len(images), threads):
+                found = engine({name: images[i]})
+                wrong.extend(f"image {i}: {o}" for o in found if not torch.equal(found[o], expected[i][o]))
+
+    running = [threading.Thread(target=work, args=(start,)) for start in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return wrong

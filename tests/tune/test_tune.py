@@ -1,0 +1,241 @@
+"""Tuning with a timer that is told what to say: which tile is kept, when, and what a launch then gets."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from optgraph.base import config
+from optgraph.base.store import Store
+from optgraph.ir.graph import Graph
+from optgraph.kernels.frame import choice, tuned
+from optgraph.kernels.frame.choice import Problem, Tile
+from optgraph.kernels.frame.launch import Launch, targeting
+from optgraph.passes import pipeline
+from optgraph.tune import tune
+from optgraph.tune.layers import Layer, Operands
+from optgraph.tune.timing import Run
+from tests.support.cli_models import call, ok_json, saved
+from tests.support.networks import Builder
+from tests.support.paths import ROOT
+
+CPU = torch.device("cpu")
+TARGET = "sm_90"  # its tiles, run in the interpreter
+
+
+def network() -> Graph:
+    b = Builder(channels=32, size=6)
+    graph = b.done(b.act(b.conv(b.act(b.conv(b.x, 64, 1)), 64, 3)))
+    pipeline.apply(graph, pipeline.FUSE)
+    return graph
+
+
+class Timed:
+    """A launch bound for the fake timer, which looks at its tile."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
+
+    def __call__(self) -> None:
+        with targeting(TARGET):
+            self.launch()
+
+
+def bench(cost: Callable[[Launch], float]) -> tune.Bench:
+    """`cost`: milliseconds of a launch, told and not measured."""
+
+    def timer(run: Run, repeats: int) -> float:
+        assert isinstance(run, Timed) and repeats >= 1
+        return cost(run.launch) * tune.LAUNCHES
+
+    def binder(launches: Sequence[Launch], device: torch.device) -> Callable[[Launch], Timed]:
+        return Timed
+
+    return tune.Bench(CPU, TARGET, binder, lambda run, times: run, timer)
+
+
+def store(folder: Path, kernels: str = "1") -> Store:
+    return Store(tuned.path(TARGET, folder), {"device": "a GPU", "target": TARGET, "kernels": kernels})
+
+
+def block(launch: Launch) -> float:
+    """Big tiles are fast, on this GPU."""
+    return 1e4 / (launch.constants["BLOCK_M"] * launch.constants["BLOCK_N"])
+
+
+@pytest.fixture(autouse=True)
+def no_tuned_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTGRAPH_TUNED", str(tmp_path / "none"))
+    monkeypatch.setattr(tune, "TRIED", 5)
+    choice._best.cache_clear()
+    yield
+    choice._best.cache_clear()
+
+
+def only(found: dict[Problem, Layer], name: str) -> tuple[Problem, Layer]:
+    return next((problem, layer) for problem, layer in found.items() if layer.name == name)
+
+
+def test_each_problem_is_found_once_with_a_layer() -> None:
+    found = tune.problems(network(), "fp16", (1, 8, 8), bench(block))
+    assert sorted(layer.name for layer in found.values()) == ["conv2d", "conv2d", "pointwise", "pointwise"]
+    assert {problem.m for problem in found} == {36, 8 * 36}
+
+
+def test_what_is_fastest_is_kept_and_chosen_from_then_on(tmp_path, monkeypatch) -> None:
+    kept = store(tmp_path)
+    assert tune.tune(network(), "fp16", (1,), bench(block), kept, minutes=10)
+    problem, layer = only(tune.problems(network(), "fp16", (1,), bench(block)), "pointwise")
+    tried = tune.tried(problem, TARGET)
+    default = choice.choose(problem, TARGET)
+    assert tried[0] == default
+    record = kept.records[tuned.key(problem)]
+    assert record["us"] < record["default_us"] and record["tried"] > 1
+    assert 0 < record["error"] <= layer.bound and record["layer"] == str(layer)
+
+    monkeypatch.setenv("OPTGRAPH_TUNED", str(tmp_path))
+    choice._best.cache_clear()
+    chosen = choice.choose(problem, TARGET)
+    assert chosen != default
+    assert chosen == max(tried, key=lambda tile: tile.block_m * tile.block_n)
+    with targeting(TARGET):
+        launch = Operands(layer, torch.device("meta")).launch()
+    assert launch.constants["BLOCK_M"] == chosen.block_m
+    assert choice.choose(problem, "sm_80") in choice.candidates(problem, "sm_80")  # of which there is no file
+    assert tune.summary(kept)["changed"] >= 1 and tune.summary(kept)["gain"] > 0
+
+
+def test_a_gain_within_the_noise_keeps_the_default(tmp_path) -> None:
+    kept = store(tmp_path)
+    problem, _ = only(tune.problems(network(), "fp16", (1,), bench(block)), "conv2d")
+    default = choice.choose(problem, TARGET)
+    slower = bench(lambda launch: 1.0 if launch.constants["BLOCK_N"] == default.block_n else 0.99)
+    tune.tune(network(), "fp16", (1,), slower, kept, minutes=10)
+    record = kept.records[tuned.key(problem)]
+    assert record["tile"] == tuned.record(default) and record["us"] == record["default_us"]
+
+
+def test_a_wrong_tile_is_never_kept_however_fast(tmp_path, monkeypatch) -> None:
+    launch = Operands.launch
+
+    def broken(self: Operands, tile: Tile | None = None) -> Launch:
+        made = launch(self, tile)
+        if tile is not None and tile.block_m == 64:  # leaves its output as it was
+            return replace(made, grid=(0,)) if self.layer.name == "pointwise" else made
+        return made
+
+    monkeypatch.setattr(Operands, "launch", broken)
+    kept = store(tmp_path)
+    tune.tune(network(), "fp16", (1,), bench(lambda launch: launch.constants["BLOCK_M"]), kept, minutes=10)
+    for record in kept.records.values():
+        wrong = [line for line in record["rejected"] if "off by inf" in line]
+        assert bool(wrong) == (record["kernel"] == "pointwise")
+        assert (record.get("tile", {}).get("block_m") == 64) == (record["kernel"] != "pointwise")
+
+
+def test_a_tile_that_cannot_run_is_rejected_with_the_reason(monkeypatch) -> None:
+    problem, layer = only(tune.problems(network(), "fp16", (1,), bench(block)), "conv2d")
+    refused = tune.tried(problem, TARGET)[1]
+    launch = Operands.launch
+
+    def refusing(self: Operands, tile: Tile | None = None) -> Launch:
+        if tile == refused:
+            raise ValueError("out of shared memory")
+        return launch(self, tile)
+
+    monkeypatch.setattr(Operands, "launch", refusing)
+    record = tune.measure(problem, layer, bench(block), Timed)
+    (reason,) = record["rejected"]
+    assert "out of shared memory" in reason and record["tried"] == len(tune.tried(problem, TARGET)) - 1
+
+    def gone(self: Operands) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Operands, "poison", gone)
+    with pytest.raises(RuntimeError, match="illegal memory access"):  # else all that follows would count as refused
+        tune.measure(problem, layer, bench(block), Timed)
+
+
+def test_it_stops_at_its_deadline_and_goes_on_at_the_next_call(tmp_path, monkeypatch) -> None:
+    measured: list[Problem] = []
+    now = 0.0
+
+    def measure(problem: Problem, *_: object) -> dict[str, object]:
+        nonlocal now
+        now += 60.0
+        measured.append(problem)
+        return {"kernel": "", "rejected": []}
+
+    monkeypatch.setattr(tune, "measure", measure)
+    monkeypatch.setattr(tune, "clock", lambda: now)
+    arguments = network(), "fp16", (1, 8), bench(block)
+    assert not tune.tune(*arguments, store(tmp_path), minutes=2.5)
+    assert len(measured) == 3  # the last one began in time
+    assert tune.tune(*arguments, store(tmp_path), minutes=2.5)
+    assert len(measured) == len(set(measured)) == 4
+    assert tune.tune(*arguments, store(tmp_path), minutes=0.0)
+    assert len(measured) == 4
+    assert not tune.tune(*arguments, store(tmp_path, kernels="2"), minutes=1.0)  # other code: all anew
+    assert len(measured) == 5
+
+
+@pytest.mark.parametrize("damage", ["not json", "[]", '{"records": []}', '{"records": {"k": 1}}', None])
+def test_records_that_do_not_match_are_a_miss(damage, tmp_path, monkeypatch) -> None:
+    problem, _ = only(tune.problems(network(), "fp16", (1,), bench(block)), "conv2d")
+    default = choice.choose(problem, TARGET)
+    stale = {"records": {tuned.key(problem): {"tile": tuned.record(replace(default, block_m=48))}}}
+    (tmp_path / "sm_90.json").write_text(json.dumps(stale) if damage is None else damage)
+    monkeypatch.setenv("OPTGRAPH_TUNED", str(tmp_path))
+    choice._best.cache_clear()
+    assert choice.choose(problem, TARGET) == default
+
+
+def test_every_field_of_a_problem_is_in_its_key() -> None:
+    problem = Problem((1, 5, 7), (32, 64), 48, 2)
+    key = tuned.key(problem)
+    assert "extent 1×5×7" in key and "n 32×64" in key
+    changes = {"extent": (1, 7, 5), "n": (32,), "k": 49, "itemsize": 4, "taps": 3, "depthwise": 9}
+    others = [replace(problem, **{name: value}) for name, value in changes.items()]
+    others += [replace(problem, plain=False), replace(problem, tma=True)]
+    assert len({key, *map(tuned.key, others)}) == 1 + len(others)
+
+
+def test_what_ships_names_real_tiles() -> None:
+    """No file is shipped before a GPU made it; then all of it must be what such a machine would be launched with."""
+    for file in (Path(config.__file__).parent / "tuned").glob("*.json"):
+        found = json.loads(file.read_text())
+        assert found["identity"]["target"] == file.stem and found["identity"]["device"] and found["triton"]
+        for record in found["records"].values():
+            assert math.isfinite(record["us"]) and record["error"] <= 1.6e-2
+
+
+def test_the_command_runs_without_an_installation(tmp_path) -> None:
+    command = [sys.executable, "-m", "optgraph", "tune", "--help"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0 and "optgraph tune model.onnx" in run.stdout
+
+
+def test_the_command_needs_a_gpu(tmp_path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    result = call("tune", saved(tmp_path))
+    assert result.exit_code == 2 and "tuning needs an NVIDIA GPU" in result.stderr
+
+
+def test_the_command_tunes_and_says_what_is_left(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tune, "gpu_bench", lambda: bench(block))
+    monkeypatch.setattr(tune, "open_store", lambda target, folder: store(folder))
+    command = "tune", saved(tmp_path), "--dtype", "fp16", "--batch", "1", "-o", tmp_path / "tuned"
+    some = call(*command, "--minutes", "0")
+    assert some.exit_code == 1 and "call again" in some.stdout
+    data = ok_json(*command)
+    assert data["finished"] and data["problems"] >= 1
+    assert len(json.loads(Path(data["output"]).read_text())["records"]) == data["problems"]
