@@ -25,9 +25,9 @@ from onnx.backend.base import Backend, BackendRep, namedtupledict
 from optgraph import ops
 from optgraph.api import net
 from optgraph.base import config
+from optgraph.base.dtypes import ITEMSIZE
 from optgraph.base.errors import OptgraphError
 from optgraph.onnx import read
-from optgraph.plan.plan import ITEMSIZE
 
 Inputs = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 

@@ -24,11 +24,11 @@ from safetensors.numpy import save as to_bytes
 from optgraph.ahead.cubins import Cubin
 from optgraph.ahead.cubins import from_json as cubin_from_json
 from optgraph.api.graph_json import graph_from_json, graph_to_json
+from optgraph.base.dtypes import STORAGE
 from optgraph.base.errors import ArtifactError, InputError
 from optgraph.base.files import replacing
 from optgraph.ir.graph import Graph
 from optgraph.ir.op import Op
-from optgraph.plan.lowering import STORAGE
 
 FORMAT = 2
 

@@ -11,10 +11,12 @@ import numpy as np
 import onnx
 import torch
 
-from optgraph.ahead.build import Progress, Use, build, check_targets, find_uses, silent
+from optgraph.ahead.build import Progress, Use, build, find_uses, parse_targets, silent
 from optgraph.ahead.cubins import Cubin
 from optgraph.api import artifact
 from optgraph.base.budget import DEFAULT, Budget
+from optgraph.base.devices import Target
+from optgraph.base.dtypes import check_dtype, torch_dtype
 from optgraph.base.errors import InputError, ModelError
 from optgraph.cost.work import bytes_per_image
 from optgraph.ir.checks import check_finite, check_size
@@ -25,9 +27,9 @@ from optgraph.onnx import read
 from optgraph.onnx.read import InputShape
 from optgraph.passes import pipeline
 from optgraph.passes.pipeline import Pass, PassReport
-from optgraph.plan.lowering import check_dtype, lower
 from optgraph.plan.plan import Plan
-from optgraph.run.backends import Backend, import_triton, make_backend, resolve_backend
+from optgraph.plan.plans import Plans
+from optgraph.run.backends import Backend, kernel_target, make_backend, resolve_backend
 
 Array = np.ndarray | torch.Tensor
 Result = Array | dict[str, np.ndarray] | dict[str, torch.Tensor]
@@ -65,6 +67,7 @@ class Net:
         batches: Sequence[int] = (1,),
         cubins: Sequence[Cubin] = (),
         uses: Sequence[Use] = (),
+        plans: Plans | None = None,
     ) -> None:
         check_dtype(dtype)
         self.simplified = simplified
@@ -78,7 +81,8 @@ class Net:
         self.backend = resolve_backend(backend)
         self.inputs: dict[str, Value] = {name: fused.values[name] for name in fused.inputs}
         self.outputs: dict[str, Value] = {public: fused.values[v] for public, v in fused.outputs.items()}
-        self.run: Backend = make_backend(self.backend, simplified, fused, dtype, self.cubins)
+        self.plans = plans or Plans(fused, dtype)
+        self.run: Backend = make_backend(self.backend, simplified, self.plans, self.cubins)
 
     def __call__(self, x: Array | Mapping[str, Array]) -> Result:
         """Runs the network on `x`, or on a mapping of inputs by name.
@@ -92,14 +96,17 @@ class Net:
         tensors = {name: a if isinstance(a, torch.Tensor) else torch.from_numpy(a) for name, a in feeds.items()}
         results = self.run(tensors)
         if isinstance(first, torch.Tensor):
-            moved = {n: t.to(first.device, _torch_dtype(self.outputs[n].dtype)) for n, t in results.items()}
+            moved = {n: t.to(first.device, torch_dtype(self.outputs[n].dtype)) for n, t in results.items()}
             return next(iter(moved.values())) if len(moved) == 1 else moved
-        arrays = {n: t.cpu().to(_torch_dtype(self.outputs[n].dtype)).numpy() for n, t in results.items()}
+        arrays = {n: t.cpu().to(torch_dtype(self.outputs[n].dtype)).numpy() for n, t in results.items()}
         return next(iter(arrays.values())) if len(arrays) == 1 else arrays
 
-    def plan(self, batch: int = 1) -> Plan:
-        """What the kernels would run for `batch` images; needs no GPU. Raises ModelError if it is over budget."""
-        plan = lower(self.fused, batch, self.dtype)
+    def plan(self, batch: int = 1, target: Target | None = None) -> Plan:
+        """What the kernels would run for `batch` images; needs no GPU. Raises ModelError if it is over budget.
+
+        target: where; by default what the backend's kernels run on, an H100 if it has none.
+        """
+        plan = self.plans.get(batch, target or kernel_target(self.backend))
         self.fused.budget.check("arena_bytes", plan.arena_bytes, f"batch {batch} takes {plan.arena_bytes} bytes")
         return plan
 
@@ -178,7 +185,7 @@ def compile(
     Raises ModelError, InputError; see `optgraph.errors`.
     """
     check_dtype(dtype)
-    check_targets(targets)
+    gpus = parse_targets(targets)
     backend = resolve_backend(backend)
     graph = read.read(model, input_shape, outputs=outputs, budget=budget)
     check_size(graph)
@@ -188,20 +195,19 @@ def compile(
     reports = pipeline.apply(graph, simplify_passes)
     fused = graph.copy()
     reports += pipeline.apply(fused, fuse_passes)
+    plans = Plans(fused, dtype)
     if strict:
-        _require_kernels(fused, dtype)
-    if targets:
-        import_triton(backend)  # before the kernels are, as the backend wants it
-    uses = find_uses(fused, dtype, batches, targets)
-    return Net(graph, fused, source, backend, dtype, reports, batches, build(uses, progress), uses)
+        _require_kernels(plans.get(1, kernel_target(backend)), len(fused))
+    uses = find_uses(plans, batches, gpus)
+    return Net(graph, fused, source, backend, dtype, reports, batches, build(uses, progress), uses, plans)
 
 
-def _require_kernels(fused: Graph, dtype: str) -> None:
+def _require_kernels(plan: Plan, regions: int) -> None:
     """Raises ModelError, naming the nodes and the reasons, if a region has no kernel and falls back to torch."""
-    missing = [f"'{f.node}' ({f.op}: {f.reason})" for f in lower(fused, 1, dtype).fallbacks]
+    missing = [f"'{f.node}' ({f.op}: {f.reason})" for f in plan.fallbacks]
     if missing:
         raise ModelError(
-            f"{len(missing)} of {len(fused)} regions have no kernel: {', '.join(missing)}",
+            f"{len(missing)} of {regions} regions have no kernel: {', '.join(missing)}",
             "compile without strict to run them in torch",
         )
 
@@ -238,8 +244,3 @@ def load(
 
 def _shape(shape: Sequence[object]) -> str:
     return "[" + ", ".join(str(d) for d in shape) + "]"
-
-
-def _torch_dtype(name: str) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype

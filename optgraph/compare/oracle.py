@@ -11,12 +11,11 @@ import onnx.inliner
 import torch
 from onnx import helper
 
+from optgraph.base.dtypes import STORAGE, nearest_tf32, torch_dtype
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import Value
 from optgraph.onnx import calibrate
 from optgraph.onnx.parts import upstream
-from optgraph.plan.lowering import STORAGE
-from optgraph.plan.weights import nearest_tf32
 from optgraph.run.backends import session
 from optgraph.run.reference import Executor
 
@@ -113,7 +112,7 @@ def coarseness(graph: Graph, dtype: str, feeds: Feeds, answers: Feeds) -> float:
 
 def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:
     x = torch.tensor(array)
-    rounded = nearest_tf32(x) if dtype == "tf32" else x.to(getattr(torch, STORAGE[dtype])).float()
+    rounded = nearest_tf32(x) if dtype == "tf32" else x.to(torch_dtype(STORAGE[dtype])).float()
     return rounded.numpy()
 
 

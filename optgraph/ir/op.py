@@ -5,7 +5,7 @@ An op of one's own subclasses `Op` and implements `infer`, `compute` and, to run
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,6 +33,17 @@ class Op:
     def compute(self, inputs: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, ...]:
         """Plain torch reference, NCHW. Only ops from outside this package need it: ours are in `reference.py`."""
         raise ModelError(f"operator {self.kind} has no reference implementation (define compute)")
+
+    def function(
+        self, opsets: Mapping[str, int]
+    ) -> Callable[[Sequence[torch.Tensor | None]], tuple[torch.Tensor, ...]]:
+        """TEMPORARY"""
+        from optgraph.ops.torch_ops import function
+
+        return function(self, opsets)
+
+    def place(self, context: Any, node: Any) -> None:
+        """Hands producers of inputs their places; asked of every node, the last first, before any is lowered."""
 
     def lower(self, context: Any, node: Any) -> None:
         """Emits kernel calls into a plan (see `lower.py`). Without one, the op runs as a torch fallback."""

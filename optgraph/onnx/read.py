@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from optgraph.base import garbage
 from optgraph.base.budget import DEFAULT, Budget
+from optgraph.base.dtypes import ITEMSIZE
 from optgraph.base.errors import InputError, ModelError
 from optgraph.ir.graph import Graph, Source
 from optgraph.ir.op import Op
@@ -24,7 +25,6 @@ from optgraph.ir.values import BATCH, Dim, Shape, Value
 from optgraph.onnx import external_data, parts, shape_arithmetic
 from optgraph.onnx.external_data import is_external, is_stripped
 from optgraph.ops import onnx_ops
-from optgraph.plan.plan import ITEMSIZE
 
 # What reading a damaged proto raises: a wrong number of inputs, an attribute of another type. There are more ways than
 # are worth a check each.

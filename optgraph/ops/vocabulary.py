@@ -12,11 +12,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from optgraph.base.errors import ModelError
+from optgraph.base.dtypes import ITEMSIZE
+from optgraph.base.errors import ModelError, NoKernelError
+from optgraph.ir.graph import Node
 from optgraph.ir.op import Op, check_vector, fixed, image, present
-from optgraph.ir.values import IDENTITY, Act, Dim, Pads, Pair, Segment, Shape, Value, broadcast, reshaped, window_size
+from optgraph.ir.values import (
+    IDENTITY,
+    Act,
+    Dim,
+    Pads,
+    Pair,
+    Segment,
+    Shape,
+    Value,
+    Window,
+    broadcast,
+    reshaped,
+    window_size,
+)
+from optgraph.kernels import conv2d, dense, depthwise, pointwise, separable
+from optgraph.kernels import lrn as kernel
+from optgraph.kernels.bottleneck import BOTTLENECK, pays
+from optgraph.kernels.conv2d import CONV2D
+from optgraph.kernels.dense import DENSE
+from optgraph.kernels.depthwise import DEPTHWISE
+from optgraph.kernels.elementwise import ELEMENTWISE
+from optgraph.kernels.frame.ends import Epilogue, Prologue
+from optgraph.kernels.frame.tile import nearest_planned
+from optgraph.kernels.frame.view import View, contiguous
+from optgraph.kernels.global_pool import GLOBAL_POOL
+from optgraph.kernels.pad import PAD
+from optgraph.kernels.pointwise import POINTWISE
+from optgraph.kernels.pool import POOL
+from optgraph.kernels.pooled_pointwise import POOLED_POINTWISE
+from optgraph.kernels.separable import SEPARABLE
+from optgraph.kernels.softmax import SOFTMAX
+from optgraph.ops.lowered import after, before, rows
+from optgraph.plan.lowering import Lowering
+from optgraph.plan.weights import joined_vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +64,10 @@ class _Window(Op):
     pre_act: Act = IDENTITY
     act: Act = IDENTITY
     post: Act = IDENTITY
+
+    @property
+    def window(self) -> Window:
+        return Window(self.kernel, self.stride, self.pads, self.dilation)
 
     def _spatial(self, x: Value) -> tuple[Dim, Dim]:
         top, left, bottom, right = self.pads
@@ -71,6 +111,23 @@ class Conv(_Window):
         """One filter a channel, no channel multiplier (given the input's channel count; needs cout = cin)."""
         return self.groups > 1 and self.groups == channels
 
+    def lower(self, context: Lowering, node: Node) -> None:
+        w = context.constant(node, "w")
+        channels = context.shape(node.inputs[0])[1]
+        ends = {"before": before(context, node, self.pre_act), "after": after(context, node, self)}
+        x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
+        if self.pointwise:
+            weight = context.matrix(pointwise.pack, w)
+            product = {"weight": weight, "stride": self.stride, "precision": context.precision}
+            context.call(POINTWISE, node, ("outs",), x=x, outs=(out,), **product, **ends)
+        elif self.depthwise(channels) and context.shape(node.output)[1] == channels:
+            weight = context.weight(depthwise.pack, w)
+            context.call(DEPTHWISE, node, x=x, weight=weight, out=out, window=self.window, **ends)
+        else:
+            weight = context.matrix(conv2d.pack, w, groups=self.groups)
+            product = {"weight": weight, "groups": self.groups, "precision": context.precision}
+            context.call(CONV2D, node, x=x, out=out, window=self.window, **product, **ends)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MergedPointwise(Op):
@@ -93,6 +150,25 @@ class MergedPointwise(Op):
                 raise ModelError(f"segment {i} has a weight of shape {list(weight.shape)}")
         return tuple(Value((x.shape[0], s.channels, h, w), x.dtype) for s in self.segments)
 
+    def lower(self, context: Lowering, node: Node) -> None:
+        kernels, biases = node.inputs[3::2], node.inputs[4::2]
+        if any(w not in context.graph.constants for w in kernels):
+            raise NoKernelError("its weight is computed, not constant")
+        sizes = tuple(segment.channels for segment in self.segments)
+        context.call(
+            POINTWISE,
+            node,
+            ("outs",),
+            x=context.read(node.inputs[0]).nhwc,
+            weight=context.matrix(pointwise.pack, *kernels),
+            outs=tuple(context.write(value).nhwc for value in node.outputs),
+            stride=self.stride,
+            acts=tuple(segment.act for segment in self.segments),
+            before=before(context, node, self.pre_act),
+            after=Epilogue(context.weight(joined_vectors, *biases, dtype="float32", sizes=sizes)),
+            precision=context.precision,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Separable(_Window):
@@ -109,6 +185,23 @@ class Separable(_Window):
             check_vector(inputs, slot, length)
         return self._check_residual(inputs, 5, Value((x.shape[0], w.shape[0], *self._spatial(x)), x.dtype))
 
+    def lower(self, context: Lowering, node: Node) -> None:
+        dw, w = context.constant(node, "dw"), context.constant(node, "w")
+        context.call(
+            SEPARABLE,
+            node,
+            x=context.read(node.inputs[0]).nhwc,
+            depthwise=context.weight(separable.pack_depthwise, dw),
+            weight=context.matrix(pointwise.pack, w),
+            window=self.window,
+            depthwise_bias=context.vector(node.get("dw_b")),
+            mid=self.mid,
+            before=before(context, node, self.pre_act),
+            after=after(context, node, self),
+            precision=context.precision,
+            out=context.write(node.output).nhwc,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PooledPointwise(_Window):
@@ -122,6 +215,19 @@ class PooledPointwise(_Window):
             raise ModelError(f"a weight of shape {list(w.shape)} for {x.shape[1]} channels")
         check_vector(inputs, 2, w.shape[0])
         return self._check_residual(inputs, 3, Value((x.shape[0], w.shape[0], *self._spatial(x)), x.dtype))
+
+    def lower(self, context: Lowering, node: Node) -> None:
+        context.call(
+            POOLED_POINTWISE,
+            node,
+            x=context.read(node.inputs[0]).nhwc,
+            weight=context.matrix(pointwise.pack, context.constant(node, "w")),
+            window=self.window,
+            before=Prologue(act=self.pre_act),
+            after=after(context, node, self),
+            precision=context.precision,
+            out=context.write(node.output).nhwc,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +259,68 @@ class Bottleneck(_Window):
             check_vector(inputs, slot, length)
         return self._check_residual(inputs, 5, Value((x.shape[0], columns, *size), x.dtype))
 
+    def place(self, context: Lowering, node: Node) -> None:
+        if self.rest_in_place and not self._one_launch(context, node):
+            context.alias(node.get("rest"), self._joined(context, node)[2])
+
+    def lower(self, context: Lowering, node: Node) -> None:
+        conv_weight = context.matrix(conv2d.pack, context.constant(node, "conv_w"), groups=1)
+        weight = context.matrix(pointwise.pack, context.constant(node, "w"))
+        conv_bias, pre = context.vector(node.get("conv_b")), before(context, node, self.pre_act)
+        end, out = after(context, node, self), context.write(node.output).nhwc
+        common = {"window": self.window, "before": pre, "precision": context.precision}
+        rest = node.get("rest")
+        if self._one_launch(context, node):
+            context.call(
+                BOTTLENECK,
+                node,
+                x=context.dense(node, node.inputs[0]),
+                conv_weight=conv_weight,
+                weight=weight,
+                conv_bias=conv_bias,
+                rest=context.dense(node, rest) if rest else None,
+                rest_first=self.rest_first,
+                mid=self.mid,
+                after=end,
+                out=out,
+                **common,
+            )
+            return
+        joined, hidden, beside = self._joined(context, node)
+        if rest and context.read(rest) != beside:
+            context.call(ELEMENTWISE, node, x=context.read(rest).nhwc, out=beside.nhwc)
+        x, middle = context.read(node.inputs[0]).nhwc, Epilogue(conv_bias, self.mid)
+        context.call(CONV2D, node, x=x, weight=conv_weight, after=middle, out=hidden.nhwc, **common)
+        product = {"weight": weight, "after": end, "precision": context.precision}
+        context.call(POINTWISE, node, ("outs",), x=joined.nhwc, outs=(out,), **product)
+
+    def _one_launch(self, context: Lowering, node: Node) -> bool:
+        """Whether one kernel does it all. Batches that tiles are planned together for decide alike: a net compiled for
+        them serves all sizes."""
+        hidden, channels = (int(d) for d in context.graph.shape(node.get("conv_w"))[:2])
+        batch, columns, height, width = context.shape(node.output)
+        return pays(
+            nearest_planned(batch) * height * width,
+            channels,
+            hidden,
+            int(context.graph.shape(node.get("w"))[1]) - hidden,
+            columns,
+            taps=self.window.taps,
+            read=channels * math.prod(self.stride),
+            residual=bool(node.get("residual")),
+            itemsize=ITEMSIZE[context.storage],
+            device=context.target.device,
+        )
+
+    def _joined(self, context: Lowering, node: Node) -> tuple[View, View, View]:
+        """For two launches: what the 1×1 reads, and the convolution's and the rest's channels of that."""
+        hidden, channels = int(context.graph.shape(node.get("conv_w"))[0]), int(context.graph.shape(node.get("w"))[1])
+        n, _, h, w = context.shape(node.output)
+        whole = context.scratch(node, (n, channels, h, w))
+        if self.rest_first:
+            return whole, whole.part(1, channels - hidden, hidden), whole.part(1, 0, channels - hidden)
+        return whole, whole.part(1, 0, hidden), whole.part(1, hidden, channels - hidden)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pool(_Window):
@@ -166,6 +334,19 @@ class Pool(_Window):
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
         x = image(inputs)
         return self._check_residual(inputs, 2, Value((*x.shape[:2], *self._spatial(x)), x.dtype))
+
+    def lower(self, context: Lowering, node: Node) -> None:
+        context.call(
+            POOL,
+            node,
+            x=context.read(node.inputs[0]).nhwc,
+            kind=self.mode,
+            window=self.window,
+            count_include_pad=self.count_include_pad,
+            before=Prologue(act=self.pre_act),
+            after=after(context, node, self),
+            out=context.write(node.output).nhwc,
+        )
 
 
 Windowed = Conv | Separable | PooledPointwise | Bottleneck | Pool
@@ -184,6 +365,11 @@ class GlobalPool(Op):
         x = image(inputs)
         return (Value((*x.shape[:2], 1, 1), x.dtype),)
 
+    def lower(self, context: Lowering, node: Node) -> None:
+        x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
+        pre = before(context, node, self.pre_act)
+        context.call(GLOBAL_POOL, node, x=x, out=out, kind=self.mode, before=pre, act=self.act)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Affine(Op):
@@ -198,6 +384,11 @@ class Affine(Op):
             if len(x.shape) < 2 or present(inputs, slot).shape != (x.shape[1],):
                 raise ModelError(f"{self.slots[slot]} does not have one value a channel of {list(x.shape)}")
         return (x,)
+
+    def lower(self, context: Lowering, node: Node) -> None:
+        x, out = rows(context.read(node.inputs[0])), rows(context.write(node.output))
+        pre = Prologue(context.vector(node.get("scale")), context.vector(node.get("shift")), self.act)
+        context.call(ELEMENTWISE, node, x=x, out=out, before=pre)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +410,10 @@ class BatchNorm(Op):
 class Activation(Op):
     act: Act
 
+    def lower(self, context: Lowering, node: Node) -> None:
+        x, out = rows(context.read(node.inputs[0])), rows(context.write(node.output))
+        context.call(ELEMENTWISE, node, x=x, out=out, before=Prologue(act=self.act))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Binary(Op):
@@ -231,6 +426,21 @@ class Binary(Op):
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
         x, y = present(inputs, 0), present(inputs, 1)
         return (Value(broadcast(x.shape, y.shape), x.dtype),)
+
+    def lower(self, context: Lowering, node: Node) -> None:
+        if self.fn not in ("add", "mul"):
+            raise NoKernelError(f"no kernel for an elementwise {self.fn}")
+        if any(value in context.graph.constants for value in node.inputs):
+            raise NoKernelError("an operand is a constant of no per-channel form")
+        x, y = node.inputs
+        shape = context.shape(node.output)
+        if context.shape(x) != shape:
+            x, y = y, x
+        if context.shape(x) != shape or context.shape(y) not in (shape, (*shape[:2], *(1 for _ in shape[2:]))):
+            raise NoKernelError(f"broadcast of {list(context.shape(x))} and {list(context.shape(y))}")
+        operands = {"x": rows(context.read(x)), "other": rows(context.read(y))}
+        out = rows(context.write(node.output))
+        context.call(ELEMENTWISE, node, **operands, out=out, combine=self.fn, post=self.post)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +456,20 @@ class Gemm(Op):
             raise ModelError(f"cannot multiply {list(x.shape)} by the transpose of {list(w.shape)}")
         check_vector(inputs, 2, w.shape[0])
         return (Value((x.shape[0], w.shape[0]), x.dtype),)
+
+    def lower(self, context: Lowering, node: Node) -> None:
+        x, image = _flat(context.read(node.inputs[0]))
+        context.call(
+            DENSE,
+            node,
+            x=x,
+            weight=context.matrix(dense.pack, context.constant(node, "w"), **image),
+            bias=context.vector(node.get("b")),
+            # Logits stay float32: a softmax or a user reads them, and there are few.
+            out=context.write(node.output, dtype="float32"),
+            act=self.act,
+            precision=context.precision,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +507,31 @@ class Concat(Op):
             total += size
         return (Value((*first.shape[: self.axis], total, *first.shape[self.axis + 1 :]), first.dtype),)
 
+    def place(self, context: Lowering, node: Node) -> None:
+        if not any(self.in_place):
+            return
+        for value, part, in_place in zip(node.inputs, self._parts(context, node), self.in_place, strict=True):
+            if in_place:
+                context.alias(value, part)
+
+    def lower(self, context: Lowering, node: Node) -> None:
+        if self.axis != 1 or len(context.shape(node.output)) != 4:
+            raise NoKernelError(f"concat along axis {self.axis} of rank {len(context.shape(node.output))}")
+        if any(value in context.graph.constants for value in node.inputs):
+            raise NoKernelError("it joins a constant")
+        for i, (value, part) in enumerate(zip(node.inputs, self._parts(context, node), strict=True)):
+            if not (self.in_place and self.in_place[i]):
+                context.call(ELEMENTWISE, node, x=context.read(value).nhwc, out=part.nhwc)
+
+    def _parts(self, context: Lowering, node: Node) -> list[View]:
+        """The channels of the output that are each input's."""
+        whole, parts, start = context.write(node.output), [], 0
+        for value in node.inputs:
+            channels = context.shape(value)[1]
+            parts.append(whole.part(1, start, channels))
+            start += channels
+        return parts
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split(Op):
@@ -296,6 +545,12 @@ class Split(Op):
         if sum(self.sizes) != x.shape[self.axis]:
             raise ModelError(f"pieces {list(self.sizes)} of an axis of {x.shape[self.axis]}")
         return tuple(Value((*x.shape[: self.axis], s, *x.shape[self.axis + 1 :]), x.dtype) for s in self.sizes)
+
+    def lower(self, context: Lowering, node: Node) -> None:
+        view, start = context.read(node.inputs[0]), 0
+        for value, size in zip(node.outputs, self.sizes, strict=True):
+            context.alias(value, view.part(self.axis, start, size))
+            start += size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,6 +572,18 @@ class Slice(Op):
             shape[axis] = len(range(size)[slice(start, end if step > 0 or end >= -size else None, step)])
         return (Value(tuple(shape), x.dtype),)
 
+    def lower(self, context: Lowering, node: Node) -> None:
+        view = context.read(node.inputs[0])
+        if min(self.steps) < 0:
+            raise NoKernelError("a slice with a negative step")
+        strides, offset = list(view.strides), view.offset
+        for start, axis, step in zip(self.starts, self.axes, self.steps, strict=True):
+            size = view.shape[axis]
+            offset += min(max(start + size if start < 0 else start, 0), size) * view.strides[axis]
+            strides[axis] *= step
+        sliced = replace(view, shape=context.shape(node.output), strides=tuple(strides), offset=offset)
+        context.alias(node.output, sliced)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reshape(Op):
@@ -327,6 +594,17 @@ class Reshape(Op):
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
         x = present(inputs, 0)
         return (Value(reshaped(x.shape, self.shape), x.dtype),)
+
+    def lower(self, context: Lowering, node: Node) -> None:
+        view, shape = context.read(node.inputs[0]), context.shape(node.output)
+        kept = [(d, s) for d, s in zip(view.shape, view.strides, strict=True) if d != 1]
+        if [d for d, _ in kept] != [d for d in shape if d != 1]:
+            raise NoKernelError(f"reshape {list(view.shape)} to {list(shape)} moves data")
+        # Only ones come and go. Their stride is never used; the next one's keeps the view regular.
+        strides: list[int] = []
+        for d in reversed(shape):
+            strides.append(kept.pop()[1] if d != 1 else strides[-1] if strides else 1)
+        context.alias(node.output, replace(view, shape=shape, strides=tuple(reversed(strides))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,10 +617,21 @@ class Transpose(Op):
             raise ModelError(f"perm {list(self.perm)} does not permute {list(x.shape)}")
         return (Value(tuple(x.shape[p] for p in self.perm), x.dtype),)
 
+    def lower(self, context: Lowering, node: Node) -> None:
+        context.alias(node.output, context.read(node.inputs[0]).permute(*self.perm))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Softmax(Op):
     axis: int  # not negative
+
+    def lower(self, context: Lowering, node: Node) -> None:
+        shape = context.shape(node.inputs[0])
+        if self.axis != 1 or math.prod(shape[2:]) != 1:
+            raise NoKernelError(f"softmax over axis {self.axis} of rank {len(shape)}")
+        x, out = context.read(node.inputs[0]), context.write(node.output, dtype="float32")
+        x, out = (replace(view, shape=view.shape[:2], strides=view.strides[:2]) for view in (x, out))
+        context.call(SOFTMAX, node, x=x, out=out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,6 +642,13 @@ class LRN(Op):
     alpha: float = 1e-4
     beta: float = 0.75
     bias: float = 1.0
+
+    def lower(self, context: Lowering, node: Node) -> None:
+        if len(context.shape(node.output)) != 4:
+            raise NoKernelError(f"LRN of rank {len(context.shape(node.output))}")
+        x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
+        options = {"size": self.size, "alpha": self.alpha, "beta": self.beta, "bias": self.bias}
+        context.call(kernel.LRN, node, x=x, out=out, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,11 +664,18 @@ class Pad(Op):
         x = present(inputs, 0)
         rank = len(x.shape)
         shape: list[Dim] = []
-        for size, before, after in zip(x.shape, self.pads[:rank], self.pads[rank:], strict=True):
-            if isinstance(size, str) and (before or after):
+        for size, begin, end in zip(x.shape, self.pads[:rank], self.pads[rank:], strict=True):
+            if isinstance(size, str) and (begin or end):
                 raise ModelError(f"cannot pad the symbolic dimension '{size}'")
-            shape.append(size if isinstance(size, str) else size + before + after)
+            shape.append(size if isinstance(size, str) else size + begin + end)
         return (Value(tuple(shape), x.dtype),)
+
+    def lower(self, context: Lowering, node: Node) -> None:
+        if len(self.pads) != 8 or any(self.pads[i] for i in (0, 1, 4, 5)):
+            raise NoKernelError("it pads other axes than height and width")
+        x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
+        options = {"begin": self.pads[2:4], "value": self.value, "edge": self.mode == "edge"}
+        context.call(PAD, node, x=x, out=out, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -399,7 +702,8 @@ class Cast(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Identity(Op):
-    pass
+    def lower(self, context: Lowering, node: Node) -> None:
+        context.alias(node.output, context.read(node.inputs[0]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -418,3 +722,16 @@ class Opaque(Op):
     @property
     def kind(self) -> str:
         return self.op_type
+
+
+def _flat(view: View) -> tuple[View, dict[str, Any]]:
+    """A view of [M, K] or M images as rows, and what the weight's packing must know of the order in a row."""
+    if len(view.shape) == 2:
+        return view, {}
+    m, c, h, w = view.shape
+    row = replace(view, shape=(m, c * h * w), strides=(view.strides[0], 1))
+    if view.strides[1:] == contiguous(view.shape[1:]):
+        return row, {}
+    if view.strides[1:] != (1, w * c, c):
+        raise NoKernelError(f"images of strides {list(view.strides)} do not lie in one piece")
+    return row, {"image": (c, h, w)}

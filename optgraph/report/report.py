@@ -13,9 +13,9 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from optgraph.base.devices import DEVICES, H100
+from optgraph.base.devices import SM_90
 from optgraph.cost.occupancy import blocks_per_sm
-from optgraph.cost.predict import device_of, predict
+from optgraph.cost.predict import predict, predictable
 from optgraph.cost.work import moved_per_image, weight_bytes
 from optgraph.passes.pipeline import PassReport
 from optgraph.report.terminal import printable
@@ -44,7 +44,7 @@ def net_dict(net: Net, batches: Sequence[int] = (1,)) -> Dict:
         "launches": len(plan.calls),
         "launches_by_kernel": plan.launches_by_kernel(),
         "fallbacks": [{"node": f.node, "op": f.op, "reason": f.reason} for f in plan.fallbacks],
-        "bytes_per_image": {"before": net.source.bytes_per_image, "after": moved_per_image(net.fused, plan)},
+        "bytes_per_image": {"before": net.source.bytes_per_image, "after": moved_per_image(plan, net.plans.shapes)},
         "arena_bytes": plan.arena_bytes,
         "arena_bytes_by_batch": {batch: p.arena_bytes for batch, p in plans.items()},
         "weight_bytes": weight_bytes(net.fused, net.dtype),
@@ -55,8 +55,8 @@ def net_dict(net: Net, batches: Sequence[int] = (1,)) -> Dict:
 
 def _predicted(net: Net) -> Dict:
     """The cost model's time of the smallest batch on an H100."""
-    plan = net.plan()
-    return {"device": H100.name, "batch": plan.batch, "us": _us(predict(net.fused, plan).overlapped)}
+    plan = net.plan(1, SM_90)
+    return {"device": SM_90.device.name, "batch": plan.batch, "us": _us(predict(plan, net.plans.shapes).overlapped)}
 
 
 def cost_dict(net: Net, batch: int, target: str) -> Dict:
@@ -65,8 +65,8 @@ def cost_dict(net: Net, batch: int, target: str) -> Dict:
     Nothing in it is measured. Times are in microseconds; all figures are for the whole batch.
     Raises InputError for another target.
     """
-    plan = net.plan(batch)
-    prediction = predict(net.fused, plan, device_of(target))
+    plan = net.plan(batch, predictable(target))
+    prediction = predict(plan, net.plans.shapes)
     return {
         "device": prediction.device.name,
         "target": target,
@@ -78,14 +78,14 @@ def cost_dict(net: Net, batch: int, target: str) -> Dict:
         "launches": [
             {
                 "wave": wave,
-                "kernel": launch.work.call.name,
-                "node": launch.work.call.node,
-                "outputs": [list(view.shape) for view in launch.work.call.written()],
-                "programs": launch.programs,
-                "read_bytes": launch.work.read,
-                "written_bytes": launch.work.written,
-                "weight_bytes": launch.work.weights,
-                "flops": sum(launch.work.flops.values()),
+                "kernel": launch.cost.call.name,
+                "node": launch.cost.call.node,
+                "outputs": [list(view.shape) for view in launch.cost.call.written],
+                "programs": launch.cost.programs,
+                "read_bytes": launch.cost.work.read,
+                "written_bytes": launch.cost.work.written,
+                "weight_bytes": launch.cost.work.weight_bytes,
+                "flops": sum(launch.cost.work.flops.values()),
                 "us": _us(launch.time),
                 "bound": launch.bound,
             }
@@ -105,8 +105,8 @@ def variants_dict(net: Net) -> list[Dict]:
     """
     rows = []
     for use, cubin in zip(net.uses, net.cubins, strict=True):
-        resident = blocks_per_sm(cubin.registers, cubin.shared_bytes, cubin.num_warps, cubin.target)
-        at_once = resident * DEVICES[cubin.target].sms
+        resident = blocks_per_sm(cubin.registers, cubin.shared_bytes, cubin.num_warps, use.target)
+        at_once = resident * use.target.device.sms
         rows.append(
             {
                 "kernel": cubin.kernel,

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from optgraph.ahead.cubins import Cubin
+from optgraph.base.devices import INTERPRET, SM_90, Target
 from optgraph.base.errors import InputError, OptgraphError
 from optgraph.ir.graph import Graph
 from optgraph.onnx.write import to_onnx
+from optgraph.plan.plans import Plans
 from optgraph.run.engine import Engine
 from optgraph.run.reference import Executor
 
@@ -40,7 +42,7 @@ def resolve_backend(name: str) -> str:
     return name
 
 
-def make_backend(name: str, simplified: Graph, fused: Graph, dtype: str, cubins: Sequence[Cubin] = ()) -> Backend:
+def make_backend(name: str, simplified: Graph, plans: Plans, cubins: Sequence[Cubin] = ()) -> Backend:
     """The backend of a resolved name: kernels and torch run the fused graph, ONNX Runtime the simplified one.
 
     cubins: kernels compiled ahead, for 'triton'.
@@ -48,16 +50,23 @@ def make_backend(name: str, simplified: Graph, fused: Graph, dtype: str, cubins:
     match name:
         case "triton":
             import_triton(name)
-            return Engine(fused, dtype, torch.device("cuda", torch.cuda.current_device()), cubins)
+            return Engine(plans, torch.device("cuda", torch.cuda.current_device()), cubins)
         case "interpret":
-            if dtype == "bf16":
+            if plans.dtype == "bf16":
                 raise InputError("Triton's interpreter cannot multiply bf16: use fp32, tf32 or fp16 with interpret")
             import_triton(name)
-            return Engine(fused, dtype, torch.device("cpu"))
+            return Engine(plans, torch.device("cpu"))
         case "onnxruntime":
             return OnnxRuntime(simplified)
         case _:
-            return Executor(fused)
+            return Executor(plans.graph)
+
+
+def kernel_target(name: str) -> Target:
+    """What the kernels of a resolved backend run on; an H100 for one that has none."""
+    if name == "triton":
+        return Target(torch.cuda.get_device_capability())
+    return INTERPRET if name == "interpret" else SM_90
 
 
 class OnnxRuntime:
