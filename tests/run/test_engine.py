@@ -11,9 +11,13 @@ import torch
 from optgraph import ops
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import RELU, Act, Value
+from optgraph.kernels.frame.arguments import Jit
 from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.tile import Tile
+from optgraph.kernels.frame.work import Work
 from optgraph.passes import pipeline
 from optgraph.plan.plan import Schedule
+from optgraph.plan.plans import Plans
 from optgraph.run import reference
 from optgraph.run.engine import Context, Engine, with_workspaces
 from tests.support.networks import Builder, inception_a, inception_resnet, preactivation_resnet, xception
@@ -24,7 +28,7 @@ CPU = torch.device("cpu")
 def engine(graph: Graph, dtype: str = "fp32") -> Engine:
     fused = graph.copy()
     pipeline.apply(fused, pipeline.FUSE)
-    return Engine(fused, dtype, CPU)
+    return Engine(Plans(fused, dtype), CPU)
 
 
 def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -88,14 +92,14 @@ def test_two_contexts_of_an_engine_have_buffers_of_their_own() -> None:
 
 def test_launches_of_one_stream_share_a_workspace() -> None:
     def launch(workspace: int) -> Launch:
-        return Launch("k", None, (1,), {}, {}, workspace=workspace)
+        return Launch("k", Jit("k", "k"), (1,), {}, {}, Tile(16, 16), Work([], []), workspace=workspace)
 
     def plain() -> None: ...
 
     launches = [launch(0), launch(4096), launch(8192), launch(64), plain]
     bound = with_workspaces(launches, (0, 0, 1, 0, 1), CPU)
     assert bound[0] is launches[0] and bound[4] is plain
-    first, other, again = (b.args["workspace"] for b in bound[1:4] if isinstance(b, Launch))
+    first, other, again = (b.arguments["workspace"] for b in bound[1:4] if isinstance(b, Launch))
     assert isinstance(first, torch.Tensor) and isinstance(other, torch.Tensor) and isinstance(again, torch.Tensor)
     assert first.data_ptr() == again.data_ptr() != other.data_ptr()
     assert first.nbytes == 4096 and other.nbytes == 8192
