@@ -59,7 +59,7 @@ def measure(name: str, interpret: bool, folder: Path) -> dict[str, Any]:
         "launches_by_kernel": plan.launches_by_kernel(),
         "fallbacks": len(plan.fallbacks),
         "mb_per_image_before_fp16": net.source.bytes_per_image / 2e6,
-        "mb_per_image_after_fp16": work.moved_per_image(half.fused, half.plan()) / 1e6,
+        "mb_per_image_after_fp16": work.moved_per_image(half.plan(), half.plans.shapes) / 1e6,
         "import_and_passes_cpu_seconds": seconds,
         "passes": {r.name: r.rewrites for r in reports},
         "input_sensitivity": relative(answers[1], answers[0]),

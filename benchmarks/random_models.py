@@ -28,6 +28,7 @@ from benchmarks import record
 from optgraph.compare import oracle
 from optgraph.onnx import read, write
 from optgraph.passes import pipeline
+from optgraph.plan.plans import Plans
 from optgraph.run import reference
 from optgraph.run.backends import session
 from optgraph.run.engine import Engine
@@ -66,7 +67,7 @@ def check(model: onnx.ModelProto, interpret: bool = False) -> Checked:
     pipeline.apply(graph, pipeline.FUSE)
     answers["fused"] = reference.run(graph, feeds)
     if interpret:
-        answers["interpret"] = Engine(graph, "fp32", torch.device("cpu"))({"x": torch.from_numpy(feeds["x"])})
+        answers["interpret"] = Engine(Plans(graph, "fp32"), torch.device("cpu"))({"x": torch.from_numpy(feeds["x"])})
 
     errors = {
         stage: max(oracle.distance(answer[name], expected[name])[0] for name in names)

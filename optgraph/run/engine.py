@@ -102,12 +102,17 @@ class Context:
 
 
 class Engine:
-    """Runs a fused graph through kernels for any batch size: plans per batch, contexts per concurrent run."""
+    """Runs a fused graph through kernels for any batch size: plans per batch, contexts per concurrent run.
 
-    def __init__(self, plans: Plans, device: torch.device, cubins: Sequence[Cubin] = ()) -> None:
+    target: whose plans it runs, by default the device's own; a GPU's may run in the interpreter.
+    """
+
+    def __init__(
+        self, plans: Plans, device: torch.device, cubins: Sequence[Cubin] = (), target: Target | None = None
+    ) -> None:
         self._plans = plans
         self._device = device
-        self._target = INTERPRET if device.type == "cpu" else Target(torch.cuda.get_device_capability(device))
+        self._target = target or (INTERPRET if device.type == "cpu" else Target(torch.cuda.get_device_capability(device)))
         self._weights = Weights(plans.graph.constants, device)
         self._idle: dict[int, list[Context]] = {}
         self._lock = threading.Lock()

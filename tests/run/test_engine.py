@@ -204,7 +204,7 @@ def test_classifier_head() -> None:
     logits = graph.add(ops.Gemm(), [flat, w, bias]).output
     graph.outputs = {"logits": logits, "probabilities": graph.add(ops.Softmax(axis=1), [logits]).output}
     run = engine(graph)
-    assert run.plan(1).launches_by_kernel() == {"global_pool": 1, "head": 1, "softmax": 1}
+    assert run.plan(1).launches_by_kernel() == {"global_pool": 1, "dense": 1, "softmax": 1}
     image = torch.randn(3, 37, 4, 3)
     expected = reference.run(graph, {"x": image}, torch.float64)
     actual = run({"x": image})

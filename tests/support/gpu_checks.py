@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from optgraph.run.engine import Engine
-from optgraph.tune.layers import Bind, Layer, Operands
+from optgraph.tune.layers import Bind, Layer
 
 
 def wrong_layers(layers: Iterable[Layer], device: torch.device, bind: Bind = lambda launch: launch) -> list[str]:
@@ -18,7 +18,7 @@ def wrong_layers(layers: Iterable[Layer], device: torch.device, bind: Bind = lam
     """
     lines = []
     for layer in layers:
-        operands = Operands(layer, device)
+        operands = layer.operands(device)
         try:
             error = operands.error(bind(operands.launch()))
         except Exception as reason:  # a broken kernel must not hide the others

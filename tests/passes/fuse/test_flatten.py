@@ -8,6 +8,7 @@ from optgraph.onnx.write import to_onnx
 from optgraph.ops import Gemm, GlobalPool, Reshape
 from optgraph.passes.fuse import flatten
 from optgraph.plan.lowering import lower
+from optgraph.plan.plans import Plans
 from optgraph.run import reference
 from optgraph.run.backends import session
 from optgraph.run.engine import Engine
@@ -46,7 +47,7 @@ def test_kernels_and_export_agree(source):
     after, _ = flattened(graph)
     x = torch.randn(3, 6, 5, 5)
     expected = reference.run(graph, {"x": x}, torch.float64)["y0"]
-    engine = Engine(after, "fp32", torch.device("cpu"))
+    engine = Engine(Plans(after, "fp32"), torch.device("cpu"))
     assert engine.plan(3).fallbacks == ()
     exported = session(to_onnx(after).SerializeToString()).run(None, {"x": x.numpy()})[0]
     for actual in (engine({"x": x})["y0"], torch.from_numpy(exported)):
