@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 
 from optgraph.ir.values import Act
-from optgraph.ops.torch_ops import apply_act as apply
 
-__all__ = ["activation", "apply"]
+
+def apply(x: torch.Tensor, act: Act) -> torch.Tensor:
+    return act.apply(x)
 
 
 @triton.jit

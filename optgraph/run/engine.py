@@ -16,7 +16,6 @@ import torch
 from optgraph.ahead.cubins import Cubin
 from optgraph.ir.graph import Graph
 from optgraph.ir.op import Op
-from optgraph.ops import torch_ops
 from optgraph.plan.buffers import Buffers
 from optgraph.plan.lowering import lower
 from optgraph.plan.plan import Call, Plan, View
@@ -35,7 +34,7 @@ def fallback(op: Op, opsets: Mapping[str, int], **tensors: torch.Tensor) -> Call
 
     opsets: of the model, by domain. tensors: inputs as '_<slot>', outputs as 'out<number>'.
     """
-    compute = torch_ops.function(op, opsets)
+    compute = op.function(opsets)
     inputs = {int(k[1:]): t for k, t in tensors.items() if k.startswith("_")}
     outputs = [tensors[f"out{i}"] for i in range(sum(k.startswith("out") for k in tensors))]
     operands = [inputs.get(i) for i in range(max(inputs) + 1)]
