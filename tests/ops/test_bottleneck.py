@@ -10,12 +10,7 @@ from optgraph.base.errors import ModelError
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import RELU, Act, Value
 from tests.support.definitions import ACT, FORMULA, WINDOWS, conv, evaluate, per_channel, rand
-from tests.support.onnx_checks import (
-    IMAGE,
-    exported,
-    single,
-    types,
-)
+from tests.support.onnx_checks import IMAGE, exported, single, types, weights
 
 
 @pytest.mark.parametrize("window", WINDOWS)

@@ -8,13 +8,7 @@ import pytest
 from optgraph import ops
 from optgraph.ir.values import RELU
 from tests.support.definitions import ACT, FORMULA, WINDOWS, conv, evaluate, per_channel, rand
-from tests.support.onnx_checks import (
-    exported,
-    imported,
-    single,
-    types,
-    weights,
-)
+from tests.support.onnx_checks import exported, imported, single, types, weights
 
 # ---- reference, against the definition
 

@@ -11,13 +11,7 @@ from optgraph import ops
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import RELU
 from tests.support.definitions import evaluate, rand
-from tests.support.onnx_checks import (
-    exported,
-    imported,
-    single,
-    types,
-    weights,
-)
+from tests.support.onnx_checks import exported, imported, single, types, weights
 
 
 def test_reference() -> None:

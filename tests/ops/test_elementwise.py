@@ -14,14 +14,7 @@ from optgraph import ops
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import IDENTITY, RELU, Act, Shape, Value
 from tests.support.definitions import ACT, ACTS, FORMULA, evaluate, per_channel, rand
-from tests.support.onnx_checks import (
-    IMAGE,
-    exported,
-    imported,
-    single,
-    types,
-    weights,
-)
+from tests.support.onnx_checks import IMAGE, exported, imported, single, types, weights
 
 # ---- reference, against the definition
 

@@ -9,12 +9,7 @@ from optgraph import ops
 from optgraph.base.errors import ModelError
 from optgraph.ir.values import IDENTITY, RELU, Act, Segment, Value
 from tests.support.definitions import ACT, FORMULA, POOL_WINDOWS, WINDOWS, conv, evaluate, per_channel, pool, rand
-from tests.support.onnx_checks import (
-    exported,
-    single,
-    types,
-    weights,
-)
+from tests.support.onnx_checks import exported, single, types, weights
 
 
 def test_merged_pointwise() -> None:

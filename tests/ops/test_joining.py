@@ -10,13 +10,7 @@ import pytest
 from optgraph import ops
 from optgraph.ir.graph import Graph
 from tests.support.definitions import evaluate, rand
-from tests.support.onnx_checks import (
-    exported,
-    imported,
-    single,
-    types,
-    weights,
-)
+from tests.support.onnx_checks import exported, imported, single, types, weights
 
 
 def test_reference_of_concat_and_split() -> None:

@@ -13,12 +13,7 @@ from optgraph.ir.graph import Graph
 from optgraph.ir.values import Shape, Value
 from optgraph.run.reference import run
 from tests.support.definitions import evaluate, rand
-from tests.support.onnx_checks import (
-    exported,
-    imported,
-    single,
-    types,
-)
+from tests.support.onnx_checks import exported, imported, single, types
 
 
 def test_reference() -> None:

@@ -11,15 +11,7 @@ import pytest
 from optgraph import ops
 from optgraph.ir.graph import Graph
 from tests.support.definitions import evaluate, per_channel, rand
-from tests.support.onnx_checks import (
-    agree,
-    exported,
-    imported,
-    model,
-    single,
-    types,
-    weights,
-)
+from tests.support.onnx_checks import agree, exported, imported, model, single, types, weights
 
 
 def test_batch_norm_reference() -> None:

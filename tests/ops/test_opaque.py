@@ -19,14 +19,7 @@ from optgraph.ir.values import RELU, Value
 from optgraph.onnx.write import to_onnx
 from optgraph.run.reference import Executor, run
 from tests.support.definitions import ACT, rand
-from tests.support.onnx_checks import (
-    add_opaque,
-    exported,
-    imported,
-    single,
-    types,
-    weights,
-)
+from tests.support.onnx_checks import add_opaque, exported, imported, single, types, weights
 
 # ---- reference, against the definition
 

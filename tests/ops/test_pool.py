@@ -8,13 +8,7 @@ import pytest
 from optgraph import ops
 from optgraph.ir.values import RELU, Act, Pads, Pair
 from tests.support.definitions import ACT, POOL_WINDOWS, evaluate, per_channel, pool, rand
-from tests.support.onnx_checks import (
-    exported,
-    imported,
-    single,
-    types,
-    weights,
-)
+from tests.support.onnx_checks import exported, imported, single, types, weights
 
 # ---- reference, against the definition
 

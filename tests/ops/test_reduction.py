@@ -11,13 +11,7 @@ from optgraph import ops
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import RELU
 from tests.support.definitions import evaluate, rand
-from tests.support.onnx_checks import (
-    add_opaque,
-    exported,
-    imported,
-    single,
-    types,
-)
+from tests.support.onnx_checks import add_opaque, exported, imported, single, types
 
 # ---- reference, against the definition
 
