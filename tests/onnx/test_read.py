@@ -116,6 +116,11 @@ REFUSED = {
         {"s": INITS["s"]},
         "export the model for inference",
     ),
+    "an input that is not there": (
+        [helper.make_node("Elu", [""], ["y"], name="y")],
+        {},
+        r"node 'y' \(Elu\): .*input 0 is marked single but has an empty string",
+    ),
     "broadcast": ([("Add", "x w", "y", {})], {"w": weights(3)}, "do not broadcast"),
 }
 
@@ -125,6 +130,13 @@ def test_bad_models_are_refused_by_node(name: str) -> None:
     nodes, inits, message = REFUSED[name]
     with pytest.raises(ModelError, match=message) as caught:
         read(model(nodes, inits))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_function_of_onnx_that_cannot_be_written_out() -> None:
+    node = helper.make_node("GroupNormalization", ["", "s", "s"], ["y"], num_groups=2)
+    with pytest.raises(ModelError, match="GroupNormalization cannot be written out") as caught:
+        read(model([node], {"s": INITS["s"]}, opset=21))
     assert "\n" not in str(caught.value)
 
 
