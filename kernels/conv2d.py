@@ -31,11 +31,12 @@ from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.gemm import Gemm
 from optgraph.kernels.frame.kernel import Kernel
-from optgraph.kernels.frame.launch import Block, Launch, describable, target_of
+from optgraph.kernels.frame.launch import Launch, describable, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_shape, check_window, row_stride, strides4
 from optgraph.kernels.frame.rows import alignment
 from optgraph.kernels.frame.split import unbound, workspace_bytes
 from optgraph.kernels.frame.tile import Box, Tile, blocks_along, cdiv, planned_batch
+from optgraph.kernels.frame.variant import Block
 from optgraph.kernels.frame.work import Read, Work
 
 _FLATTEN_BELOW = 16  # channels of a group: the least depth of a tl.dot

@@ -2,7 +2,7 @@
 
 A launcher (`pointwise(...)`, `pool(...)`) builds it from tensors and runs nothing, so the same object can be run
 (`launch()`), replayed from a captured CUDA graph, compiled for a machine that is not here, or asked what it costs.
-Neither building nor asking needs Triton; `binding.py` has what does.
+Neither building nor asking needs Triton; `variant.py` has what does.
 """
 
 from __future__ import annotations
@@ -20,66 +20,10 @@ import torch
 from optgraph.base.devices import INTERPRET, Target
 from optgraph.kernels.frame.arguments import Jit
 from optgraph.kernels.frame.tile import Problem, Tile
+from optgraph.kernels.frame.variant import ALIGNMENT, Variant, as_given, field_names, type_of
 from optgraph.kernels.frame.work import Work
 
-ALIGNMENT = 16  # bytes: what a vector access needs
-
-_TYPES = {
-    torch.float32: "fp32",
-    torch.float16: "fp16",
-    torch.bfloat16: "bf16",
-    torch.int8: "i8",
-    torch.uint8: "u8",
-    torch.int16: "i16",
-    torch.int32: "i32",
-    torch.int64: "i64",
-}
-
 _target: ContextVar[Target | None] = ContextVar("target", default=None)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A tensor that the kernel reads block by block through Hopper's copy engine (TMA), zeros beyond its edges.
-
-    shape, strides (in elements, the last 1): how the kernel sees it. block: what one load fetches.
-    """
-
-    tensor: torch.Tensor
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    block: tuple[int, ...]
-
-
-Type = str | tuple[tuple[str, str], ...]  # of an argument as Triton writes it; of a named tuple, field by field
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What is compiled: a jit function, the type of each argument ('constexpr' if it is a constant), the constants by
-    path ('BLOCK_M', 'end.act'), and the pointers that 16 bytes divide. Sizes are run-time arguments: no integer is ever
-    specialised, so that a network needs few variants."""
-
-    kernel: str
-    code: Jit
-    signature: tuple[tuple[str, Type], ...]
-    constants: tuple[tuple[str, Any], ...]
-    aligned: tuple[str, ...]
-    num_warps: int
-    num_stages: int
-
-    @property
-    def options(self) -> dict[str, int | bool]:
-        # Multiply and add as one instruction: Triton 3.10 is to change its default, 3.9 warns of it.
-        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
-
-    @property
-    def parameters(self) -> list[tuple[str, str]]:
-        """Path and type of what the compiled kernel takes, in order."""
-        flat: list[tuple[str, str]] = []
-        for name, kind in self.signature:
-            flat += [(name, kind)] if isinstance(kind, str) else [(f"{name}.{field}", k) for field, k in kind]
-        return [(path, kind) for path, kind in flat if kind != "constexpr"]
 
 
 @dataclass(frozen=True)
@@ -106,13 +50,12 @@ class Launch:
     workspace: int = 0
 
     def __call__(self) -> None:
-        from optgraph.kernels.frame.binding import run
-
         if not self.bound:
             device = next(value.device for value in self.arguments.values() if isinstance(value, torch.Tensor))
             self.with_workspace(torch.zeros(self.workspace, dtype=torch.uint8, device=device))()
             return
-        run(self)
+        given = {name: as_given(value) for name, value in (*self.arguments.items(), *self.constants.items())}
+        self.code.load()[self.grid](**given, **self.variant.options)
 
     @property
     def programs(self) -> int:
@@ -137,49 +80,25 @@ class Launch:
         """Path and value of every argument, those in named tuples one by one."""
         for name, value in self.arguments.items():
             if isinstance(value, tuple) and not isinstance(value, Jit):
-                yield from ((f"{name}.{field}", item) for field, item in zip(_fields(value), value, strict=True))
+                yield from ((f"{name}.{field}", item) for field, item in zip(field_names(value), value, strict=True))
             else:
                 yield name, value
 
     @cached_property
     def variant(self) -> Variant:
-        signature = [(name, _types(value)) for name, value in self.arguments.items()]
+        signature = [(name, type_of(value)) for name, value in self.arguments.items()]
         leaves = list(self.leaves())
         return Variant(
             self.kernel,
             self.code,
             (*signature, *((name, "constexpr") for name in self.constants)),
-            (*((path, value) for path, value in leaves if _type(value) == "constexpr"), *self.constants.items()),
+            (*((path, value) for path, value in leaves if type_of(value) == "constexpr"), *self.constants.items()),
             tuple(
                 path for path, value in leaves if isinstance(value, torch.Tensor) and value.data_ptr() % ALIGNMENT == 0
             ),
             self.tile.num_warps,
             self.tile.num_stages,
         )
-
-
-def _fields(value: tuple[Any, ...]) -> Sequence[str]:
-    """The names of a named tuple's fields; the numbers of another's."""
-    return getattr(value, "_fields", None) or [str(i) for i in range(len(value))]
-
-
-def _types(value: Any) -> Type:
-    if isinstance(value, tuple) and not isinstance(value, Jit):
-        return tuple((field, _type(item)) for field, item in zip(_fields(value), value, strict=True))
-    return _type(value)
-
-
-def _type(value: Any) -> str:
-    """The argument's type as Triton writes it; an absent one, or a function, is a constant."""
-    if isinstance(value, Block):
-        return f"tensordesc<{_TYPES[value.tensor.dtype]}[{', '.join(map(str, value.block))}]>"
-    if isinstance(value, torch.Tensor):
-        return "*" + _TYPES[value.dtype]
-    if value is None or isinstance(value, Jit):
-        return "constexpr"
-    if isinstance(value, int):
-        return "i32" if -(2**31) <= value < 2**31 else "i64"
-    return "fp32"
 
 
 def describable(tensor: torch.Tensor, strides: Sequence[int]) -> bool:

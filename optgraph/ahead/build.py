@@ -25,8 +25,8 @@ from optgraph.base.devices import DEVICES, Target
 from optgraph.base.errors import InputError, OptgraphError
 from optgraph.ir.values import BATCH
 from optgraph.kernels.frame.arguments import Jit
-from optgraph.kernels.frame.launch import Variant
 from optgraph.kernels.frame.tile import PLANNED_BATCHES
+from optgraph.kernels.frame.variant import Variant
 from optgraph.plan.buffers import dry_launches
 from optgraph.plan.plans import Plans
 

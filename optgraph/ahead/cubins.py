@@ -30,9 +30,8 @@ from optgraph.base.devices import Target
 from optgraph.base.errors import ArtifactError, OptgraphError
 from optgraph.base.files import replacing
 from optgraph.kernels.frame.arguments import OURS, Jit
-from optgraph.kernels.frame.binding import compiled
-from optgraph.kernels.frame.launch import Variant
 from optgraph.kernels.frame.sources import digest
+from optgraph.kernels.frame.variant import Variant, compiled
 
 SCRATCH = 2  # pointers that Triton appends to every kernel's parameters, null where they are not used
 _SIZES = {"pointer": 8, "i32": 4, "i64": 8, "fp32": 4}

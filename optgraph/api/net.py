@@ -169,6 +169,7 @@ def compile(
     progress: Progress = silent,
     simplify_passes: Sequence[Pass] = pipeline.SIMPLIFY,
     fuse_passes: Sequence[Pass] = pipeline.FUSE,
+    ops: Sequence[type[Op]] = (),
 ) -> Net:
     """Compiles an ONNX model.
 
@@ -182,12 +183,13 @@ def compile(
     batches: sizes worth reporting on; any size runs.
     targets: GPUs, such as 'sm_90', to compile the kernels for now, with no GPU: there, they need not be compiled again.
     progress: told what is being compiled, and how much of it is done, 0 to 1.
+    ops: operators of your own, for the ONNX operators that their `handlers` name, custom domains included.
     Raises ModelError, InputError; see `optgraph.errors`.
     """
     check_dtype(dtype)
     gpus = parse_targets(targets)
     backend = resolve_backend(backend)
-    graph = read.read(model, input_shape, outputs=outputs, budget=budget)
+    graph = read.read(model, input_shape, outputs=outputs, budget=budget, ops=ops)
     check_size(graph)
     check_finite(graph)
     digest = "" if isinstance(model, onnx.ModelProto) else hashlib.sha256(Path(model).read_bytes()).hexdigest()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from optgraph.base.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    import torch
 
 # What `dtype="..."` of a compile means: the type that kernels store. Sums are float32 in all of them.
 STORAGE = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -25,6 +28,8 @@ def check_dtype(dtype: str) -> None:
 
 def torch_dtype(name: str) -> torch.dtype:
     """The torch dtype of a numpy name. Raises ModelError if torch has none."""
+    import torch  # here, for names and sizes alone need no torch
+
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
         raise ModelError(f"dtype '{name}' is not supported")
@@ -33,4 +38,6 @@ def torch_dtype(name: str) -> torch.dtype:
 
 def nearest_tf32(x: torch.Tensor) -> torch.Tensor:
     """float32 rounded to 10 bits of fraction, as tensor cores multiply it; NaN as it is."""
+    import torch
+
     return torch.where(x.isnan(), x, ((x.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32))

@@ -425,7 +425,7 @@ def calibrate(
     """
     from optgraph.base.files import check_output, replacing
     from optgraph.onnx import calibrate as calibration
-    from optgraph.onnx.read import load_model
+    from optgraph.onnx.load import load_model
 
     check_output(output, model)
     with busy(f"calibrating {model.name}"):

@@ -25,8 +25,9 @@ from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.errors import InputError, OptgraphError
 from optgraph.compare.oracle import Feeds, Reference, allowed, coarseness, distance, example, noise
 from optgraph.compare.verify import Progress, computed_dtype, open_with_original
+from optgraph.onnx.load import load_model
 from optgraph.onnx.parts import cut, inlined
-from optgraph.onnx.read import InputShape, load_model
+from optgraph.onnx.read import InputShape
 from optgraph.plan.lowering import fitting_batch
 from optgraph.run.backends import OnnxRuntime, session
 

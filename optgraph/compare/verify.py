@@ -25,7 +25,8 @@ from optgraph.base.errors import InputError
 from optgraph.compare.oracle import Feeds, Reference, allowed, coarseness, distance, example, noise
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.text import op_text
-from optgraph.onnx.read import InputShape, load_model
+from optgraph.onnx.load import load_model
+from optgraph.onnx.read import InputShape
 from optgraph.onnx.write import Exporter
 from optgraph.plan.lowering import fitting_batch
 from optgraph.run.engine import Engine

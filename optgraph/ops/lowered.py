@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from optgraph.base.errors import NoKernelError
-from optgraph.ir.graph import Node
+from optgraph.ir.op import Node
 from optgraph.ir.values import Act
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.view import View

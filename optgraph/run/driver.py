@@ -18,7 +18,8 @@ from optgraph.ahead import cubins
 from optgraph.ahead.cubins import SCRATCH, Cubin, Parameter, TensorMap, runs_on
 from optgraph.base.devices import Target
 from optgraph.base.errors import OptgraphError
-from optgraph.kernels.frame.launch import Block, Launch, Variant
+from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.variant import Block, Variant
 
 _LIBRARY = "libcuda.so.1"
 _SHARED_BY_DEFAULT = 48 << 10  # what a block may have of shared memory without asking for it

@@ -112,7 +112,9 @@ class Engine:
     ) -> None:
         self._plans = plans
         self._device = device
-        self._target = target or (INTERPRET if device.type == "cpu" else Target(torch.cuda.get_device_capability(device)))
+        self._target = target or (
+            INTERPRET if device.type == "cpu" else Target(torch.cuda.get_device_capability(device))
+        )
         self._weights = Weights(plans.graph.constants, device)
         self._idle: dict[int, list[Context]] = {}
         self._lock = threading.Lock()

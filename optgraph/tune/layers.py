@@ -23,10 +23,11 @@ from optgraph.base.dtypes import ITEMSIZE
 from optgraph.base.errors import OptgraphError
 from optgraph.ir.graph import Graph
 from optgraph.kernels.frame.kernel import Kernel
-from optgraph.kernels.frame.launch import ALIGNMENT, Launch, targeting
+from optgraph.kernels.frame.launch import Launch, targeting
 from optgraph.kernels.frame.sample import IMAGE, WEIGHT, Operands, Sample
 from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.tree import mapped
+from optgraph.kernels.frame.variant import ALIGNMENT
 from optgraph.kernels.frame.view import View
 from optgraph.plan.plan import Call, Plan, Weight
 from optgraph.plan.weights import Shapes

@@ -28,8 +28,9 @@ from optgraph.kernels.elementwise import elementwise
 from optgraph.kernels.frame import sources
 from optgraph.kernels.frame.arguments import Jit
 from optgraph.kernels.frame.ends import Epilogue, Prologue
-from optgraph.kernels.frame.launch import Variant, targeting
+from optgraph.kernels.frame.launch import targeting
 from optgraph.kernels.frame.tile import Tile
+from optgraph.kernels.frame.variant import Variant
 from optgraph.kernels.pointwise import pointwise
 from optgraph.passes import pipeline
 from optgraph.plan.buffers import Buffers

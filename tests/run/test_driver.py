@@ -19,8 +19,9 @@ from optgraph.kernels.elementwise import elementwise
 from optgraph.kernels.frame import sources
 from optgraph.kernels.frame.arguments import Jit
 from optgraph.kernels.frame.ends import Epilogue, Prologue
-from optgraph.kernels.frame.launch import Block, Launch, targeting
+from optgraph.kernels.frame.launch import Launch, targeting
 from optgraph.kernels.frame.tile import Tile
+from optgraph.kernels.frame.variant import Block
 from optgraph.kernels.frame.work import Work
 from optgraph.kernels.pointwise import pointwise
 from optgraph.run import driver
