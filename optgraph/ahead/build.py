@@ -26,6 +26,7 @@ from optgraph.ahead.cubins import Cubin
 from optgraph.base import config
 from optgraph.base.devices import DEVICES
 from optgraph.base.errors import InputError, OptgraphError
+from optgraph.base.progress import Progress, silent
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import BATCH
 from optgraph.kernels.frame.choice import PLANNED_BATCHES
@@ -37,12 +38,7 @@ from optgraph.plan.weights import Weights, resolve
 if TYPE_CHECKING:
     from optgraph.kernels.frame.launch import Variant
 
-Progress = Callable[[str, float], None]
 _BROKEN = "the compiler broke down: OPTGRAPH_DEBUG=1 shows how"
-
-
-def silent(what: str, done: float) -> None:
-    """A Progress that nobody sees."""
 
 
 @dataclass(frozen=True)

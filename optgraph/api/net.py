@@ -11,11 +11,12 @@ import numpy as np
 import onnx
 import torch
 
-from optgraph.ahead.build import Progress, Use, build, check_targets, find_uses, silent
+from optgraph.ahead.build import Use, build, check_targets, find_uses
 from optgraph.ahead.cubins import Cubin
 from optgraph.api import artifact
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.errors import InputError, ModelError
+from optgraph.base.progress import Progress, silent
 from optgraph.cost.work import bytes_per_image
 from optgraph.ir.checks import check_finite, check_size
 from optgraph.ir.graph import Graph

@@ -23,8 +23,9 @@ import torch
 from optgraph.api.net import Net
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.errors import InputError, OptgraphError
+from optgraph.base.progress import Progress, silent
 from optgraph.compare.oracle import Feeds, Reference, allowed, coarseness, distance, example, noise
-from optgraph.compare.verify import Progress, computed_dtype, open_with_original
+from optgraph.compare.verify import computed_dtype, open_with_original
 from optgraph.onnx.parts import cut, inlined
 from optgraph.onnx.read import InputShape, load_model
 from optgraph.plan.lowering import fitting_batch
@@ -92,7 +93,7 @@ def bench(
     min_seconds: float = 2.0,
     input_shape: InputShape | Mapping[str, InputShape] | None = None,
     original: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     outputs: Sequence[str] = (),
     budget: Budget = DEFAULT,
 ) -> Comparison:
@@ -108,8 +109,7 @@ def bench(
         raise InputError(f"cannot compare with '{against}': use {', '.join(AGAINST)}")
     if repeats < 1 or (threads is not None and threads < 1):
         raise InputError("repeats and threads are at least 1")
-    tell = progress or (lambda stage, done: None)
-    tell("compile", 0.0)
+    progress("compile", 0.0)
     net, source = open_with_original(model, backend, dtype, input_shape, original, outputs, budget)
     batch = fitting_batch(net.inputs, batch)
     feeds = example(net.inputs, batch, seed=0)
@@ -118,7 +118,7 @@ def bench(
     theirs = _onnxruntime(source, whole, list(net.outputs), threads)
     with _torch_threads(threads):
         ours = _ours(net, threads)
-        tell("warm-up", 0.0)
+        progress("warm-up", 0.0)
         answers = theirs(feeds)
         (plain,) = Reference(whole).run(list(answers), feeds)
         dtype = computed_dtype(net)
@@ -127,7 +127,7 @@ def bench(
         for run in (ours, theirs) * (WARM_UPS - 1):
             run(feeds)
         ours_s, theirs_s = interleave(
-            lambda: ours(feeds), lambda: theirs(feeds), repeats, min_seconds, lambda done: tell("timing", done)
+            lambda: ours(feeds), lambda: theirs(feeds), repeats, min_seconds, lambda done: progress("timing", done)
         )
     return _compare(net, against, batch, threads, ours_s, theirs_s)
 

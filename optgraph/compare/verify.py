@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -22,6 +22,7 @@ import torch
 from optgraph.api.net import Net, compile, load
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.errors import InputError
+from optgraph.base.progress import Progress, silent
 from optgraph.compare.oracle import Feeds, Reference, allowed, coarseness, distance, example, noise
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.text import op_text
@@ -31,7 +32,6 @@ from optgraph.plan.lowering import fitting_batch
 from optgraph.run.engine import Engine
 from optgraph.run.reference import Executor
 
-Progress = Callable[[str, float], None]  # what is being done, and how much of it, from 0 to 1
 Tensors = Mapping[str, torch.Tensor]
 
 # What a region may be off, in terms of an output: inside, rounding shows about 2.5 times as much as at the end, where
@@ -110,7 +110,7 @@ def verify(
     original: str | Path | None = None,
     batch: int = 1,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     outputs: Sequence[str] = (),
     budget: Budget = DEFAULT,
 ) -> Verification:
@@ -128,15 +128,14 @@ def verify(
 
 
 def verify_net(
-    net: Net, original: str | Path, batch: int = 1, seed: int = 0, progress: Progress | None = None
+    net: Net, original: str | Path, batch: int = 1, seed: int = 0, progress: Progress = silent
 ) -> Verification:
     """As `verify`, for a net that was compiled before, from `original`."""
     import onnxruntime
 
-    tell = progress or (lambda stage, done: None)
     batch = fitting_batch(net.inputs, batch)
     feeds, others = (example(net.inputs, batch, s) for s in (seed, seed + 1))
-    tell("reference", 0.0)
+    progress("reference", 0.0)
     reference = Reference(load_model(original))
     answers, other_answers = reference.run(list(net.outputs), feeds, others)
     (optimized,) = reference.run(list(net.outputs), feeds, optimize=True)
@@ -146,9 +145,9 @@ def verify_net(
     rounding = max(noise(answers, optimized), coarseness(net.fused, dtype, feeds, answers))
     bound = allowed(dtype, rounding)
     graph = net.simplified if net.backend == "onnxruntime" else net.fused
-    regions = _Regions(graph, reference, feeds, REGION_FACTOR * bound, tell)
+    regions = _Regions(graph, reference, feeds, REGION_FACTOR * bound, progress)
     results = _run(net, feeds, regions)
-    tell("outputs", 1.0)
+    progress("outputs", 1.0)
     outputs = tuple(OutputError(name, *distance(results[name], answers[name])) for name in answers)
     reason = _reason(outputs, regions, sensitivity, bound)
     return Verification(
