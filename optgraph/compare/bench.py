@@ -30,6 +30,7 @@ from optgraph.onnx.parts import cut, inlined
 from optgraph.onnx.read import InputShape, load_model
 from optgraph.plan.lowering import fitting_batch
 from optgraph.run.backends import OnnxRuntime, session
+from optgraph.tune.timing import Times
 
 AGAINST = ("onnxruntime",)
 WARM_UPS = 3  # the first run compiles kernels, the second records a CUDA graph, the third replays it
@@ -48,6 +49,10 @@ class Spread:
     min: float
     max: float
     iqr: float
+
+    @classmethod
+    def of(cls, times: Times) -> Spread:
+        return cls(times.min, times.max, times.iqr)
 
 
 @dataclass(frozen=True)
@@ -213,7 +218,7 @@ def _torch_threads(threads: int) -> Iterator[None]:
 def _compare(
     net: Net, against: str, batch: int, threads: int, ours: Sequence[float], theirs: Sequence[float]
 ) -> Comparison:
-    ours_ms, theirs_ms = (1e3 * statistics.median(times) for times in (ours, theirs))
+    our_times, their_times = (Times.of([1e3 * second for second in seconds]) for seconds in (ours, theirs))
     return Comparison(
         model=net.source.name,
         backend=net.backend,
@@ -222,19 +227,14 @@ def _compare(
         batch=batch,
         threads=threads,
         device=torch.cuda.get_device_name() if net.backend == "triton" else _processor(),
-        ours_ms=ours_ms,
-        theirs_ms=theirs_ms,
+        ours_ms=our_times.median,
+        theirs_ms=their_times.median,
         ratio=statistics.median(t / o for o, t in zip(ours, theirs, strict=True)),
-        ratio_of_medians=theirs_ms / ours_ms,
+        ratio_of_medians=their_times.median / our_times.median,
         repeats=len(ours),
-        spread={"ours": _spread(ours), "theirs": _spread(theirs)},
+        spread={"ours": Spread.of(our_times), "theirs": Spread.of(their_times)},
         versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
     )
-
-
-def _spread(seconds: Sequence[float]) -> Spread:
-    first, third = np.percentile(seconds, (25, 75))
-    return Spread(1e3 * min(seconds), 1e3 * max(seconds), 1e3 * float(third - first))
 
 
 def _version(package: str) -> str:

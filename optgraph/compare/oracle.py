@@ -12,7 +12,7 @@ import torch
 from onnx import helper
 
 from optgraph.ir.graph import Graph
-from optgraph.ir.values import Value
+from optgraph.ir.values import Value, channels_last
 from optgraph.onnx import calibrate
 from optgraph.onnx.parts import upstream
 from optgraph.plan.lowering import STORAGE
@@ -137,7 +137,7 @@ def example(inputs: Mapping[str, Value], batch: int, seed: int) -> dict[str, np.
         if dtype.kind != "f":
             array = rng.integers(0, 2 if dtype.kind == "b" else 128, shape)
         elif len(shape) == 4:
-            array = calibrate.images(rng, shape, channels_last=shape[3] in (1, 3) and shape[1] not in (1, 3))
+            array = calibrate.images(rng, shape, channels_last(shape))
         else:
             array = rng.standard_normal(shape)
         feeds[name] = array.astype(dtype)

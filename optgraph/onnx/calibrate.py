@@ -28,6 +28,7 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 
 from optgraph.base.errors import ModelError
+from optgraph.ir.values import channels_last
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -156,9 +157,8 @@ class _Calibration:
         if not _is_float(dtype):
             raise ModelError(f"cannot calibrate a model with a {dtype} input: inputs must be floating point")
         dims = [d.dim_value for d in tensor.shape.dim]
-        last = len(dims) == 4 and dims[3] in (1, 3) and dims[1] not in (1, 3)
-        dims = [length or (size if axis else IMAGES) for axis, length in enumerate(dims)]
-        picture = images(self.rng, tuple(dims), last) if len(dims) == 4 else self.rng.standard_normal(dims)
+        shape = tuple(length or (size if axis else IMAGES) for axis, length in enumerate(dims))
+        picture = images(self.rng, shape, channels_last(dims)) if len(shape) == 4 else self.rng.standard_normal(shape)
         return picture.astype(dtype)
 
     def fill(self) -> onnx.ModelProto:
