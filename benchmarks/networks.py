@@ -25,8 +25,8 @@ from benchmarks import record
 from optgraph.cost import work
 from optgraph.ir.values import channels_last
 from optgraph.onnx import calibrate, write
+from optgraph.onnx.sessions import session
 from optgraph.passes import pipeline
-from optgraph.run import backends
 
 
 def relative(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -45,10 +45,10 @@ def measure(name: str, interpret: bool, folder: Path) -> dict[str, Any]:
     seconds = time.process_time() - start
 
     net = optgraph.compile(path, backend="torch")
-    session = backends.session(str(path), optimize=False)
+    original = session(str(path), optimize=False)
     shape = [1 if isinstance(d, str) else d for d in next(iter(net.inputs.values())).shape]
     images = [calibrate.images(seed, tuple(shape), channels_last(shape)) for seed in (1, 2)]
-    answers = [session.run(None, {session.get_inputs()[0].name: image})[0] for image in images]
+    answers = [original.run(None, {original.get_inputs()[0].name: image})[0] for image in images]
     plan = net.plan()
     half = optgraph.compile(path, backend="torch", dtype="fp16")
     row: dict[str, Any] = {

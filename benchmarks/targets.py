@@ -26,7 +26,7 @@ from benchmarks import record
 from optgraph.ahead.build import find_uses
 from optgraph.compare.oracle import distance
 from optgraph.kernels.frame.launch import targeting
-from optgraph.run.backends import session
+from optgraph.onnx.sessions import session
 from tests.support import family
 
 # network, height and width, what to run: (batch, target)

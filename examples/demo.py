@@ -58,7 +58,7 @@ def run_block(block: optgraph.Graph) -> float:
     for backend in ("triton" if torch.cuda.is_available() else "interpret", "torch"):
         run = make_backend(backend, block, block, "fp32")
         start = time.perf_counter()
-        answers.append(run({name: x})["y"].cpu())
+        answers.append(run({name: x}, 1)["y"].cpu())
         print(f"{backend:9} {time.perf_counter() - start:6.2f} s, first run")
     ours, reference = answers
     return float((ours - reference).norm() / reference.norm())

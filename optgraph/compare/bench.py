@@ -24,12 +24,13 @@ from optgraph.api.net import Net
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.errors import InputError, OptgraphError
 from optgraph.base.progress import Progress, silent
-from optgraph.compare.oracle import Feeds, Reference, allowed, coarseness, distance, example, noise
+from optgraph.compare.oracle import allowed, coarseness, distance, example, noise
 from optgraph.compare.verify import computed_dtype, open_with_original
 from optgraph.onnx.parts import cut, inlined
 from optgraph.onnx.read import InputShape, load_model
+from optgraph.onnx.sessions import Feeds, InnerValues, session
 from optgraph.plan.lowering import fitting_batch
-from optgraph.run.backends import OnnxRuntime, session
+from optgraph.run.backends import OnnxRuntime
 from optgraph.tune.timing import Times
 
 AGAINST = ("onnxruntime",)
@@ -122,10 +123,10 @@ def bench(
     whole = load_model(source)
     theirs = _onnxruntime(source, whole, list(net.outputs), threads)
     with _torch_threads(threads):
-        ours = _ours(net, threads)
+        ours = _ours(net, batch, threads)
         progress("warm-up", 0.0)
         answers = theirs(feeds)
-        (plain,) = Reference(whole).run(list(answers), feeds)
+        (plain,) = InnerValues(whole).run(list(answers), feeds)
         dtype = computed_dtype(net)
         rounding = max(noise(plain, answers), coarseness(net.fused, dtype, feeds, plain))
         require_agreement(ours(feeds), answers, allowed(dtype, rounding))
@@ -178,11 +179,11 @@ def interleave(
 # ---- the two sides: each takes and gives arrays in host memory
 
 
-def _ours(net: Net, threads: int) -> Runner:
-    run = OnnxRuntime(net.simplified, threads) if net.backend == "onnxruntime" else net.run
+def _ours(net: Net, batch: int, threads: int) -> Runner:
+    runtime = OnnxRuntime(net.simplified, threads) if net.backend == "onnxruntime" else net.runtime
 
     def call(feeds: Feeds) -> dict[str, np.ndarray]:
-        results = run({name: torch.from_numpy(array) for name, array in feeds.items()})
+        results = runtime({name: torch.from_numpy(array) for name, array in feeds.items()}, batch)
         return {name: result.float().cpu().numpy() for name, result in results.items()}
 
     return call

@@ -8,13 +8,14 @@ after the first run and replayed (`capture.py`).
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from optgraph.ahead.cubins import Cubin
-from optgraph.ir.graph import Graph
+from optgraph.ir.graph import Graph, Node
 from optgraph.ir.op import Op
 from optgraph.ops import torch_ops
 from optgraph.plan.buffers import Buffers
@@ -22,6 +23,9 @@ from optgraph.plan.lowering import lower
 from optgraph.plan.plan import Call, Plan, View
 from optgraph.plan.weights import Weights
 from optgraph.run.capture import capture
+
+Tensors = Mapping[str, torch.Tensor]
+See = Callable[[Node, Tensors], None]  # a node, and the values it gave
 
 # Makes of a Launch, or of a fallback's function, what enqueues it: on a GPU, a cubin launched through the driver.
 Prepare = Callable[[Callable[[], None]], Callable[[], None]]
@@ -124,7 +128,8 @@ class Engine:
     """Runs a fused graph through kernels for any batch size: plans per batch, contexts per concurrent run."""
 
     def __init__(self, graph: Graph, dtype: str, device: torch.device, cubins: Sequence[Cubin] = ()) -> None:
-        self._graph = graph
+        self.graph = graph
+        self.replays = device.type == "cuda"  # a run after the first is not launch by launch
         self._dtype = dtype
         self._device = device
         self._weights = Weights(graph.constants, device)
@@ -141,7 +146,7 @@ class Engine:
         """The plan for `batch` images, made on first use and kept."""
         with self._lock:
             if batch not in self._plans:
-                self._plans[batch] = lower(self._graph, batch, self._dtype)
+                self._plans[batch] = lower(self.graph, batch, self._dtype)
             return self._plans[batch]
 
     @contextmanager
@@ -170,10 +175,26 @@ class Engine:
             with torch.cuda.device(self._device):
                 yield
 
-    def __call__(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        shape = next(iter(feeds.values())).shape
-        batch = shape[0] if shape else 1
+    def __call__(self, feeds: Tensors, batch: int) -> dict[str, torch.Tensor]:
+        """The outputs for `batch` images, 1 where no input has an open batch."""
         with self.context(batch) as context:
             context.load(feeds)
             context.run()
             return context.results()
+
+    def stepwise(self, feeds: Tensors, batch: int, see: See) -> dict[str, torch.Tensor]:
+        """As a call, and shows `see` every node, launch by launch; what it gave is valid until `see` returns."""
+        with self.context(batch) as context:
+            context.load(feeds)
+            launches = Counter(call.node for call in context.plan.calls)
+            steps = context.steps()
+            # A node without a launch, such as a concat in place, is a view of what is there by now.
+            for node in self.graph.nodes():
+                for _ in range(launches[node.name]):
+                    next(steps)
+                see(node, {value: context.view(context.plan.results[value]) for value in node.outputs})
+            results = context.results()
+        if not self.replays:
+            return results  # interpreted, another run would take minutes and launch the same again
+        self(feeds, batch)  # records what later runs, such as the next, replay
+        return self(feeds, batch)

@@ -12,12 +12,11 @@ from onnx import helper, numpy_helper
 
 from optgraph.api import net
 from optgraph.base.errors import InputError
-from optgraph.compare import oracle
 from optgraph.compare.oracle import allowed, coarseness, distance, example
 from optgraph.compare.verify import verify, verify_net
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import BATCH, Value
-from optgraph.onnx import calibrate
+from optgraph.onnx import calibrate, sessions
 from optgraph.onnx.write import save_onnx
 from optgraph.ops import Affine, Conv
 from optgraph.passes import pipeline
@@ -25,6 +24,7 @@ from optgraph.passes.rewrite import Outcome
 from optgraph.plan.lowering import fitting_batch
 from optgraph.run.engine import Engine
 from tests.support.networks import Builder, inception_a, inception_resnet, xception
+from tests.support.two_inputs import shifted
 
 BACKENDS = ("torch", "onnxruntime", "interpret")
 
@@ -114,13 +114,14 @@ def test_what_a_gpu_replays_is_what_counts(tmp_path):
     class Replaying(Engine):
         runs = 0
 
-        def __call__(self, feeds):
+        def __call__(self, feeds, batch):
             self.runs += 1
-            return {name: result * self.runs for name, result in super().__call__(feeds).items()}
+            return {name: result * self.runs for name, result in super().__call__(feeds, batch).items()}
 
     path = saved(xception(), tmp_path)
     gpu = net.compile(path, "interpret")
-    gpu.backend, gpu.run = "triton", Replaying(gpu.fused, "fp32", torch.device("cpu"))
+    gpu.runtime = Replaying(gpu.fused, "fp32", torch.device("cpu"))
+    gpu.runtime.replays = True
     result = verify_net(gpu, path)
     assert result.first_bad_region is None and result.regions_compared == result.regions_total
     assert result.outputs[0].rel_l2 == pytest.approx(1.0) and not result.ok
@@ -230,8 +231,8 @@ def test_json_has_the_fields_and_no_nan(tmp_path):
 
 
 def test_reference_values_are_held_a_chunk_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(oracle, "CHUNK", 3)
-    make, held, runs = oracle.session, [], []
+    monkeypatch.setattr(sessions, "CHUNK", 3)
+    make, held, runs = sessions.session, [], []
 
     class Recorder:
         def __init__(self, *args, **kwargs):
@@ -243,7 +244,7 @@ def test_reference_values_are_held_a_chunk_at_a_time(tmp_path, monkeypatch):
             held.extend(weakref.ref(array) for array in results)
             return results
 
-    monkeypatch.setattr(oracle, "session", Recorder)
+    monkeypatch.setattr(sessions, "session", Recorder)
     result = verify(saved(inception_a(), tmp_path), "torch")
     assert result.ok
     asked, alive = zip(*runs[3:], strict=True)  # the first three are whole answers: to two inputs, and optimised
@@ -291,6 +292,13 @@ def test_another_input_shape_than_the_declared_one(tmp_path):
     assert verify(path, "torch", input_shape=("N", 12, 13, 7), batch=3).ok
     with pytest.raises(InputError, match="fixes it to 1"):
         verify(path, "torch", batch=3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_first_input_without_a_batch(backend, tmp_path):
+    result = verify(saved(shifted(), tmp_path), backend, batch=2)
+    assert result.ok and result.batch == 2
+    assert result.regions_compared == result.regions_total
 
 
 def test_an_artifact_is_held_against_its_original(tmp_path):

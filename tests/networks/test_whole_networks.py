@@ -14,7 +14,7 @@ import pytest
 import optgraph
 from optgraph.compare.verify import verify_net
 from optgraph.onnx.calibrate import calibrate, images
-from optgraph.run.backends import session
+from optgraph.onnx.sessions import session
 from tests.support.paths import GRAPHS
 
 BOUND = 1e-5

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from optgraph.api.net import Net, Source
+from optgraph.api.net import Net, SourceModel
 from optgraph.base.errors import ModelError
 from optgraph.cost.work import bytes_per_image
 from optgraph.ir.checks import check_finite
@@ -35,7 +35,7 @@ def text(table: Table) -> str:
 
 def net(graph: Graph, dtype: str = "fp32") -> Net:
     """`graph` as if compiled from 99 nodes."""
-    return Net(graph, graph, Source("m.onnx", "", 99, bytes_per_image(graph, dtype)), "torch", dtype)
+    return Net(graph, graph, SourceModel("m.onnx", "", 99, bytes_per_image(graph, dtype)), "torch", dtype)
 
 
 def small() -> Graph:
