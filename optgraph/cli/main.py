@@ -416,6 +416,7 @@ def calibrate(
     output: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="Where.", show_default=False)],
     seed: Annotated[int, typer.Option(min=0, help="Of the weights and the images.")] = 0,
     size: Annotated[int, typer.Option(min=1, help="Height and width of the images, where the model allows it.")] = 128,
+    refill: Annotated[bool, typer.Option("--refill", help="Draw the weights that are there anew, too.")] = False,
 ) -> None:
     """Fill a model whose weights were stripped with random ones of sound scale.
 
@@ -429,7 +430,7 @@ def calibrate(
 
     check_output(output, model)
     with busy(f"calibrating {model.name}"):
-        filled = calibration.calibrate(load_model(model), seed, size)
+        filled = calibration.calibrate(load_model(model), seed, size, refill)
     with replacing(output) as file:
         file.write(filled.SerializeToString())
     show(False, {}, f"wrote {output}")

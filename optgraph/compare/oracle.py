@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from optgraph.base.images import images
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import Value, channels_last
-from optgraph.onnx import calibrate
 from optgraph.onnx.sessions import Feeds
 from optgraph.plan.lowering import STORAGE
 from optgraph.plan.weights import nearest_tf32
@@ -84,7 +84,7 @@ def example(inputs: Mapping[str, Value], batch: int, seed: int) -> dict[str, np.
         if dtype.kind != "f":
             array = rng.integers(0, 2 if dtype.kind == "b" else 128, shape)
         elif len(shape) == 4:
-            array = calibrate.images(rng, shape, channels_last(shape))
+            array = images(rng, shape, channels_last(shape))
         else:
             array = rng.standard_normal(shape)
         feeds[name] = array.astype(dtype)

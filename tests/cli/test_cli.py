@@ -20,7 +20,7 @@ from PIL import Image
 
 from optgraph.api import net
 from optgraph.cli import main
-from optgraph.onnx.calibrate import strip
+from optgraph.onnx.stripped import strip
 from tests.support.cli_models import NODES, call, classifier, ok, ok_json, saved
 
 

@@ -12,11 +12,12 @@ from onnx import helper, numpy_helper
 
 from optgraph.api import net
 from optgraph.base.errors import InputError
+from optgraph.base.images import images
 from optgraph.compare.oracle import allowed, coarseness, distance, example
 from optgraph.compare.verify import verify, verify_net
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import BATCH, Value
-from optgraph.onnx import calibrate, sessions
+from optgraph.onnx import sessions
 from optgraph.onnx.write import save_onnx
 from optgraph.ops import Affine, Conv
 from optgraph.passes import pipeline
@@ -356,7 +357,7 @@ def test_example_fits_each_input():
 def test_example_draws_pictures_the_way_an_input_lies():
     for shape, channels_last in (((2, 3, 8, 6), False), ((2, 8, 6, 3), True), ((2, 12, 9, 9), False)):
         feeds = example({"x": Value((BATCH, *shape[1:]))}, batch=2, seed=3)
-        assert np.array_equal(feeds["x"], calibrate.images(3, shape, channels_last))
+        assert np.array_equal(feeds["x"], images(3, shape, channels_last))
 
 
 def test_what_is_allowed_follows_the_noise_up_to_a_limit():

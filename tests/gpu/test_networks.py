@@ -12,9 +12,9 @@ import torch
 
 import optgraph
 from benchmarks import record
+from optgraph.base.images import images
 from optgraph.compare.oracle import BOUNDS
 from optgraph.compare.verify import verify_net
-from optgraph.onnx.calibrate import images
 from optgraph.onnx.write import save_onnx
 from optgraph.plan.lowering import STORAGE
 from optgraph.run.engine import Engine
