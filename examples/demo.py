@@ -25,7 +25,7 @@ from optgraph.ir.subgraph import extract
 from optgraph.ir.text import node_text
 from optgraph.ops import Separable
 from optgraph.plan.lowering import lower
-from optgraph.report.report import counts
+from optgraph.report.tables import counts
 from optgraph.run.backends import make_backend
 
 STRIPPED = Path(__file__).parent / "graphs" / "torch_bn_xception.onnx"

@@ -172,7 +172,8 @@ def compile(
     'interpret', 'onnxruntime' or 'torch'. dtype: 'fp32', 'tf32', 'fp16' or 'bf16', what the kernels store and
     multiply in; sums are float32, and the two reference backends always compute in float32.
     input_shape: fixes open dimensions, see `read`.
-    outputs: names of tensors to cut the network off at: what it then answers with, by these names.
+    outputs: names of tensors to cut the network off at: what it then answers with, by these names. `--cut`, on the
+        command line.
     strict: a node without a kernel is an error.
     budget: what the model may ask for.
     batches: sizes worth reporting on; any size runs.

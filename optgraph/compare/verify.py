@@ -115,7 +115,7 @@ def verify(
     model: an .onnx, compiled here, or an .optgraph, which has its own dtype and input shape.
     original: the .onnx an .optgraph came from; by default, the file of its name beside it.
     batch, seed: of the inputs, which are smooth random images where an input has rank 4.
-    outputs: tensors to cut the model off at, which are compared with what they are inside the original.
+    outputs: tensors to cut the model off at (`--cut`), which are compared with what they are inside the original.
     budget: what the model may ask for.
     Raises InputError if the original is missing or another one, or the batch does not fit; and as `compile` and `load`.
     """
