@@ -162,5 +162,10 @@ def test_bench_shows_what_was_measured(model: Path, monkeypatch: pytest.MonkeyPa
     times = {key: found[key] for key in ("ours_ms", "theirs_ms", "ratio", "repeats")}
     assert times == pytest.approx({"ours_ms": 5.0, "theirs_ms": 10.0, "ratio": 2.0, "repeats": 3})
     out = ok("bench", model)
-    for text in ("5.00 ms (4.00 to 6.00, IQR 1.00)", "10.00 ms (8.00 to 18.00, IQR 5.00)", "2.00× by pairs"):
+    for text in (
+        "5.00 ms (4.00 to 6.00, IQR 1.00)",
+        "10.00 ms (8.00 to 18.00, IQR 5.00)",
+        "speed-up",
+        "2.00× by pairs",
+    ):
         assert text in out
