@@ -1,6 +1,6 @@
 """A simplified graph as a torch module: what the torch peers run, so that all sides compute the same network.
 
-Each operator is the standard torch function that says it (`optgraph.torch_ops`: F.conv2d, F.max_pool2d, torch.cat ...),
+Each operator is the standard torch function that says it (`optgraph.ops`: F.conv2d, F.max_pool2d, torch.cat ...),
 as a person would write the module by hand; `torch.compile` traces it whole.
 """
 

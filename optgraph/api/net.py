@@ -179,7 +179,7 @@ def compile(
     batches: sizes worth reporting on; any size runs.
     targets: GPUs, such as 'sm_90', to compile the kernels for now, with no GPU: there, they need not be compiled again.
     progress: told what is being compiled, and how much of it is done, 0 to 1.
-    Raises ModelError, InputError; see `optgraph.errors`.
+    Raises ModelError, InputError; see `optgraph.base.errors`.
     """
     check_dtype(dtype)
     check_targets(targets)

@@ -1,4 +1,4 @@
-"""What the GPU tests check, for any device: `tests/test_gpu_checks.py` runs it in the interpreter on small graphs."""
+"""What the GPU tests check, for any device: `tests/tune/test_layers.py` runs it in the interpreter on small graphs."""
 
 from __future__ import annotations
 
