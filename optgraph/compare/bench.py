@@ -24,6 +24,7 @@ from optgraph.api.net import Net
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.errors import InputError, OptgraphError
 from optgraph.base.progress import Progress, silent
+from optgraph.base.version import version
 from optgraph.compare.oracle import allowed, coarseness, distance, example, noise
 from optgraph.compare.verify import computed_dtype, open_with_original
 from optgraph.onnx.parts import cut, inlined
@@ -38,7 +39,7 @@ WARM_UPS = 3  # the first run compiles kernels, the second records a CUDA graph,
 # An engine's worker threads spin for a while after its run, waiting for the next one. On two cores that alone made the
 # same ONNX Runtime session up to 1.7 times slower when the other side ran right before it.
 PAUSE_SECONDS = 0.05
-PACKAGES = ("torch", "onnxruntime", "onnx", "triton", "optgraph")
+PACKAGES = ("torch", "onnxruntime", "onnx", "triton")
 
 Runner = Callable[[Feeds], dict[str, np.ndarray]]
 
@@ -234,7 +235,11 @@ def _compare(
         ratio_of_medians=their_times.median / our_times.median,
         repeats=len(ours),
         spread={"ours": Spread.of(our_times), "theirs": Spread.of(their_times)},
-        versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        versions={
+            "python": platform.python_version(),
+            **{name: _version(name) for name in PACKAGES},
+            "optgraph": version(),
+        },
     )
 
 

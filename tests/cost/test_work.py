@@ -221,9 +221,7 @@ def network(name: str) -> Graph:
     ],
 )
 def test_networks(name: str, macs: float, parameters: float, moved: float) -> None:
-    """Multiply-adds and parameters as published for images of these sizes; no more bytes than
-    fusion leaves of them today.
-    """
+    """Multiply-adds and parameters as published for images of these sizes; no more bytes than fusion is to leave."""
     graph = network(name)
     plan = lower(graph, 1, "fp16")
     found = work(graph, plan)
