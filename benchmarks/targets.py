@@ -27,7 +27,7 @@ from benchmarks import record
 from optgraph.ahead.build import find_uses
 from optgraph.base.devices import Target
 from optgraph.compare.oracle import distance
-from optgraph.run.backends import session
+from optgraph.onnx.sessions import session
 from optgraph.run.engine import Engine
 from tests.support import family
 
@@ -49,7 +49,7 @@ def measure(network: str, path: Path, size: int, batch: int, target: str) -> dic
     there = Target.parse(target)
     engine = Engine(net.plans, torch.device("cpu"), target=there)
     start = time.perf_counter()
-    (found,) = engine({name: torch.from_numpy(x) for name in net.inputs}).values()
+    (found,) = engine({name: torch.from_numpy(x) for name in net.inputs}, batch).values()
     seconds = time.perf_counter() - start
     counts = [(use, use.launches[batch]) for use in find_uses(net.plans, [batch], [there])]
 

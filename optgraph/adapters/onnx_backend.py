@@ -1,6 +1,6 @@
 """ONNX's backend interface, so that `onnx.backend.test.BackendTest` and whatever else knows it can run us.
 
-    globals().update(onnx.backend.test.BackendTest(optgraph.onnx_backend.OptgraphBackend).test_cases)
+    globals().update(onnx.backend.test.BackendTest(optgraph.adapters.onnx_backend.OptgraphBackend).test_cases)
 
 What we refuse raises unittest.SkipTest with the reason, not BackendIsNotSupposedToImplementIt, which the suite counts
 as passed.

@@ -23,6 +23,7 @@ from optgraph.ahead.cubins import Cubin
 from optgraph.base import config
 from optgraph.base.devices import DEVICES, Target
 from optgraph.base.errors import InputError, OptgraphError
+from optgraph.base.progress import Progress, silent
 from optgraph.ir.values import BATCH
 from optgraph.kernels.frame.arguments import Jit
 from optgraph.kernels.frame.tile import PLANNED_BATCHES
@@ -30,12 +31,7 @@ from optgraph.kernels.frame.variant import Variant
 from optgraph.plan.buffers import dry_launches
 from optgraph.plan.plans import Plans
 
-Progress = Callable[[str, float], None]
 _BROKEN = "the compiler broke down: OPTGRAPH_DEBUG=1 shows how"
-
-
-def silent(what: str, done: float) -> None:
-    """A Progress that nobody sees."""
 
 
 @dataclass(frozen=True)

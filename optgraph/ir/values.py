@@ -6,6 +6,7 @@ Tensors are NCHW in meaning throughout, as in ONNX; memory is NHWC, which only l
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -158,3 +159,8 @@ def reshaped(source: Shape, target: Shape) -> Shape:
     else:
         raise ModelError(f"cannot reshape {list(source)} to {list(target)}")
     return tuple(rest if d == -1 else d for d in target)
+
+
+def channels_last(shape: Sequence[Dim]) -> bool:
+    """Whether a tensor of this shape is likely to hold images as N×H×W×C: its channels, 1 or 3, come last."""
+    return len(shape) == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3)

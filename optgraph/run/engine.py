@@ -8,6 +8,7 @@ after the first run and replayed (`capture.py`).
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -15,6 +16,7 @@ import torch
 
 from optgraph.ahead.cubins import Cubin
 from optgraph.base.devices import INTERPRET, Target
+from optgraph.ir.graph import Node
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.view import View
 from optgraph.plan.buffers import Buffers
@@ -22,6 +24,9 @@ from optgraph.plan.plan import Call, Plan
 from optgraph.plan.plans import Plans
 from optgraph.plan.weights import Weights
 from optgraph.run.capture import capture
+
+Tensors = Mapping[str, torch.Tensor]
+See = Callable[[Node, Tensors], None]  # a node, and the values it gave
 
 # Makes of a Launch, or of a fallback's function, what enqueues it: on a GPU, a cubin launched through the driver.
 Prepare = Callable[[Callable[[], None]], Callable[[], None]]
@@ -110,6 +115,8 @@ class Engine:
     def __init__(
         self, plans: Plans, device: torch.device, cubins: Sequence[Cubin] = (), target: Target | None = None
     ) -> None:
+        self.graph = plans.graph
+        self.replays = device.type == "cuda"  # a run after the first is not launch by launch
         self._plans = plans
         self._device = device
         self._target = target or (
@@ -154,10 +161,26 @@ class Engine:
             with torch.cuda.device(self._device):
                 yield
 
-    def __call__(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        shape = next(iter(feeds.values())).shape
-        batch = shape[0] if shape else 1
+    def __call__(self, feeds: Tensors, batch: int) -> dict[str, torch.Tensor]:
+        """The outputs for `batch` images, 1 where no input has an open batch."""
         with self.context(batch) as context:
             context.load(feeds)
             context.run()
             return context.results()
+
+    def stepwise(self, feeds: Tensors, batch: int, see: See) -> dict[str, torch.Tensor]:
+        """As a call, and shows `see` every node, launch by launch; what it gave is valid until `see` returns."""
+        with self.context(batch) as context:
+            context.load(feeds)
+            launches = Counter(call.node for call in context.plan.calls)
+            steps = context.steps()
+            # A node without a launch, such as a concat in place, is a view of what is there by now.
+            for node in self.graph.nodes():
+                for _ in range(launches[node.name]):
+                    next(steps)
+                see(node, {value: context.view(context.plan.results[value]) for value in node.outputs})
+            results = context.results()
+        if not self.replays:
+            return results  # interpreted, another run would take minutes and launch the same again
+        self(feeds, batch)  # records what later runs, such as the next, replay
+        return self(feeds, batch)

@@ -19,6 +19,7 @@ import torch
 
 from optgraph.base.devices import Target
 from optgraph.base.errors import InputError
+from optgraph.base.progress import Progress, silent
 from optgraph.base.store import Record, Store, Task
 from optgraph.ir.graph import Graph
 from optgraph.kernels.frame import tuned
@@ -35,7 +36,6 @@ BLOCKS = 7
 GAIN = 0.02  # a tile that is faster by less than this share is not worth another variant
 
 clock = time.monotonic
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def tune(
     bench: Bench,
     store: Store,
     minutes: float,
-    progress: Progress = lambda what, done: None,
+    progress: Progress = silent,
 ) -> bool:
     """Tunes every launch of the fused `graph` that `store` has no record of; whether none is left after `minutes`.
 

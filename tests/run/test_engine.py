@@ -41,7 +41,7 @@ def test_blocks_match_the_reference(build, batch) -> None:
     graph = build()
     x = torch.randn(batch, *(int(d) for d in graph.shape("x")[1:]))
     expected = reference.run(graph, {"x": x}, torch.float64)
-    actual = engine(graph)({"x": x})
+    actual = engine(graph)({"x": x}, len(x))
     assert actual.keys() == expected.keys()
     for name in expected:
         assert relative(actual[name], expected[name]) < 1e-6
@@ -51,7 +51,7 @@ def test_half_precision() -> None:
     graph = inception_resnet()
     x = torch.randn(2, *(int(d) for d in graph.shape("x")[1:]))
     expected = reference.run(graph, {"x": x}, torch.float64)["y0"]
-    error = relative(engine(graph, "fp16")({"x": x})["y0"], expected)
+    error = relative(engine(graph, "fp16")({"x": x}, len(x))["y0"], expected)
     assert 1e-6 < error < 5e-3
 
 
@@ -60,7 +60,7 @@ def test_batches_of_any_size_through_one_engine() -> None:
     run = engine(graph)
     for batch in (2, 1, 3, 2):
         x = torch.randn(batch, *(int(d) for d in graph.shape("x")[1:]))
-        assert relative(run({"x": x})["y0"], reference.run(graph, {"x": x}, torch.float64)["y0"]) < 1e-6
+        assert relative(run({"x": x}, len(x))["y0"], reference.run(graph, {"x": x}, torch.float64)["y0"]) < 1e-6
 
 
 def test_threads_share_an_engine() -> None:
@@ -71,7 +71,7 @@ def test_threads_share_an_engine() -> None:
 
     def work(start: int) -> None:
         for i in range(start, len(images), 3):
-            results[i] = run({"x": images[i]})["y0"]
+            results[i] = run({"x": images[i]}, 1)["y0"]
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
     for thread in threads:
@@ -175,7 +175,7 @@ def test_fallbacks_run_in_the_middle_of_a_plan() -> None:
     assert {f.op for f in run.plan(2).fallbacks} == {"Binary", "Reshape"}
     x = torch.randn(2, 6, 8, 8)
     expected = reference.run(graph, {"x": x}, torch.float64)
-    actual = run({"x": x})
+    actual = run({"x": x}, len(x))
     for name in expected:
         assert relative(actual[name], expected[name]) < 1e-6
 
@@ -190,7 +190,7 @@ def test_leftovers_run_as_elementwise_kernels() -> None:
     run = engine(graph)
     assert run.plan(1).fallbacks == ()
     x = torch.randn(3, 5, 6, 6)
-    assert relative(run({"x": x})["y0"], reference.run(graph, {"x": x}, torch.float64)["y0"]) < 1e-6
+    assert relative(run({"x": x}, len(x))["y0"], reference.run(graph, {"x": x}, torch.float64)["y0"]) < 1e-6
 
 
 def test_classifier_head() -> None:
@@ -207,7 +207,7 @@ def test_classifier_head() -> None:
     assert run.plan(1).launches_by_kernel() == {"global_pool": 1, "dense": 1, "softmax": 1}
     image = torch.randn(3, 37, 4, 3)
     expected = reference.run(graph, {"x": image}, torch.float64)
-    actual = run({"x": image})
+    actual = run({"x": image}, len(image))
     for name in expected:
         assert relative(actual[name], expected[name]) < 1e-6
     assert torch.allclose(actual["probabilities"].sum(1), torch.ones(3))

@@ -194,7 +194,7 @@ def forms(graph: Graph, batch: int, monkeypatch: pytest.MonkeyPatch) -> list[tup
     for one in (False, True):
         monkeypatch.setattr(lowering, "pays", lambda *_, one=one, **__: one)
         launches = lower(graph, batch).launches_by_kernel()
-        found.append((launches, Engine(Plans(graph, "fp32"), torch.device("cpu"))({"x": x})["y0"]))
+        found.append((launches, Engine(Plans(graph, "fp32"), torch.device("cpu"))({"x": x}, len(x))["y0"]))
     expected = reference.run(graph, {"x": x}, torch.float64)["y0"]
     for _, y in found:
         assert (y - expected).norm() < 2e-6 * expected.norm()
