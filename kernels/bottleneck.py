@@ -17,12 +17,14 @@ return each program does all columns of its pixels, so few pixels keep few SMs b
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from optgraph.base.devices import H100, Device, Target
 from optgraph.ir.values import IDENTITY, Act, Window
 from optgraph.kernels import conv2d, pointwise
-from optgraph.kernels.frame.arguments import Image, Scalar, Sliding, ours
+from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
@@ -100,17 +102,8 @@ def bottleneck(
             "pre": before.argument(),
             "mid": Scalar.of(mid),
             "end": after.argument(),
-            "out_height": height,
-            "out_width": width,
-            "rows": rows,
-            "channels": channels,
-            "hidden": hidden,
-            "rest_channels": rest_channels,
-            "columns": columns,
-            "hidden_start": rest_channels if rest_first else 0,
-            "rest_start": 0 if rest_first else hidden,
-            "rest_row": rest_row,
-            "out_row": out_row,
+            "size": Output(rows, height, width, columns, out_row, channels),
+            "joined": Joined(hidden, rest_channels, *((rest_channels, 0) if rest_first else (0, hidden)), rest_row),
         },
         {
             "PRECISION": precision,
@@ -129,6 +122,16 @@ def bottleneck(
             _program(tile, window.taps * channels, hidden, rest_channels, columns, after, weight.element_size()),
         ),
     )
+
+
+class Joined(NamedTuple):
+    """What the 1x1 reads: channels of h and of rest, the first rows of weight that are theirs, rest's row stride."""
+
+    hidden: int
+    rest: int
+    hidden_start: int
+    rest_start: int
+    rest_row: int
 
 
 def _program(tile: Tile, depth: int, hidden: int, rest: int, columns: int, after: Epilogue, itemsize: int) -> Program:

@@ -26,18 +26,17 @@ import torch
 import torch.nn.functional as F
 
 from optgraph.ir.values import Window
-from optgraph.kernels.frame.arguments import Image, Sliding, ours
+from optgraph.kernels.frame.arguments import Image, Output, Sliding, ours
 from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.ends import Epilogue, Prologue
-from optgraph.kernels.frame.gemm import Gemm
+from optgraph.kernels.frame.gemm import Gemm, product_constants
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, describable, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_shape, check_window, row_stride, strides4
-from optgraph.kernels.frame.rows import alignment
 from optgraph.kernels.frame.split import unbound, workspace_bytes
 from optgraph.kernels.frame.tile import Box, Tile, blocks_along, cdiv, planned_batch
 from optgraph.kernels.frame.variant import Block
-from optgraph.kernels.frame.work import Read, Work
+from optgraph.kernels.frame.work import work_of
 
 _FLATTEN_BELOW = 16  # channels of a group: the least depth of a tl.dot
 
@@ -95,6 +94,7 @@ def conv2d(
     blocks = row_tiles * cdiv(columns, tile.block_n)
     workspace = workspace_bytes(blocks * groups, tile.splits, tile.block_m, tile.block_n)
     image, out_row = Image.of(x), row_stride(out, "out")
+    weights = {"weight": weight}
     return Launch(
         "conv2d",
         ours("conv2d"),
@@ -108,13 +108,8 @@ def conv2d(
             "window": Sliding.of(window),
             "pre": before.argument(),
             "end": after.argument(),
-            "out_height": height,
-            "out_width": width,
-            "rows": rows,
-            "channels": channels,
-            "columns": columns,
+            "size": Output(rows, height, width, columns, out_row, channels),
             "splits": tile.splits,
-            "out_row": out_row,
             "boxes": boxes,
         },
         {
@@ -123,19 +118,11 @@ def conv2d(
             "SPLIT": tile.splits > 1,
             "TMA": tile.box is not None,
             **{f"BOX{axis}": size for axis, size in enumerate(tile.box or (0, 0, 0))},
-            "PRECISION": precision,
-            "ALIGN_K": alignment(channels, *image.strides) if stride_c == 1 else 1,
-            "ALIGN_N": alignment(columns, out_row, after.residual_row),
-            **tile.blocks("MNK"),
+            **product_constants(image, stride_c, channels, (columns, out_row, after.residual_row), precision, tile),
             "GROUP_M": 8,
         },
         tile,
-        Work(
-            (Read(x, window, (height, width)), *after.reads),
-            (out,),
-            {"weight": weight, **before.vectors, **after.vectors},
-            problem.program(tile, after.residual is not None),
-        ),
+        work_of(x, out, window, weights, (before, after), problem.program(tile, after.residual is not None)),
         problem,
         workspace,
     )

@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 
 from optgraph.ir.values import Window
-from optgraph.kernels.frame.arguments import ours
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.operands import check_contiguous, check_window
+from optgraph.kernels.frame.rowwise import windowed
 from optgraph.kernels.frame.tile import Tile
-from optgraph.kernels.frame.windowed import windowed
 from optgraph.kernels.frame.work import Read, Work
 
 
@@ -42,7 +41,6 @@ def depthwise(
     before.check(x.shape[3])
     return windowed(
         "depthwise",
-        ours("depthwise"),
         {"x": x, "weight": weight, "out": out},
         {"CLEAR": before.moves(0.0)},
         window,

@@ -12,13 +12,13 @@ from __future__ import annotations
 import torch
 
 from optgraph.ir.values import IDENTITY, Act
-from optgraph.kernels.frame.arguments import Image, Scalar, ours
+from optgraph.kernels.frame.arguments import Scalar
 from optgraph.kernels.frame.ends import Prologue
 from optgraph.kernels.frame.kernel import Kernel
-from optgraph.kernels.frame.launch import Launch, target_of
-from optgraph.kernels.frame.operands import check_shape, row_stride, strides4
-from optgraph.kernels.frame.rows import alignment, row_tile
-from optgraph.kernels.frame.tile import Tile, cdiv
+from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.operands import check_shape, strides4
+from optgraph.kernels.frame.rowwise import rowwise
+from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.work import Read, Work
 
 
@@ -33,43 +33,16 @@ def elementwise(
     tile: Tile | None = None,
 ) -> Launch:
     """One launch of any pointwise chain of this form; `out` may alias `x` or `other` where the strides are equal."""
-    stride_c = strides4(x)[3]
-    batch, height, width, channels = x.shape
-    check_shape(out, (batch, height, width, channels), "out")
-    before.check(channels)
+    strides4(x)
+    check_shape(out, tuple(x.shape), "out")
+    before.check(x.shape[3])
     if combine not in ("add", "mul"):
         raise ValueError(f"combine is {combine!r}, expected 'add' or 'mul'")
     *others, other_c = (0, 0, 0, 0) if other is None else _strides(other, tuple(x.shape))
-
-    pixels = batch * height * width
-    tile = tile or row_tile(pixels, channels, x.element_size(), target_of(x))
-    image, out_row = Image.of(x), row_stride(out, "out")
-    return Launch(
-        "elementwise",
-        ours("elementwise"),
-        (cdiv(pixels, tile.block_m), cdiv(channels, tile.block_n)),
-        {
-            "x": x,
-            "out": out,
-            "pre": before.argument(),
-            "other": other,
-            "other_strides": tuple(others),
-            "post": Scalar.of(post),
-            "image": image,
-            "pixels": pixels,
-            "channels": channels,
-            "out_row": out_row,
-        },
-        {
-            "STRIDE_C": stride_c,
-            "OTHER_C": other_c,
-            "MULTIPLY": combine == "mul",
-            "ALIGN": alignment(channels, *image.strides, *others, out_row),
-            **tile.blocks(),
-        },
-        tile,
-        Work((Read(x), *([] if other is None else [Read(other)])), (out,), before.vectors),
-    )
+    arguments = {"pre": before.argument(), "other": other, "other_strides": tuple(others), "post": Scalar.of(post)}
+    constants = {"OTHER_C": other_c, "MULTIPLY": combine == "mul"}
+    work = Work((Read(x), *([] if other is None else [Read(other)])), (out,), before.vectors)
+    return rowwise("elementwise", {"x": x, "out": out}, arguments, constants, work, tile, strides=tuple(others))
 
 
 def _strides(other: torch.Tensor, shape: tuple[int, ...]) -> tuple[int, int, int, int]:

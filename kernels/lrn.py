@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import torch
 
-from optgraph.kernels.frame.arguments import Image, ours
 from optgraph.kernels.frame.kernel import Kernel
-from optgraph.kernels.frame.launch import Launch, target_of
-from optgraph.kernels.frame.operands import check_shape, row_stride, strides4
-from optgraph.kernels.frame.rows import alignment, row_tile
-from optgraph.kernels.frame.tile import Tile, cdiv
+from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.operands import check_shape, strides4
+from optgraph.kernels.frame.rowwise import rowwise
+from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.work import Read, Work
 
 
@@ -30,37 +29,12 @@ def lrn(
     tile: Tile | None = None,
 ) -> Launch:
     """One launch; the parameters are those of ONNX LRN."""
-    stride_c = strides4(x)[3]
-    batch, height, width, channels = x.shape
-    check_shape(out, (batch, height, width, channels), "out")
-    pixels = batch * height * width
+    strides4(x)
+    check_shape(out, tuple(x.shape), "out")
+    arguments = {"scale": alpha / size, "beta": beta, "bias": bias}
     # One stage: the neighbours are in cache, and need no prefetch.
-    tile = tile or row_tile(pixels, channels, x.element_size(), target_of(x), stages=1)
-    image, out_row = Image.of(x), row_stride(out, "out")
-    return Launch(
-        "lrn",
-        ours("lrn"),
-        (cdiv(pixels, tile.block_m), cdiv(channels, tile.block_n)),
-        {
-            "x": x,
-            "out": out,
-            "image": image,
-            "pixels": pixels,
-            "channels": channels,
-            "out_row": out_row,
-            "scale": alpha / size,
-            "beta": beta,
-            "bias": bias,
-        },
-        {
-            "STRIDE_C": stride_c,
-            "SIZE": size,
-            "ALIGN": alignment(channels, *image.strides, out_row),
-            **tile.blocks(),
-        },
-        tile,
-        Work((Read(x),), (out,)),
-    )
+    work = Work((Read(x),), (out,))
+    return rowwise("lrn", {"x": x, "out": out}, arguments, {"SIZE": size}, work, tile, stages=1)
 
 
 def reference(x: torch.Tensor, out: torch.Tensor, *, size: int, alpha: float, beta: float, bias: float) -> torch.Tensor:

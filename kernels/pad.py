@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import torch
 
-from optgraph.kernels.frame.arguments import Image, ours
 from optgraph.kernels.frame.kernel import Kernel
-from optgraph.kernels.frame.launch import Launch, target_of
-from optgraph.kernels.frame.operands import check_shape, row_stride, strides4
-from optgraph.kernels.frame.rows import alignment, row_tile
-from optgraph.kernels.frame.tile import Tile, cdiv
+from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.operands import check_shape, strides4
+from optgraph.kernels.frame.rowwise import rowwise
+from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.work import Read, Work
 
 
@@ -30,39 +29,10 @@ def pad(
     tile: Tile | None = None,
 ) -> Launch:
     """One launch; `begin` is (top, left), and the shape of `out` says how much follows at the end."""
-    stride_c = strides4(x)[3]
-    batch, channels = x.shape[0], x.shape[3]
-    height, width = out.shape[1:3]
-    check_shape(out, (batch, height, width, channels), "out")
-    pixels = batch * height * width
-    tile = tile or row_tile(pixels, channels, x.element_size(), target_of(x))
-    image, out_row = Image.of(x), row_stride(out, "out")
-    return Launch(
-        "pad",
-        ours("pad"),
-        (cdiv(pixels, tile.block_m), cdiv(channels, tile.block_n)),
-        {
-            "x": x,
-            "out": out,
-            "image": image,
-            "pixels": pixels,
-            "out_height": height,
-            "out_width": width,
-            "channels": channels,
-            "out_row": out_row,
-            "top": begin[0],
-            "left": begin[1],
-            "value": value,
-        },
-        {
-            "STRIDE_C": stride_c,
-            "EDGE": edge,
-            "ALIGN": alignment(channels, *image.strides, out_row),
-            **tile.blocks(),
-        },
-        tile,
-        Work((Read(x),), (out,)),
-    )
+    strides4(x)
+    check_shape(out, (x.shape[0], *out.shape[1:3], x.shape[3]), "out")
+    arguments = {"top": begin[0], "left": begin[1], "value": value}
+    return rowwise("pad", {"x": x, "out": out}, arguments, {"EDGE": edge}, Work((Read(x),), (out,)), tile)
 
 
 def reference(

@@ -81,6 +81,8 @@ def pointwise(
     workspace = workspace_bytes(blocks, tile.splits, block_m, block_n)
     absent = MAX_SEGMENTS - len(outs)
     out_rows = [row_stride(out, f"outs[{i}]") for i, out in enumerate(outs)]
+    weights = {"weight": weight, **before.vectors, **after.vectors}
+    program = problem.program(tile, after.residual is not None)
     return Launch(
         "pointwise",
         ours("pointwise"),
@@ -92,11 +94,7 @@ def pointwise(
             "workspace": unbound(workspace),
             "pre": before.argument(),
             "end": end.argument(),
-            "rows": rows,
-            "width": width,
-            "pixels": pixels,
-            "channels": channels,
-            "columns": columns,
+            "size": (rows, pixels, width, channels, columns),
             "splits": tile.splits,
             "strides": (stride_n, stride_h * stride[0], stride_w * stride[1]),
             "sizes": (*sizes, *(0,) * absent),
@@ -116,12 +114,7 @@ def pointwise(
             "GROUP_M": 8,
         },
         tile,
-        Work(
-            (Read(x, Window((1, 1), stride), (height, width)), *after.reads),
-            tuple(outs),
-            {"weight": weight, **before.vectors, **after.vectors},
-            problem.program(tile, after.residual is not None),
-        ),
+        Work((Read(x, Window((1, 1), stride), (height, width)), *after.reads), tuple(outs), weights, program),
         problem,
         workspace,
     )

@@ -15,13 +15,12 @@ import torch
 import torch.nn.functional as F
 
 from optgraph.ir.values import Window
-from optgraph.kernels.frame.arguments import ours
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.operands import check_window
+from optgraph.kernels.frame.rowwise import windowed
 from optgraph.kernels.frame.tile import Tile
-from optgraph.kernels.frame.windowed import windowed
 from optgraph.kernels.frame.work import Read, Work
 
 _NEUTRAL = {"average": 0.0, "max": float("-inf")}  # what padding is to each kind
@@ -44,7 +43,6 @@ def pool(
     check_prologue(before)
     return windowed(
         "pool",
-        ours("pool"),
         {"x": x, "out": out},
         {"MAX": kind == "max", "INCLUDE_PAD": count_include_pad, "CLEAR": before.moves(neutral)},
         window,

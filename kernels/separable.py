@@ -22,16 +22,16 @@ import torch
 import torch.nn.functional as F
 
 from optgraph.ir.values import IDENTITY, Act, Window
-from optgraph.kernels.frame.arguments import Image, Scalar, Sliding, ours
+from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
 from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.ends import Epilogue, Prologue
-from optgraph.kernels.frame.gemm import Gemm
+from optgraph.kernels.frame.gemm import Gemm, product_constants
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_vector, check_window, row_stride, strides4
-from optgraph.kernels.frame.rows import alignment, patch_rows, positions
+from optgraph.kernels.frame.rows import patch_rows, positions
 from optgraph.kernels.frame.tile import Tile, cdiv, planned_batch
-from optgraph.kernels.frame.work import Read, Work
+from optgraph.kernels.frame.work import work_of
 
 
 def separable(
@@ -61,19 +61,14 @@ def separable(
     after.check(tuple(out.shape))
 
     target = target_of(x)
-    problem = Gemm(
-        (1, planned_batch(batch, target) * height * width, 1),
-        (columns,),
-        channels,
-        weight.element_size(),
-        depthwise=window.taps,
-        plain=not before.affine,
-        splittable=False,
-    )
+    extent = (1, planned_batch(batch, target) * height * width, 1)
+    taps, plain = window.taps, not before.affine
+    problem = Gemm(extent, (columns,), channels, weight.element_size(), depthwise=taps, plain=plain, splittable=False)
     tile = tile or choose(problem, target)
     strip = patch_rows(height, width, window, tile.block_m, target)
     count = positions(batch, height, width, strip)
     image, stride_c, out_row = Image.of(x), strides4(x)[3], row_stride(out, "out")
+    weights = {"depthwise": depthwise, "weight": weight, "depthwise_bias": depthwise_bias}
     return Launch(
         "separable",
         ours("separable"),
@@ -89,37 +84,18 @@ def separable(
             "pre": before.argument(),
             "mid": Scalar.of(mid),
             "end": after.argument(),
-            "positions": count,
-            "out_height": height,
-            "out_width": width,
-            "channels": channels,
-            "columns": columns,
-            "out_row": out_row,
+            "size": Output(count, height, width, columns, out_row, channels),
         },
         {
             "STRIDE_C": stride_c,
             "KH": window.kernel[0],
             "KW": window.kernel[1],
             "STRIP": strip,
-            "PRECISION": precision,
-            "ALIGN_K": alignment(channels, *image.strides) if stride_c == 1 else 1,
-            "ALIGN_N": alignment(columns, out_row, after.residual_row),
-            **tile.blocks("MNK"),
+            **product_constants(image, stride_c, channels, (columns, out_row, after.residual_row), precision, tile),
             "ACCUMULATORS": tile.accumulators,
         },
         tile,
-        Work(
-            (Read(x, window, (height, width)), *after.reads),
-            (out,),
-            {
-                "depthwise": depthwise,
-                "weight": weight,
-                "depthwise_bias": depthwise_bias,
-                **before.vectors,
-                **after.vectors,
-            },
-            problem.program(tile, after.residual is not None),
-        ),
+        work_of(x, out, window, weights, (before, after), problem.program(tile, after.residual is not None)),
         problem,
     )
 
