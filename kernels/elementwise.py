@@ -9,15 +9,19 @@ Bound by bytes: each operand is read once, the result written once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+
 import torch
 
-from optgraph.ir.values import IDENTITY, Act
+from optgraph.ir.values import IDENTITY, RELU, Act
 from optgraph.kernels.frame.arguments import Scalar
 from optgraph.kernels.frame.ends import Prologue
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.operands import check_shape, strides4
 from optgraph.kernels.frame.rowwise import rowwise
+from optgraph.kernels.frame.sample import Sample, image, prologue
 from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.work import Read, Work
 
@@ -70,4 +74,22 @@ def reference(
     return post.apply(y)
 
 
-ELEMENTWISE = Kernel(elementwise, reference)
+def samples() -> Iterator[tuple[str, Sample]]:
+    """Copies and casts, and every combination of options."""
+    small, whole = Tile(16, 16), (3, 5, 7, 37)
+    shapes = (1, 7, 9, 37), (3, 13, 5, 3), (3, 1, 1, 73), (2, 4, 1, 1), (1, 3, 3, 24)
+    for shape, planes, tile in product(shapes, [False, True], [None, small, Tile(4, 128)]):
+        yield "copy", Sample({"x": image(*shape, planes=planes), "out": image(*shape, beside=8), "tile": tile})
+    for dtype in ("float32", "float16", "bfloat16"):
+        yield "cast", Sample({"x": image(2, 5, 7, 19, dtype=dtype), "out": image(2, 5, 7, 19, beside=8)})
+    alike = image(*whole), image(*whole, planes=True), image(*whole, beside=2)
+    others = None, *alike, image(3, 1, 1, 37, beside=2)
+    for other, scale, shift in product(others, [None, True], [None, True]):
+        ends = {"add": (Act("clip", -0.5, 1.0), RELU), "mul": (Act("sigmoid"), IDENTITY)}
+        for combine, (act, post) in ends.items():
+            options = {"before": prologue(Prologue(scale, shift, act), 37), "post": post, "tile": small}
+            operands = {"x": image(*whole), "out": image(*whole, beside=8), "other": other}
+            yield "every option", Sample({**operands, "combine": combine, **options})
+
+
+ELEMENTWISE = Kernel(elementwise, reference, samples)

@@ -9,12 +9,16 @@ Bound by bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+
 import torch
 
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.operands import check_shape, strides4
 from optgraph.kernels.frame.rowwise import rowwise
+from optgraph.kernels.frame.sample import Sample, image
 from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.work import Read, Work
 
@@ -45,4 +49,14 @@ def reference(
     return nearest if edge else torch.where(inside[None, :, :, None], nearest, value)
 
 
-PAD = Kernel(pad, reference)
+def samples() -> Iterator[tuple[str, Sample]]:
+    """Pads and crops of odd sizes."""
+    all_pads = (1, 1, 1, 1), (0, 3, 2, 0), (-1, 2, 0, -2)
+    tiles = None, Tile(16, 16), Tile(4, 64)
+    for shape, edge, pads, tile in product([(1, 7, 9, 37), (3, 5, 4, 3)], [False, True], all_pads, tiles):
+        (n, h, w, c), (top, left, bottom, right) = shape, pads
+        x, out = image(*shape, planes=tile is None), image(n, h + top + bottom, w + left + right, c, beside=8)
+        yield "pads", Sample({"x": x, "out": out, "begin": pads[:2], "value": 0.5, "edge": edge, "tile": tile})
+
+
+PAD = Kernel(pad, reference, samples)

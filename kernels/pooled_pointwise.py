@@ -14,9 +14,13 @@ every shifted load in shared memory. The taps of one window row, unrolled, are t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
 import torch
 
-from optgraph.ir.values import Window
+from optgraph.ir.values import IDENTITY, RELU, Act, Window
 from optgraph.kernels import pool
 from optgraph.kernels.frame.arguments import Image, Output, Sliding, ours
 from optgraph.kernels.frame.choice import choose
@@ -26,6 +30,7 @@ from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_window, row_stride, strides4
 from optgraph.kernels.frame.rows import patch_rows, positions, unrolled
+from optgraph.kernels.frame.sample import Sample, image, weight, window_sample
 from optgraph.kernels.frame.tile import Tile, cdiv, planned_batch
 from optgraph.kernels.frame.work import work_of
 
@@ -104,4 +109,30 @@ def reference(
     return after.reference(p @ weight.double())
 
 
-POOLED_POINTWISE = Kernel(pooled_pointwise, reference)
+def sample(shape: tuple[int, int, int, int], columns: int, window: Window, **arguments: Any) -> Sample:
+    """A call on x of `shape` that makes `columns` channels; arguments as `window_sample` takes them."""
+    return window_sample(shape, columns, window, weight=weight(shape[3], columns), precision="ieee", **arguments)
+
+
+def samples() -> Iterator[tuple[str, Sample]]:
+    """Odd sizes, windows of every kind, all ends."""
+    small, around = Tile(32, 32, 32), Window((3, 3), pads=(1, 1, 1, 1))
+    shapes = (1, 7, 9, 37), (3, 13, 5, 3), (2, 1, 1, 64), (1, 4, 33, 16)
+    for shape, tile in product(shapes, [None, small, Tile(16, 64, 16)]):
+        yield "odd sizes", sample(shape, 41, around, after=Epilogue(True, RELU), tile=tile)
+    for (h, w), stride in product([(2, 2), (5, 5), (1, 3), (2, 11)], [(1, 1), (2, 2), (2, 1)]):
+        window = Window((h, w), stride, (h - 1, w // 2, 0, w - 1))  # none without a pixel
+        yield "kernels and strides", sample((2, 9, 11, 20), 24, window, after=Epilogue(), tile=small)
+    yield "dilation", sample((3, 9, 11, 20), 24, Window((3, 3), (1, 1), (2, 3, 2, 3), (2, 3)), tile=small)
+    for act in (RELU, Act("clip", 0.1, 0.5), Act("silu")):  # of -inf they are not -inf: padding must be masked after
+        window, tile = Window((3, 3), pads=(2, 1, 0, 2)), Tile(64, 32, 16)
+        yield "prologue", sample((1, 5, 7, 19), 21, window, before=Prologue(act=act), tile=tile)
+    for act, residual in product([IDENTITY, Act("silu")], [None, True]):
+        yield "epilogue", sample((1, 7, 9, 24), 21, around, after=Epilogue(True, act, residual, RELU))
+    x, window = image(3, 9, 7, 20, planes=True), Window((3, 3), (2, 2), (0, 0, 1, 1))
+    yield "planes", sample((3, 9, 7, 20), 16, window, x=x, tile=small)
+    x = image(1, 6, 6, 20, dtype="float32")
+    yield "float32 input", sample((1, 6, 6, 20), 9, Window((3, 3)), x=x, after=Epilogue())
+
+
+POOLED_POINTWISE = Kernel(pooled_pointwise, reference, samples)
