@@ -2,8 +2,8 @@
 
     python -m benchmarks.random_models [--count 1000] [--seed 0]
 
-The networks are those of tests/random_models.py. Each is compared as imported, simplified (exported, in ONNX Runtime)
-and fused, and every twentieth through the Triton kernels in the interpreter. Writes
+The networks are those of tests/support/random_models.py. Each is compared as imported, simplified (exported, in ONNX
+Runtime) and fused, and every twentieth through the Triton kernels in the interpreter. Writes
 benchmarks/results/random_models.json; exits with 1 if a stage was off or failed.
 """
 

@@ -1,4 +1,4 @@
-"""The house: folders use what is below them, no files in a circle, Triton where it compiles and runs and nowhere else."""
+"""The house: folders use what is below them, no files in a circle, Triton where it compiles and runs, nowhere else."""
 
 from __future__ import annotations
 
