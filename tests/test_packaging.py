@@ -27,10 +27,10 @@ USE = """
 import importlib, sys
 import numpy as np
 import optgraph
-for module in sys.argv[2:]:
-    importlib.import_module(module)
 net = optgraph.compile(sys.argv[1], backend="interpret")
 assert np.isfinite(net(np.ones((1, 3, 12, 12), np.float32))).all()
+for module in sys.argv[2:]:
+    importlib.import_module(module)
 print(optgraph.__file__, net.plan().launches_by_kernel())
 """
 
