@@ -16,25 +16,27 @@ from typing import Any
 from benchmarks import record
 from benchmarks.cost import fused
 from optgraph.ahead.build import build, find_uses
+from optgraph.base.devices import SM_80, SM_90, Target
 from optgraph.ir.graph import Graph
+from optgraph.plan.plans import Plans
 
-TARGETS = ("sm_80", "sm_90")
+TARGETS = (SM_80, SM_90)
 
 
-def measure(network: str, graph: Graph, target: str) -> dict[str, Any]:
+def measure(network: str, graph: Graph, target: Target) -> dict[str, Any]:
     """The row of one network and target: first with an empty cache, then with what that left in it."""
     seconds, cpu = [], []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TRITON_CACHE_DIR"] = folder
         for _ in range(2):
             start, cpu_start = time.perf_counter(), _cpu_seconds()
-            uses = find_uses(graph, "fp16", [1], [target])
+            uses = find_uses(Plans(graph, "fp16"), [1], [target])
             cubins = build(uses)
             seconds.append(time.perf_counter() - start)
             cpu.append(_cpu_seconds() - cpu_start)
     return {
         "graph": f"torch_{network}",
-        "target": target,
+        "target": str(target),
         "kernels": len(cubins),
         "kernels_at_batch_1": sum(use.launches[1] > 0 for use in uses),
         "wgmma": sum(cubin.wgmma for cubin in cubins),

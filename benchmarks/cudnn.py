@@ -19,7 +19,6 @@ from optgraph.ir.values import IDENTITY, RELU, Act
 from optgraph.kernels import conv2d, depthwise, pointwise
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.jit.epilogue import reference_prologue
-from optgraph.ops.torch_ops import apply_act
 from optgraph.tune.layers import Bind, Operands
 from optgraph.tune.timing import Run
 
@@ -147,8 +146,8 @@ def _convolution(
             return torch.cudnn_convolution_relu(x, weight, fused_bias, *geometry)
         if x.is_cuda and residual is not None and not act and post == RELU:
             return torch.cudnn_convolution_add_relu(x, weight, residual, 1.0, fused_bias, *geometry)
-        y = apply_act(F.conv2d(x, weight, bias, *geometry), act)
-        return apply_act(y if residual is None else y + residual, post)
+        y = act.apply(F.conv2d(x, weight, bias, *geometry))
+        return post.apply(y if residual is None else y + residual)
 
     return convolve
 

@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 PEERS = ("torch.compile", "torch eager", "JAX", "ONNX Runtime CUDA", "TensorRT")
 
-# From the issue this was written for, on an H100. Shown beside the figures, never asserted.
+# What was set out to be reached on an H100. Shown beside the figures, never asserted.
 MILLISECONDS = {"inception_v3": 0.25, "xception": 0.22}  # at batch 1
 TIMES_COMPILED = {
     1: dict.fromkeys(NETWORKS, 3.0),

@@ -22,10 +22,12 @@ import onnx
 
 import optgraph
 from benchmarks import record
+from optgraph.base.images import images
 from optgraph.cost import work
+from optgraph.ir.values import channels_last
 from optgraph.onnx import calibrate, write
+from optgraph.onnx.sessions import session
 from optgraph.passes import pipeline
-from optgraph.run import backends
 
 
 def relative(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -44,10 +46,10 @@ def measure(name: str, interpret: bool, folder: Path) -> dict[str, Any]:
     seconds = time.process_time() - start
 
     net = optgraph.compile(path, backend="torch")
-    session = backends.session(str(path), optimize=False)
+    original = session(str(path), optimize=False)
     shape = [1 if isinstance(d, str) else d for d in next(iter(net.inputs.values())).shape]
-    images = [calibrate.images(seed, shape, shape[-1] == 3) for seed in (1, 2)]
-    answers = [session.run(None, {session.get_inputs()[0].name: image})[0] for image in images]
+    pictures = [images(seed, tuple(shape), channels_last(shape)) for seed in (1, 2)]
+    answers = [original.run(None, {original.get_inputs()[0].name: image})[0] for image in pictures]
     plan = net.plan()
     half = optgraph.compile(path, backend="torch", dtype="fp16")
     row: dict[str, Any] = {
@@ -59,18 +61,18 @@ def measure(name: str, interpret: bool, folder: Path) -> dict[str, Any]:
         "launches_by_kernel": plan.launches_by_kernel(),
         "fallbacks": len(plan.fallbacks),
         "mb_per_image_before_fp16": net.source.bytes_per_image / 2e6,
-        "mb_per_image_after_fp16": work.moved_per_image(half.fused, half.plan()) / 1e6,
+        "mb_per_image_after_fp16": work.moved_per_image(half.plan(), half.plans.shapes) / 1e6,
         "import_and_passes_cpu_seconds": seconds,
         "passes": {r.name: r.rewrites for r in reports},
         "input_sensitivity": relative(answers[1], answers[0]),
-        "rel_l2": {"torch": [relative(net(i), a) for i, a in zip(images, answers, strict=True)]},
+        "rel_l2": {"torch": [relative(net(i), a) for i, a in zip(pictures, answers, strict=True)]},
     }
     net = optgraph.compile(path, backend="onnxruntime")
-    row["rel_l2"]["onnxruntime"] = [relative(net(i), a) for i, a in zip(images, answers, strict=True)]
+    row["rel_l2"]["onnxruntime"] = [relative(net(i), a) for i, a in zip(pictures, answers, strict=True)]
     if interpret:
         net = optgraph.compile(path, backend="interpret")
         start = time.perf_counter()
-        row["rel_l2"]["interpret"] = [relative(net(images[0]), answers[0])]
+        row["rel_l2"]["interpret"] = [relative(net(pictures[0]), answers[0])]
         row["interpret_seconds"] = time.perf_counter() - start
     return row
 

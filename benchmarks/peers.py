@@ -45,8 +45,8 @@ class Side:
 @contextmanager
 def ours(net: Net, x: torch.Tensor) -> Iterator[Side]:
     """`net`, compiled for the triton backend, on `x` [N, 3, H, W] in float32."""
-    assert isinstance(net.run, Engine)
-    with net.run.context(x.shape[0]) as context:
+    assert isinstance(net.runtime, Engine)
+    with net.runtime.context(x.shape[0]) as context:
         context.load({next(iter(net.inputs)): x})
         yield Side(context.run, lambda: next(iter(context.results().values())))
 

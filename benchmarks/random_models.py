@@ -27,9 +27,10 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from benchmarks import record
 from optgraph.compare import oracle
 from optgraph.onnx import read, write
+from optgraph.onnx.sessions import InnerValues, session
 from optgraph.passes import pipeline
+from optgraph.plan.plans import Plans
 from optgraph.run import reference
-from optgraph.run.backends import session
 from optgraph.run.engine import Engine
 from tests.support.random_models import models
 
@@ -53,7 +54,7 @@ def check(model: onnx.ModelProto, interpret: bool = False) -> Checked:
     shape = [d.dim_value or 2 for d in model.graph.input[0].type.tensor_type.shape.dim]
     feeds, other = ({"x": np.random.default_rng(s).standard_normal(shape, dtype=np.float32)} for s in (1, 2))
     names = [output.name for output in model.graph.output]
-    original = oracle.Reference(model)
+    original = InnerValues(model)
     expected, moved = original.run(names, feeds, other)
     (optimized,) = original.run(names, feeds, optimize=True)
     bound = oracle.allowed("fp32", oracle.noise(expected, optimized))
@@ -66,7 +67,8 @@ def check(model: onnx.ModelProto, interpret: bool = False) -> Checked:
     pipeline.apply(graph, pipeline.FUSE)
     answers["fused"] = reference.run(graph, feeds)
     if interpret:
-        answers["interpret"] = Engine(graph, "fp32", torch.device("cpu"))({"x": torch.from_numpy(feeds["x"])})
+        x = torch.from_numpy(feeds["x"])
+        answers["interpret"] = Engine(Plans(graph, "fp32"), torch.device("cpu"))({"x": x}, len(x))
 
     errors = {
         stage: max(oracle.distance(answer[name], expected[name])[0] for name in names)

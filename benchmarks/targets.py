@@ -20,13 +20,15 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import numpy as np
 import onnx
+import torch
 
 import optgraph
 from benchmarks import record
 from optgraph.ahead.build import find_uses
+from optgraph.base.devices import Target
 from optgraph.compare.oracle import distance
-from optgraph.kernels.frame.launch import targeting
-from optgraph.run.backends import session
+from optgraph.onnx.sessions import session
+from optgraph.run.engine import Engine
 from tests.support import family
 
 # network, height and width, what to run: (batch, target)
@@ -42,14 +44,14 @@ def measure(network: str, path: Path, size: int, batch: int, target: str) -> dic
     x = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
     original = session(str(path), optimize=False)
     expected = original.run(None, {original.get_inputs()[0].name: x})[0]
-    # A net of its own: one that has run keeps its tiles.
     own = np.asarray(optgraph.compile(path, backend="interpret", dtype="fp16")(x))
     net = optgraph.compile(path, backend="interpret", dtype="fp16")
+    there = Target.parse(target)
+    engine = Engine(net.plans, torch.device("cpu"), target=there)
     start = time.perf_counter()
-    with targeting(target):
-        found = np.asarray(net(x))
+    (found,) = engine({name: torch.from_numpy(x) for name in net.inputs}, batch).values()
     seconds = time.perf_counter() - start
-    counts = [(use, use.launches[batch]) for use in find_uses(net.fused, "fp16", [batch], [target])]
+    counts = [(use, use.launches[batch]) for use in find_uses(net.plans, [batch], [there])]
 
     def launches(constant: str) -> int:
         return sum(n for use, n in counts if dict(use.variant.constants).get(constant))

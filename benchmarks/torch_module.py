@@ -1,6 +1,6 @@
 """A simplified graph as a torch module: what the torch peers run, so that all sides compute the same network.
 
-Each operator is the standard torch function that says it (`optgraph.torch_ops`: F.conv2d, F.max_pool2d, torch.cat ...),
+Each operator is the standard torch function that says it (its `compute`: F.conv2d, F.max_pool2d, torch.cat ...),
 as a person would write the module by hand; `torch.compile` traces it whole.
 """
 
@@ -13,7 +13,6 @@ from torch import nn
 
 from optgraph import ops
 from optgraph.ir.graph import Graph
-from optgraph.ops.torch_ops import function
 
 
 class Network(nn.Module):
@@ -30,7 +29,7 @@ class Network(nn.Module):
         for node in graph.nodes():
             shape = graph.shape(node.output) if isinstance(node.op, ops.Reshape) else ()
             op = replace(node.op, shape=shape) if shape else node.op  # with -1 resolved, at most the batch is open
-            self._steps.append((function(op, {**graph.domains, "": graph.opset}), tuple(node.inputs), node.outputs))
+            self._steps.append((op.function({**graph.domains, "": graph.opset}), tuple(node.inputs), node.outputs))
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         values = dict(zip(self._inputs, inputs, strict=True))

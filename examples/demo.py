@@ -25,7 +25,8 @@ from optgraph.ir.subgraph import extract
 from optgraph.ir.text import node_text
 from optgraph.ops import Separable
 from optgraph.plan.lowering import lower
-from optgraph.report.report import counts
+from optgraph.plan.plans import Plans
+from optgraph.report.tables import counts
 from optgraph.run.backends import make_backend
 
 STRIPPED = Path(__file__).parent / "graphs" / "torch_bn_xception.onnx"
@@ -56,9 +57,9 @@ def run_block(block: optgraph.Graph) -> float:
     x = torch.randn(1, *block.shape(name)[1:], generator=torch.Generator().manual_seed(0))
     answers = []
     for backend in ("triton" if torch.cuda.is_available() else "interpret", "torch"):
-        run = make_backend(backend, block, block, "fp32")
+        run = make_backend(backend, block, Plans(block, "fp32"))
         start = time.perf_counter()
-        answers.append(run({name: x})["y"].cpu())
+        answers.append(run({name: x}, 1)["y"].cpu())
         print(f"{backend:9} {time.perf_counter() - start:6.2f} s, first run")
     ours, reference = answers
     return float((ours - reference).norm() / reference.norm())

@@ -5,6 +5,7 @@
     net.save("model.optgraph"); optgraph.load("model.optgraph")
     graph = optgraph.read("model.onnx")         # the Graph, its networkx graph at `graph.nx`
     optgraph.simplify(graph)                    # fewer operators, still standard ONNX
+    optgraph.verify("model.onnx").ok            # region by region against ONNX Runtime
 
 Names are imported when they are first asked for: torch and onnx take a second that `optgraph --help` need not.
 """
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
     from optgraph.api.net import Net, compile, load, simplify
     from optgraph.base.budget import Budget
     from optgraph.base.errors import ArtifactError, GraphError, InputError, ModelError, OptgraphError
+    from optgraph.compare.verify import verify
     from optgraph.ir.graph import Graph, Node
     from optgraph.onnx.read import read
     from optgraph.passes.pipeline import Pass
+
+    __version__: str
 
 __all__ = [
     "ArtifactError",
@@ -36,13 +40,14 @@ __all__ = [
     "load",
     "read",
     "simplify",
+    "verify",
 ]
-__version__ = "0.1.0"
 
 _HOMES = {
     "api.net": ("Net", "compile", "load", "simplify"),
     "base.budget": ("Budget",),
     "base.errors": ("ArtifactError", "GraphError", "InputError", "ModelError", "OptgraphError"),
+    "compare.verify": ("verify",),
     "ir.graph": ("Graph", "Node"),
     "onnx.read": ("read",),
     "passes.pipeline": ("Pass",),
@@ -55,6 +60,8 @@ if not (Path(__file__).parent / "kernels").is_dir():
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("optgraph.base.version").version()
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"optgraph.{home}"), name)
@@ -62,4 +69,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__all__, "__version__"])

@@ -1,4 +1,4 @@
-"""The house: folders use what is below them, no files in a circle, Triton where it compiles and runs, nowhere else."""
+"""The house: folders use what is below them, no files in a circle, Triton only where it compiles and runs."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_no_files_use_each_other_in_a_circle() -> None:
     assert not circles
 
 
-BINDERS = ("optgraph.kernels.frame.binding", "optgraph.ahead.cubins", "optgraph.run.backends")
+BINDERS = ("optgraph.kernels.frame.variant", "optgraph.ahead.cubins", "optgraph.run.backends")
 
 
 def test_triton_is_imported_by_jit_code_and_by_what_binds_it() -> None:

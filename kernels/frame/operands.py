@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from optgraph.ir.values import Window
+
 
 def strides4(x: torch.Tensor) -> tuple[int, int, int, int]:
     """Strides of [N, H, W, C], 1 where a dimension of one element makes the channel stride meaningless."""
@@ -39,11 +41,6 @@ def flat_pixels(x: torch.Tensor) -> bool:
     return (h == 1 or stride_h == w * stride_w) and (n == 1 or stride_n == h * w * stride_w)
 
 
-def output_size(size: int, kernel: int, stride: int, pad_begin: int, pad_end: int, dilation: int) -> int:
-    """Length of one spatial axis after a convolution or a pool (rounding down)."""
-    return (size + pad_begin + pad_end - dilation * (kernel - 1) - 1) // stride + 1
-
-
 def check_shape(t: torch.Tensor, shape: tuple[int, ...], name: str) -> None:
     if tuple(t.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(t.shape)}, expected {shape}")
@@ -63,3 +60,34 @@ def check_vector(t: torch.Tensor | None, channels: int, name: str) -> None:
     check_contiguous(t, (channels,), name)
     if t.dtype != torch.float32:
         raise ValueError(f"{name} is {t.dtype}, expected float32")
+
+
+def strides2(t: torch.Tensor, name: str) -> tuple[int, int]:
+    """Strides of [M, N], as if contiguous where an axis of one element makes them meaningless."""
+    if t.dim() != 2:
+        raise ValueError(f"{name} has shape {tuple(t.shape)}, expected 2 dimensions")
+    row, column = t.stride()
+    return row if t.shape[0] > 1 else t.shape[1], column if t.shape[1] > 1 else 1
+
+
+def row_stride2(t: torch.Tensor, name: str) -> int:
+    """The distance between the rows of [M, N], whose last axis must be contiguous."""
+    row, column = strides2(t, name)
+    if column != 1 or (t.shape[0] > 1 and row < t.shape[1]):
+        raise ValueError(f"{name} needs a contiguous last axis, got {tuple(t.shape)} strides {t.stride()}")
+    return row
+
+
+def check_window(x: torch.Tensor, out: torch.Tensor, window: Window, columns: int) -> tuple[int, int]:
+    """Height and width of what `window` makes of x [N, H, W, C]. Raises ValueError unless that is out's, of so many
+    channels."""
+    strides4(x)
+    size = [_length(x.shape[1 + axis], window, axis) for axis in (0, 1)]
+    check_shape(out, (x.shape[0], *size, columns), "out")
+    return size[0], size[1]
+
+
+def _length(size: int, window: Window, axis: int) -> int:
+    """Length of one spatial axis after a convolution or a pool (rounding down)."""
+    reach = window.dilation[axis] * (window.kernel[axis] - 1) + 1
+    return (size + window.pads[axis] + window.pads[axis + 2] - reach) // window.stride[axis] + 1

@@ -11,22 +11,22 @@ from collections.abc import Mapping
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optgraph.base import config, store
+from optgraph.base.devices import Target
+from optgraph.kernels.frame.tile import Problem, Tile
 
-if TYPE_CHECKING:
-    from optgraph.kernels.frame.choice import Problem, Tile
 
-
-def path(target: str, folder: Path | None = None) -> Path:
+def path(target: Target, folder: Path | None = None) -> Path:
     """The file of a target, in `folder` or where the package looks: OPTGRAPH_TUNED, or its own folder."""
     return (folder or config.tuned_folder()) / f"{target}.json"
 
 
 def key(problem: Problem) -> str:
-    """All that the choice of a tile depends on, for people too: `extent 1×289×1, n 192+128, k 768, ...`."""
-    return ", ".join(f"{f.name} {_text(getattr(problem, f.name))}" for f in fields(problem))
+    """All that the choice of a tile depends on, for people too: `Gemm: extent 1×289×1, n 192×128, k 768, ...`."""
+    facts = ", ".join(f"{f.name} {_text(getattr(problem, f.name))}" for f in fields(problem))
+    return f"{type(problem).__name__}: {facts}"
 
 
 def record(tile: Tile) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def record(tile: Tile) -> dict[str, Any]:
     return {f.name: getattr(tile, f.name) for f in fields(tile)}
 
 
-def fastest(problem: Problem, target: str, candidates: list[Tile]) -> Tile | None:
+def fastest(problem: Problem, target: Target, candidates: list[Tile]) -> Tile | None:
     """The candidate that the records name; None if there is none."""
     found = _records(path(target)).get(key(problem), {}).get("tile")
     return next((tile for tile in candidates if _plain(record(tile)) == found), None)

@@ -1,29 +1,27 @@
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
-"""What every GEMM-like kernel does around its product: y = post(act(op(pre(x)) + bias) + residual).
+"""What kernels do around their own work: y = post(act(op(pre(x)) + bias) + residual); see `frame/ends.py`.
 
-`prologue` runs on loaded activations, `epilogue` on the float32 accumulator. Absent parts are `None` pointers and
-identity functions, which cost nothing. The torch half, `reference_prologue` and `reference_epilogue`, is float64.
+`prologue` runs on loaded activations, `activated` and `store_rows` on the float32 accumulator. Absent parts are None
+and identity functions, which cost nothing.
 """
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 
-from optgraph.ir.values import Act
-from optgraph.kernels.jit.activations import apply
-
 
 @triton.jit
-def prologue(x, scale, shift, channels, mask, a, b, ACT: tl.constexpr):
-    """pre_act(x * scale[channels] + shift[channels]) in float32; `channels` is [BLOCK_K], `x` [BLOCK_M, BLOCK_K]."""
+def prologue(x, pre, channels, mask):
+    """pre(x) in float32; `channels` is [BLOCK_K], `x` [BLOCK_M, BLOCK_K]."""
     x = x.to(tl.float32)
-    if scale is not None:
-        x *= tl.load(scale + channels, mask, other=0.0)[None, :]
-    if shift is not None:
-        x += tl.load(shift + channels, mask, other=0.0)[None, :]
-    return ACT(x, a, b)
+    if pre is not None:
+        if pre.scale is not None:
+            x *= tl.load(pre.scale + channels, mask, other=0.0)[None, :]
+        if pre.shift is not None:
+            x += tl.load(pre.shift + channels, mask, other=0.0)[None, :]
+        x = pre.act(x, pre.a, pre.b)
+    return x
 
 
 @triton.jit
@@ -37,45 +35,22 @@ def multiplicand(x, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def store_rows(
-    acc,
-    out,
-    residual,
-    rows,
-    columns,
-    row_mask,
-    column_mask,
-    out_row,
-    residual_row,
-    post_a,
-    post_b,
-    POST: tl.constexpr,
-):
-    """Stores post(acc + residual) at pixel rows [BLOCK_M] (int64) and channels [BLOCK_N] of dense-pixel tensors."""
+def activated(acc, end, columns, mask):
+    """act(acc + bias[columns]); `columns` is [BLOCK_N]."""
+    if end.bias is not None:
+        acc += tl.load(end.bias + columns, mask, other=0.0)[None, :]
+    return end.act(acc, end.a, end.b)
+
+
+@triton.jit
+def store_rows(acc, end, out, out_row, rows, columns, row_mask, column_mask, ALIGN: tl.constexpr):
+    """Stores post(acc + residual) at pixel rows [BLOCK_M] (int64) and channels [BLOCK_N] of dense-pixel tensors whose
+    rows ALIGN divides."""
     mask = row_mask[:, None] & column_mask[None, :]
-    if residual is not None:
-        acc += tl.load(residual + rows[:, None] * residual_row + columns[None, :], mask, other=0.0).to(tl.float32)
-    acc = POST(acc, post_a, post_b)
+    if end.residual is not None:
+        residual_row = end.residual_row // ALIGN * ALIGN
+        added = tl.load(end.residual + rows[:, None] * residual_row + columns[None, :], mask, other=0.0)
+        acc += added.to(tl.float32)
+    acc = end.post(acc, end.post_a, end.post_b)
+    out_row = out_row // ALIGN * ALIGN
     tl.store(out + rows[:, None] * out_row + columns[None, :], acc.to(out.dtype.element_ty), mask)
-
-
-def reference_prologue(
-    x: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None, act: Act
-) -> torch.Tensor:
-    x = x.double()
-    if scale is not None:
-        x = x * scale.double()
-    if shift is not None:
-        x = x + shift.double()
-    return apply(x, act)
-
-
-def reference_epilogue(
-    y: torch.Tensor, bias: torch.Tensor | None, act: Act, residual: torch.Tensor | None, post: Act
-) -> torch.Tensor:
-    if bias is not None:
-        y = y + bias.double()
-    y = apply(y, act)
-    if residual is not None:
-        y = y + residual.double()
-    return apply(y, post)

@@ -14,7 +14,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-MAX_TILES = 1024
+from optgraph.kernels.frame.split import MAX_TILES
+
 _COUNTERS = tl.constexpr(MAX_TILES)  # int32 each, as wide as a float32
 
 
@@ -42,8 +43,3 @@ def joined(acc, workspace, tile, split, splits, BLOCK_M: tl.constexpr, BLOCK_N: 
             acc += tl.load(parts + other * (BLOCK_M * BLOCK_N))
         tl.store(counter, 0)
     return acc, last
-
-
-def workspace_bytes(tiles: int, splits: int, block_m: int, block_n: int) -> int:
-    """What a launch of `tiles` output tiles needs; 0 if nothing is split."""
-    return 4 * (MAX_TILES + tiles * splits * block_m * block_n) if splits > 1 else 0

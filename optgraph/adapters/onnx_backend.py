@@ -1,6 +1,6 @@
 """ONNX's backend interface, so that `onnx.backend.test.BackendTest` and whatever else knows it can run us.
 
-    globals().update(onnx.backend.test.BackendTest(optgraph.onnx_backend.OptgraphBackend).test_cases)
+    globals().update(onnx.backend.test.BackendTest(optgraph.adapters.onnx_backend.OptgraphBackend).test_cases)
 
 What we refuse raises unittest.SkipTest with the reason, not BackendIsNotSupposedToImplementIt, which the suite counts
 as passed.
@@ -25,9 +25,9 @@ from onnx.backend.base import Backend, BackendRep, namedtupledict
 from optgraph import ops
 from optgraph.api import net
 from optgraph.base import config
+from optgraph.base.dtypes import ITEMSIZE
 from optgraph.base.errors import OptgraphError
 from optgraph.onnx import read
-from optgraph.plan.plan import ITEMSIZE
 
 Inputs = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 

@@ -7,7 +7,6 @@ Launch with its tile, and so the variants. Several processes compile them, none 
 from __future__ import annotations
 
 import json
-import math
 import os
 import queue
 import subprocess
@@ -17,32 +16,22 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from optgraph.ahead import cubins
 from optgraph.ahead.cubins import Cubin
 from optgraph.base import config
-from optgraph.base.devices import DEVICES
+from optgraph.base.devices import DEVICES, Target
 from optgraph.base.errors import InputError, OptgraphError
-from optgraph.ir.graph import Graph
+from optgraph.base.progress import Progress, silent
 from optgraph.ir.values import BATCH
-from optgraph.kernels.frame.choice import PLANNED_BATCHES
-from optgraph.plan.buffers import Buffers
-from optgraph.plan.lowering import lower
-from optgraph.plan.plan import Packed
-from optgraph.plan.weights import Weights, resolve
+from optgraph.kernels.frame.arguments import Jit
+from optgraph.kernels.frame.tile import PLANNED_BATCHES
+from optgraph.kernels.frame.variant import Variant
+from optgraph.plan.buffers import dry_launches
+from optgraph.plan.plans import Plans
 
-if TYPE_CHECKING:
-    from optgraph.kernels.frame.launch import Variant
-
-Progress = Callable[[str, float], None]
 _BROKEN = "the compiler broke down: OPTGRAPH_DEBUG=1 shows how"
-
-
-def silent(what: str, done: float) -> None:
-    """A Progress that nobody sees."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +43,7 @@ class Use:
 
     key: str
     variant: Variant
-    target: str
+    target: Target
     launches: Mapping[int, int]
     blocks: int
 
@@ -66,8 +55,9 @@ class Use:
         if constants.get("BOX0"):
             words.append(f"box {_sizes(constants, 'BOX')}")
         words += [name.lower() for name, value in constants.items() if value is True]
-        words += [value.__name__.strip("_") for value in constants.values() if cubins.is_jit(value)]
-        words += [name for name, kind in self.variant.signature if name == "residual" and kind != "constexpr"]
+        words += ["prologue"] if "pre.act" in constants else []
+        words += [value.name for value in constants.values() if isinstance(value, Jit)]
+        words += ["residual"] if "end.residual" in dict(self.variant.parameters) else []
         words += [f"{k.lower()} {v}" for k, v in constants.items() if k.startswith("ALIGN") and v < 8]
         return ", ".join(word for word in words if word != "identity")
 
@@ -76,52 +66,37 @@ def _sizes(constants: Mapping[str, Any], prefix: str) -> str:
     return "×".join(str(value) for name, value in constants.items() if name.startswith(prefix))
 
 
-def check_targets(targets: Iterable[str]) -> None:
-    """Raises InputError for a target that kernels are not compiled for, OptgraphError if there is no compiler."""
-    for target in targets:
+def parse_targets(names: Iterable[str]) -> tuple[Target, ...]:
+    """GPUs to compile for. Raises InputError for one that is not known here, OptgraphError if there is no compiler."""
+    found = tuple(dict.fromkeys(map(Target.parse, names)))
+    for target in found:
         if target not in DEVICES:
-            raise InputError(f"unknown target '{target}': use {', '.join(DEVICES)}")
+            raise InputError(f"unknown target '{target}': use {', '.join(map(str, DEVICES))}")
         if find_spec("triton") is None:
             raise OptgraphError(f"compiling for {target} needs Triton, which is not installed: pip install triton")
+    return found
 
 
-def find_uses(graph: Graph, dtype: str, batches: Sequence[int], targets: Sequence[str]) -> list[Use]:
-    """The distinct variants of the fused `graph`, target by target, in the order of their first launch.
+def find_uses(plans: Plans, batches: Sequence[int], targets: Sequence[Target]) -> list[Use]:
+    """The distinct variants of a network's plans, target by target, in the order of their first launch.
 
     They are those of `batches` and, where the batch is open, of the sizes that tiles are planned for: so of any size.
     """
-    if not targets:
-        return []
-    from optgraph.kernels.frame.launch import Launch, targeting
-
-    if any(BATCH in graph.values[name].shape for name in graph.inputs):
+    graph = plans.graph
+    if targets and any(BATCH in graph.values[name].shape for name in graph.inputs):
         batches = sorted({*batches, *PLANNED_BATCHES})
-    weights = _Weights(graph.constants, torch.device("meta"))
     found: list[Use] = []
     for target in targets:
         launches: dict[Variant, dict[int, int]] = {}
         blocks: dict[Variant, int] = {}
         for batch in batches:
-            plan = lower(graph, batch, dtype)
-            buffers = Buffers(plan, weights, torch.device("meta"), poison=False)
-            with targeting(target):
-                bound = [buffers.bind(call) for call in plan.calls]
-            for launch in bound:
-                if isinstance(launch, Launch):
+            for launch in dry_launches(plans.get(batch, target), plans.shapes):
+                if launch is not None:
                     counts = launches.setdefault(launch.variant, dict.fromkeys(batches, 0))
                     counts[batch] += 1
-                    blocks[launch.variant] = max(blocks.get(launch.variant, 0), math.prod(launch.grid))
+                    blocks[launch.variant] = max(blocks.get(launch.variant, 0), launch.programs)
         found += [Use(cubins.key(v, target), v, target, launches[v], blocks[v]) for v in launches]
     return found
-
-
-class _Weights(Weights):
-    """Weights of the right shapes and types, and no bytes."""
-
-    def _pack(self, packed: Packed) -> torch.Tensor:
-        sources = [torch.zeros(()).expand(self._constants[name].shape) if name else None for name in packed.sources]
-        shape = resolve(packed.pack)(*sources, **packed.options).shape
-        return torch.empty(shape, dtype=getattr(torch, packed.dtype), device=self._device)
 
 
 def build(wanted: Sequence[Use], progress: Progress = silent) -> list[Cubin]:
@@ -132,9 +107,9 @@ def build(wanted: Sequence[Use], progress: Progress = silent) -> list[Cubin]:
     """
     missing = [use for use in wanted if cubins.cached(use.key) is None]
     for use in missing:
-        function = use.variant.fn.fn
-        if function.__module__ == "__main__" or "." in function.__qualname__:
-            raise InputError(f"kernel '{function.__qualname__}' is not in a module that a compiler process can import")
+        code = use.variant.code
+        if code.module == "__main__" or "." in code.name:
+            raise InputError(f"kernel '{code.name}' is not in a module that a compiler process can import")
     tasks: queue.SimpleQueue[Use] = queue.SimpleQueue()
     for use in missing:
         tasks.put(use)
@@ -173,7 +148,7 @@ def _serve(tasks: queue.SimpleQueue[Use], tell: Callable[[], None]) -> None:
             except queue.Empty:
                 return
             tell()
-            task = json.dumps([cubins.variant_to_json(use.variant), use.target])
+            task = json.dumps([cubins.variant_to_json(use.variant), str(use.target)])
             answer = b""
             with suppress(BrokenPipeError):  # it has ended
                 process.stdin.write(task.encode() + b"\n")
@@ -195,7 +170,7 @@ def main() -> None:
     for line in sys.stdin:
         try:
             variant, target = json.loads(line)
-            cubins.obtain(cubins.variant_from_json(variant), target)
+            cubins.obtain(cubins.variant_from_json(variant), Target.parse(target))
             reason = ""
         except Exception as error:  # the compiler's errors share no base
             reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -11,26 +11,27 @@ import hashlib
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from optgraph.base import config
+from optgraph.base.devices import Target
 from optgraph.base.errors import ArtifactError, OptgraphError
 from optgraph.base.files import replacing
+from optgraph.kernels.frame.arguments import OURS, Jit
 from optgraph.kernels.frame.sources import digest
-from optgraph.plan.weights import resolve
-
-if TYPE_CHECKING:
-    from optgraph.kernels.frame.launch import Variant
+from optgraph.kernels.frame.variant import Variant, compiled
 
 SCRATCH = 2  # pointers that Triton appends to every kernel's parameters, null where they are not used
 _SIZES = {"pointer": 8, "i32": 4, "i64": 8, "fp32": 4}
@@ -132,23 +133,33 @@ def layout(parameters: Sequence[Parameter]) -> list[tuple[int, int]]:
     return sizes + [(8, 8)] * SCRATCH
 
 
-def runs_on(target: str, capability: tuple[int, int]) -> bool:
+def runs_on(target: Target, capability: tuple[int, int]) -> bool:
     """Whether code for `target` runs on a GPU of that compute capability.
 
     From sm_90 on, code is made for one chip ('sm_90a'); before, it also runs on later ones of the same generation.
     """
-    major, minor = divmod(int(target.removeprefix("sm_")), 10)
+    if target.capability is None:
+        return False
+    major, minor = target.capability
     return (major, minor) == capability or (major == capability[0] < 9 and minor < capability[1])
 
 
 # ---- keys
 
 
-def key(variant: Variant, target: str) -> str:
+def key(variant: Variant, target: Target) -> str:
     """SHA-256 of what decides the code. It says nothing of Triton's version: a cubin is as good as ever after."""
-    functions = [variant.fn, *(value for _, value in variant.constants if is_jit(value))]
-    sources = digest({fn.fn.__code__.co_filename for fn in functions})
-    return hashlib.sha256(json.dumps([sources, variant_to_json(variant), target]).encode()).hexdigest()
+    functions = [variant.code, *(value for _, value in variant.constants if isinstance(value, Jit))]
+    theirs = {_file(function.module) for function in functions if not function.module.startswith(OURS)}
+    return hashlib.sha256(json.dumps([digest(theirs), variant_to_json(variant), str(target)]).encode()).hexdigest()
+
+
+def _file(module: str) -> str:
+    """Where a module's source is."""
+    if module in sys.modules:
+        return sys.modules[module].__file__ or ""
+    found = find_spec(module)
+    return found.origin or "" if found else ""
 
 
 def variant_to_json(variant: Variant) -> dict[str, Any]:
@@ -157,37 +168,30 @@ def variant_to_json(variant: Variant) -> dict[str, Any]:
 
 
 def variant_from_json(data: dict[str, Any]) -> Variant:
-    from optgraph.kernels.frame.launch import Variant
-
     return Variant(**{name: _restored(value) for name, value in data.items()})
 
 
-def is_jit(value: Any) -> bool:
-    """Whether it is a jit function, for a GPU or interpreted."""
-    return hasattr(value, "fn") and hasattr(value, "arg_names")
-
-
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return {"jit": f"{value.fn.__module__}:{value.fn.__qualname__}"} if is_jit(value) else value
+    if isinstance(value, Jit):
+        return {"module": value.module, "name": value.name}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _restored(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_restored(item) for item in value)
-    return resolve(value["jit"]) if isinstance(value, dict) else value
+    return Jit(**value) if isinstance(value, dict) else value
 
 
 # ---- compiling, and the cache on disk
 
 
-def obtain(variant: Variant, target: str) -> Cubin:
+def obtain(variant: Variant, target: Target) -> Cubin:
     """The cubin from the cache on disk, else compiled here and kept there. Needs a process that does not interpret."""
     name = key(variant, target)
     found = cached(name)
     if found is None:
-        found = from_triton(variant, target, name, variant.compile(target))
+        found = from_triton(variant, target, name, compiled(variant, target))
         _keep(found)
     return found
 
@@ -213,9 +217,9 @@ def _path(name: str) -> Path:
     return config.cubin_cache() / f"triton-{version('triton')}" / f"{name}.safetensors"
 
 
-def from_triton(variant: Variant, target: str, name: str, compiled: Any) -> Cubin:
+def from_triton(variant: Variant, target: Target, name: str, found: Any) -> Cubin:
     """A CompiledKernel as a Cubin. Raises OptgraphError if its parameters are not what `layout` says they are."""
-    metadata, ptx, code = compiled.metadata, compiled.asm["ptx"], compiled.asm["cubin"]
+    metadata, ptx, code = found.metadata, found.asm["ptx"], found.asm["cubin"]
     parameters = _parameters(variant, metadata.tensordesc_meta)
     scratch = metadata.global_scratch_size or metadata.profile_scratch_size
     if layout(parameters) != ptx_layout(ptx) or scratch or metadata.num_ctas != 1:
@@ -226,7 +230,7 @@ def from_triton(variant: Variant, target: str, name: str, compiled: Any) -> Cubi
     return Cubin(
         key=name,
         kernel=variant.kernel,
-        target=target,
+        target=str(target),
         entry=metadata.name,
         parameters=parameters,
         num_warps=metadata.num_warps,
@@ -249,7 +253,7 @@ def takes(cubin: Cubin, variant: Variant) -> bool:
 def _kinds(variant: Variant) -> list[str]:
     """'pointer', 'i32', 'i64', 'fp32', or 'map' for a tensor read by the copy engine."""
     named = {"*": "pointer", "t": "map"}  # *fp16, tensordesc<fp16[64, 64]>
-    return [named.get(kind[0], kind) for _, kind in variant.signature if kind != "constexpr"]
+    return [named.get(kind[0], kind) for _, kind in variant.parameters]
 
 
 def _parameters(variant: Variant, maps: Sequence[dict[str, Any]] | None) -> tuple[Parameter, ...]:

@@ -24,11 +24,12 @@ from safetensors.numpy import save as to_bytes
 from optgraph.ahead.cubins import Cubin
 from optgraph.ahead.cubins import from_json as cubin_from_json
 from optgraph.api.graph_json import graph_from_json, graph_to_json
+from optgraph.base.dtypes import STORAGE
 from optgraph.base.errors import ArtifactError, InputError
 from optgraph.base.files import replacing
+from optgraph.base.version import version
 from optgraph.ir.graph import Graph
 from optgraph.ir.op import Op
-from optgraph.plan.lowering import STORAGE
 
 FORMAT = 2
 
@@ -61,8 +62,6 @@ def save(path: Path, artifact: Artifact, ops: Sequence[type[Op]] = ()) -> None:
     ops: operators of one's own that the graphs contain. Raises ArtifactError for one that is not there, InputError if
     the file cannot be written.
     """
-    from optgraph import __version__
-
     weights = artifact.fused.constants | artifact.simplified.constants
     for name, array in artifact.fused.constants.items():
         if artifact.simplified.constants.get(name, array) is not array and not np.array_equal(array, weights[name]):
@@ -70,7 +69,7 @@ def save(path: Path, artifact: Artifact, ops: Sequence[type[Op]] = ()) -> None:
     options = artifact.options
     metadata = {
         "format": str(FORMAT),
-        "optgraph": __version__,
+        "optgraph": version(),
         "dtype": options.dtype,
         "batches": json.dumps(options.batches),
         "nodes": str(options.nodes),

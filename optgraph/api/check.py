@@ -18,8 +18,9 @@ from optgraph.base.errors import ModelError
 from optgraph.ir.checks import check_size
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import BATCH
-from optgraph.onnx.read import Importer, InputShape, declared_value, load_parts, model_name
-from optgraph.ops import onnx_ops
+from optgraph.onnx.inputs import declared_value
+from optgraph.onnx.load import load_parts, model_name
+from optgraph.onnx.read import Importer, InputShape
 from optgraph.passes import pipeline
 from optgraph.plan.lowering import lower
 
@@ -126,7 +127,7 @@ class _Importer(Importer):
         unjudged = not self._unknown.isdisjoint(node.input)
         try:
             if unjudged:
-                onnx_ops.require_known(self, node)
+                self.require_known(node)
                 self.unjudged.append(node.name or node.output[0])
             else:
                 super().visit(node)

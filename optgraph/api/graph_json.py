@@ -1,6 +1,6 @@
 """A Graph as JSON, without its constants' data: what an artifact stores beside the weights.
 
-Reading trusts nothing: operators come from an explicit table, every field is checked against its type, and the graph
+Reading trusts nothing: operators come from a registry, every field is checked against its type, and the graph
 is rebuilt through `Graph.add`, which infers all shapes anew.
 """
 
@@ -14,39 +14,11 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from optgraph import ops
 from optgraph.base.errors import ArtifactError, OptgraphError
 from optgraph.ir.graph import Graph, Source
 from optgraph.ir.op import Op
 from optgraph.ir.values import ACTS, Act, Segment, Value
-
-_OPS: tuple[type[Op], ...] = (
-    ops.Activation,
-    ops.Affine,
-    ops.BatchNorm,
-    ops.Binary,
-    ops.Bottleneck,
-    ops.Cast,
-    ops.Concat,
-    ops.Conv,
-    ops.Gemm,
-    ops.GlobalPool,
-    ops.Identity,
-    ops.LRN,
-    ops.MatMul,
-    ops.MergedPointwise,
-    ops.Opaque,
-    ops.Pad,
-    ops.Pool,
-    ops.PooledPointwise,
-    ops.Reduce,
-    ops.Reshape,
-    ops.Separable,
-    ops.Slice,
-    ops.Softmax,
-    ops.Split,
-    ops.Transpose,
-)
+from optgraph.ops.registry import OURS
 
 
 def graph_to_json(graph: Graph, own_ops: Sequence[type[Op]] = ()) -> dict[str, Any]:
@@ -54,12 +26,12 @@ def graph_to_json(graph: Graph, own_ops: Sequence[type[Op]] = ()) -> dict[str, A
 
     Raises ArtifactError for an operator that is neither ours nor in `own_ops`.
     """
-    known = {op.__name__: op for op in (*_OPS, *own_ops)}
+    registry = OURS.extended(own_ops)
     nodes = []
     for node in graph.nodes():
         kind = type(node.op)
         name = kind.__name__
-        if known.get(name) is not kind:
+        if registry.named(name) is not kind:
             raise ArtifactError(
                 f"node '{node.name}' ({name}): an operator of your own: pass ops=[{name}] to save and load"
             )
@@ -89,7 +61,7 @@ def graph_to_json(graph: Graph, own_ops: Sequence[type[Op]] = ()) -> dict[str, A
 
 def graph_from_json(data: Any, constants: Mapping[str, np.ndarray], own_ops: Sequence[type[Op]] = ()) -> Graph:
     """The graph `graph_to_json` wrote; constants are taken by name. Raises ArtifactError for anything else."""
-    known = {op.__name__: op for op in (*_OPS, *own_ops)}
+    registry = OURS.extended(own_ops)
     graph = Graph(_checked(data, dict).get("name", ""))
     try:
         graph.opset = _checked(data["opset"], int)
@@ -101,7 +73,7 @@ def graph_from_json(data: Any, constants: Mapping[str, np.ndarray], own_ops: Seq
             if graph.add_constant(constants[_checked(name, str)], name) != name:
                 raise ArtifactError(f"value '{name}' is defined twice")
         for entry in data["nodes"]:
-            kind = known.get(entry["op"])
+            kind = registry.named(entry["op"])
             if kind is None:
                 raise ArtifactError(f"unknown operator '{entry['op']}': if it is your own, pass ops=[...] to load")
             hints = get_type_hints(kind)

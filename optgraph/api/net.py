@@ -11,11 +11,14 @@ import numpy as np
 import onnx
 import torch
 
-from optgraph.ahead.build import Progress, Use, build, check_targets, find_uses, silent
+from optgraph.ahead.build import Use, build, find_uses, parse_targets
 from optgraph.ahead.cubins import Cubin
 from optgraph.api import artifact
 from optgraph.base.budget import DEFAULT, Budget
+from optgraph.base.devices import Target
+from optgraph.base.dtypes import check_dtype, torch_dtype
 from optgraph.base.errors import InputError, ModelError
+from optgraph.base.progress import Progress, silent
 from optgraph.cost.work import bytes_per_image
 from optgraph.ir.checks import check_finite, check_size
 from optgraph.ir.graph import Graph
@@ -25,16 +28,16 @@ from optgraph.onnx import read
 from optgraph.onnx.read import InputShape
 from optgraph.passes import pipeline
 from optgraph.passes.pipeline import Pass, PassReport
-from optgraph.plan.lowering import check_dtype, lower
 from optgraph.plan.plan import Plan
-from optgraph.run.backends import Backend, import_triton, make_backend, resolve_backend
+from optgraph.plan.plans import Plans
+from optgraph.run.backends import Backend, kernel_target, make_backend, resolve_backend
 
 Array = np.ndarray | torch.Tensor
 Result = Array | dict[str, np.ndarray] | dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceModel:
     """The ONNX model a net came from: file name, SHA-256 of the file ('' if it was none), operators, and the
     activation bytes an image moves when every operator is a kernel of its own."""
 
@@ -48,7 +51,9 @@ class Net:
     """A compiled network. Immutable; threads may call the same net.
 
     simplified, fused:  the graphs after each half of the passes.
-    backend, dtype:     what runs it, and how kernels store numbers.
+    backend, dtype:     the name of what runs it, and how kernels store numbers.
+    runtime:            what runs it: the `Backend` of that name.
+    source:             what is known of the ONNX model it came from.
     reports:            what each pass did (empty after `load`).
     inputs, outputs:    name -> Value (shape with 'N' for the batch, dtype).
     cubins, uses:       kernels compiled ahead, and where the plans launch each (`uses` is empty after `load`).
@@ -58,13 +63,14 @@ class Net:
         self,
         simplified: Graph,
         fused: Graph,
-        source: Source,
+        source: SourceModel,
         backend: str = "auto",
         dtype: str = "fp32",
         reports: Sequence[PassReport] = (),
         batches: Sequence[int] = (1,),
         cubins: Sequence[Cubin] = (),
         uses: Sequence[Use] = (),
+        plans: Plans | None = None,
     ) -> None:
         check_dtype(dtype)
         self.simplified = simplified
@@ -78,7 +84,8 @@ class Net:
         self.backend = resolve_backend(backend)
         self.inputs: dict[str, Value] = {name: fused.values[name] for name in fused.inputs}
         self.outputs: dict[str, Value] = {public: fused.values[v] for public, v in fused.outputs.items()}
-        self.run: Backend = make_backend(self.backend, simplified, fused, dtype, self.cubins)
+        self.plans = plans or Plans(fused, dtype)
+        self.runtime: Backend = make_backend(self.backend, simplified, self.plans, self.cubins)
 
     def __call__(self, x: Array | Mapping[str, Array]) -> Result:
         """Runs the network on `x`, or on a mapping of inputs by name.
@@ -87,19 +94,22 @@ class Net:
         Returns the same kind as it was given; with several outputs, a dict by name. Raises InputError for an input
         that does not fit.
         """
-        feeds = self._feeds(x)
+        feeds, batch = self._feeds(x)
         first = next(iter(feeds.values()))
         tensors = {name: a if isinstance(a, torch.Tensor) else torch.from_numpy(a) for name, a in feeds.items()}
-        results = self.run(tensors)
+        results = self.runtime(tensors, batch)
         if isinstance(first, torch.Tensor):
-            moved = {n: t.to(first.device, _torch_dtype(self.outputs[n].dtype)) for n, t in results.items()}
+            moved = {n: t.to(first.device, torch_dtype(self.outputs[n].dtype)) for n, t in results.items()}
             return next(iter(moved.values())) if len(moved) == 1 else moved
-        arrays = {n: t.cpu().to(_torch_dtype(self.outputs[n].dtype)).numpy() for n, t in results.items()}
+        arrays = {n: t.cpu().to(torch_dtype(self.outputs[n].dtype)).numpy() for n, t in results.items()}
         return next(iter(arrays.values())) if len(arrays) == 1 else arrays
 
-    def plan(self, batch: int = 1) -> Plan:
-        """What the kernels would run for `batch` images; needs no GPU. Raises ModelError if it is over budget."""
-        plan = lower(self.fused, batch, self.dtype)
+    def plan(self, batch: int = 1, target: Target | None = None) -> Plan:
+        """What the kernels would run for `batch` images; needs no GPU. Raises ModelError if it is over budget.
+
+        target: where; by default what the backend's kernels run on, an H100 if it has none.
+        """
+        plan = self.plans.get(batch, target or kernel_target(self.backend))
         self.fused.budget.check("arena_bytes", plan.arena_bytes, f"batch {batch} takes {plan.arena_bytes} bytes")
         return plan
 
@@ -113,7 +123,8 @@ class Net:
         saved = artifact.Artifact(self.simplified, self.fused, options, source.digest, source.name, self.cubins)
         artifact.save(Path(path), saved, ops)
 
-    def _feeds(self, x: Array | Mapping[str, Array]) -> dict[str, Array]:
+    def _feeds(self, x: Array | Mapping[str, Array]) -> tuple[dict[str, Array], int]:
+        """The inputs by name, once they fit, and how many images they are: 1 where no input has an open batch."""
         if isinstance(x, Mapping):
             feeds = dict(x)
         elif len(self.inputs) == 1:
@@ -122,12 +133,11 @@ class Net:
             raise InputError(f"the network has {len(self.inputs)} inputs: pass a dict of {', '.join(self.inputs)}")
         if set(feeds) != set(self.inputs):
             raise InputError(f"the network's inputs are {', '.join(self.inputs)}; got {', '.join(feeds) or 'none'}")
-        batches = set()
-        for name, array in feeds.items():
-            batches.add(self._check(name, array))
-        if len(batches - {None}) > 1:
-            raise InputError(f"inputs of different batch sizes: {sorted(b for b in batches if b is not None)}")
-        return feeds
+        found = [self._check(name, array) for name, array in feeds.items()]
+        batches = sorted({batch for batch in found if batch is not None})
+        if len(batches) > 1:
+            raise InputError(f"inputs of different batch sizes: {batches}")
+        return feeds, batches[0] if batches else 1
 
     def _check(self, name: str, array: Array) -> int | None:
         """Raises InputError unless `array` fits input `name`; returns its batch where that is free."""
@@ -162,6 +172,7 @@ def compile(
     progress: Progress = silent,
     simplify_passes: Sequence[Pass] = pipeline.SIMPLIFY,
     fuse_passes: Sequence[Pass] = pipeline.FUSE,
+    ops: Sequence[type[Op]] = (),
 ) -> Net:
     """Compiles an ONNX model.
 
@@ -169,39 +180,40 @@ def compile(
     'interpret', 'onnxruntime' or 'torch'. dtype: 'fp32', 'tf32', 'fp16' or 'bf16', what the kernels store and
     multiply in; sums are float32, and the two reference backends always compute in float32.
     input_shape: fixes open dimensions, see `read`.
-    outputs: names of tensors to cut the network off at: what it then answers with, by these names.
+    outputs: names of tensors to cut the network off at: what it then answers with, by these names. `--cut`, on the
+        command line.
     strict: a node without a kernel is an error.
     budget: what the model may ask for.
     batches: sizes worth reporting on; any size runs.
     targets: GPUs, such as 'sm_90', to compile the kernels for now, with no GPU: there, they need not be compiled again.
     progress: told what is being compiled, and how much of it is done, 0 to 1.
-    Raises ModelError, InputError; see `optgraph.errors`.
+    ops: operators of your own, for the ONNX operators that their `handlers` name, custom domains included.
+    Raises ModelError, InputError; see `optgraph.base.errors`.
     """
     check_dtype(dtype)
-    check_targets(targets)
+    gpus = parse_targets(targets)
     backend = resolve_backend(backend)
-    graph = read.read(model, input_shape, outputs=outputs, budget=budget)
+    graph = read.read(model, input_shape, outputs=outputs, budget=budget, ops=ops)
     check_size(graph)
     check_finite(graph)
     digest = "" if isinstance(model, onnx.ModelProto) else hashlib.sha256(Path(model).read_bytes()).hexdigest()
-    source = Source(graph.name, digest, graph.source_nodes, bytes_per_image(graph, dtype))
+    source = SourceModel(graph.name, digest, graph.source_nodes, bytes_per_image(graph, dtype))
     reports = pipeline.apply(graph, simplify_passes)
     fused = graph.copy()
     reports += pipeline.apply(fused, fuse_passes)
+    plans = Plans(fused, dtype)
     if strict:
-        _require_kernels(fused, dtype)
-    if targets:
-        import_triton(backend)  # before the kernels are, as the backend wants it
-    uses = find_uses(fused, dtype, batches, targets)
-    return Net(graph, fused, source, backend, dtype, reports, batches, build(uses, progress), uses)
+        _require_kernels(plans.get(1, kernel_target(backend)), len(fused))
+    uses = find_uses(plans, batches, gpus)
+    return Net(graph, fused, source, backend, dtype, reports, batches, build(uses, progress), uses, plans)
 
 
-def _require_kernels(fused: Graph, dtype: str) -> None:
+def _require_kernels(plan: Plan, regions: int) -> None:
     """Raises ModelError, naming the nodes and the reasons, if a region has no kernel and falls back to torch."""
-    missing = [f"'{f.node}' ({f.op}: {f.reason})" for f in lower(fused, 1, dtype).fallbacks]
+    missing = [f"'{f.node}' ({f.op}: {f.reason})" for f in plan.fallbacks]
     if missing:
         raise ModelError(
-            f"{len(missing)} of {len(fused)} regions have no kernel: {', '.join(missing)}",
+            f"{len(missing)} of {regions} regions have no kernel: {', '.join(missing)}",
             "compile without strict to run them in torch",
         )
 
@@ -232,14 +244,9 @@ def load(
         graph.budget = budget
         check_size(graph)
     options = found.options
-    source = Source(found.source_name, found.source_digest, options.nodes, options.bytes_per_image)
+    source = SourceModel(found.source_name, found.source_digest, options.nodes, options.bytes_per_image)
     return Net(found.simplified, found.fused, source, backend, options.dtype, (), options.batches, found.cubins)
 
 
 def _shape(shape: Sequence[object]) -> str:
     return "[" + ", ".join(str(d) for d in shape) + "]"
-
-
-def _torch_dtype(name: str) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype

@@ -18,7 +18,7 @@ def debug() -> bool:
 
 
 def onnx_backend() -> str:
-    """OPTGRAPH_ONNX_BACKEND=NAME: what `optgraph.onnx_backend` runs models with on a CPU, by default 'torch'."""
+    """OPTGRAPH_ONNX_BACKEND=NAME: what `adapters.onnx_backend` runs models with on a CPU, by default 'torch'."""
     return os.environ.get("OPTGRAPH_ONNX_BACKEND", "torch")
 
 

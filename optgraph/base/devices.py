@@ -5,8 +5,11 @@ Limits of an SM are those of NVIDIA's CUDA C++ Programming Guide, "Compute Capab
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from optgraph.base.errors import InputError
 
 SHARED_RESERVED = 1024  # bytes of shared memory that the system takes of every block
 
@@ -22,7 +25,6 @@ class Device:
     memory, l2: bytes a second out of HBM, and out of L2 to all SMs.
     """
 
-    target: str
     name: str
     sms: int
     shared: int
@@ -44,7 +46,6 @@ class Device:
 # The A100's L2 reads 5,120 bytes a clock (its white paper). For the H100's, which NVIDIA does not publish, the same is
 # assumed at its own clock.
 A100 = Device(
-    target="sm_80",
     name="A100 SXM 80GB",
     sms=108,
     shared=164 << 10,
@@ -55,10 +56,9 @@ A100 = Device(
     memory=2.04e12,
     l2=5120 * 1.41e9,
 )
-GA102 = Device(target="sm_86", name="GA102", sms=84, shared=100 << 10, warps=48, blocks=16, fma=512)
-AD102 = Device(target="sm_89", name="AD102", sms=128, shared=100 << 10, warps=48, blocks=24, fma=512)
+GA102 = Device(name="GA102", sms=84, shared=100 << 10, warps=48, blocks=16, fma=512)
+AD102 = Device(name="AD102", sms=128, shared=100 << 10, warps=48, blocks=24, fma=512)
 H100 = Device(
-    target="sm_90",
     name="H100 SXM",
     sms=132,
     shared=228 << 10,
@@ -70,5 +70,49 @@ H100 = Device(
     memory=3.35e12,
     l2=5120 * 1.755e9,
 )
-DEVICES = {device.target: device for device in (A100, GA102, AD102, H100)}
-PREDICTED = (H100, A100)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What kernels are compiled, tiles chosen and plans made for: a GPU's compute capability, or Triton's interpreter
+    (None), whose plans are those of an H100."""
+
+    capability: tuple[int, int] | None
+
+    @classmethod
+    def parse(cls, name: str) -> Target:
+        """'sm_90', 'sm_100' or 'interpret'. Raises InputError for anything else."""
+        if name == "interpret":
+            return INTERPRET
+        found = re.fullmatch(r"sm_(\d+)(\d)", name, re.ASCII)
+        if not found:
+            raise InputError(f"unknown target '{name}': use {', '.join(map(str, DEVICES))}")
+        return cls((int(found[1]), int(found[2])))
+
+    def __str__(self) -> str:
+        return "interpret" if self.capability is None else "sm_{}{}".format(*self.capability)
+
+    @property
+    def interpreted(self) -> bool:
+        return self.capability is None
+
+    @property
+    def number(self) -> int:
+        """90 for sm_90, as compilers count; an interpreter has none."""
+        assert self.capability is not None
+        major, minor = self.capability
+        return 10 * major + minor
+
+    @property
+    def device(self) -> Device:
+        """The newest device known that is not newer, or the oldest."""
+        if self.capability is None:
+            return H100
+        known = [device for target, device in DEVICES.items() if target.capability <= self.capability]  # type: ignore
+        return known[-1] if known else A100
+
+
+INTERPRET = Target(None)
+SM_80, SM_86, SM_89, SM_90 = (Target(capability) for capability in ((8, 0), (8, 6), (8, 9), (9, 0)))
+DEVICES: Mapping[Target, Device] = {SM_80: A100, SM_86: GA102, SM_89: AD102, SM_90: H100}
+PREDICTED = (SM_90, SM_80)  # those with rates in their data sheets

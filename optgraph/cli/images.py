@@ -11,7 +11,7 @@ from PIL import Image
 
 from optgraph.base.errors import InputError
 from optgraph.base.files import replacing
-from optgraph.ir.values import BATCH, Shape, Value
+from optgraph.ir.values import BATCH, Shape, Value, channels_last
 
 IMAGES = (".png", ".jpg", ".jpeg")
 RANDOM = "random"
@@ -72,12 +72,12 @@ def read_image(path: Path, name: str, value: Value) -> np.ndarray:
     Raises InputError if the file is no image or the input takes none.
     """
     shape = _one(value.shape)
-    channels_last = len(shape) == 4 and shape[1] not in (1, 3) and shape[3] in (1, 3)
-    if len(shape) != 4 or not value.dtype.startswith("float") or (shape[1] not in (1, 3) and not channels_last):
+    last = channels_last(shape)
+    if len(shape) != 4 or not value.dtype.startswith("float") or not (last or shape[1] in (1, 3)):
         raise InputError(
             f"{path}: input '{name}' ({value.dtype}, {list(value.shape)}) takes no image: pass a .npy file"
         )
-    height, width, channels = shape[1:] if channels_last else (*shape[2:], shape[1])
+    height, width, channels = shape[1:] if last else (*shape[2:], shape[1])
     try:
         with Image.open(path) as image:
             resized = image.convert("RGB" if channels == 3 else "L").resize((width, height), Image.Resampling.BILINEAR)
@@ -87,7 +87,7 @@ def read_image(path: Path, name: str, value: Value) -> np.ndarray:
         reason = getattr(error, "strerror", None) or "damaged, or no image"
         raise InputError(f"{path}: cannot be read: {reason}") from None
     pixels = np.asarray(resized, np.float32).reshape(height, width, channels) / 127.5 - 1.0
-    return (pixels if channels_last else pixels.transpose(2, 0, 1))[None].astype(value.dtype, order="C")
+    return (pixels if last else pixels.transpose(2, 0, 1))[None].astype(value.dtype, order="C")
 
 
 def _one(shape: Shape) -> tuple[int, ...]:

@@ -23,19 +23,24 @@ import torch
 from optgraph.api.net import Net
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.errors import InputError, OptgraphError
-from optgraph.compare.oracle import Feeds, Reference, allowed, coarseness, distance, example, noise
-from optgraph.compare.verify import Progress, computed_dtype, open_with_original
+from optgraph.base.progress import Progress, silent
+from optgraph.base.version import version
+from optgraph.compare.oracle import allowed, coarseness, distance, example, noise
+from optgraph.compare.verify import computed_dtype, open_with_original
+from optgraph.onnx.load import load_model
 from optgraph.onnx.parts import cut, inlined
-from optgraph.onnx.read import InputShape, load_model
+from optgraph.onnx.read import InputShape
+from optgraph.onnx.sessions import Feeds, InnerValues, session
 from optgraph.plan.lowering import fitting_batch
-from optgraph.run.backends import OnnxRuntime, session
+from optgraph.run.backends import OnnxRuntime
+from optgraph.tune.timing import Times
 
 AGAINST = ("onnxruntime",)
 WARM_UPS = 3  # the first run compiles kernels, the second records a CUDA graph, the third replays it
 # An engine's worker threads spin for a while after its run, waiting for the next one. On two cores that alone made the
 # same ONNX Runtime session up to 1.7 times slower when the other side ran right before it.
 PAUSE_SECONDS = 0.05
-PACKAGES = ("torch", "onnxruntime", "onnx", "triton", "optgraph")
+PACKAGES = ("torch", "onnxruntime", "onnx", "triton")
 
 Runner = Callable[[Feeds], dict[str, np.ndarray]]
 
@@ -47,6 +52,10 @@ class Spread:
     min: float
     max: float
     iqr: float
+
+    @classmethod
+    def of(cls, times: Times) -> Spread:
+        return cls(times.min, times.max, times.iqr)
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ def bench(
     min_seconds: float = 2.0,
     input_shape: InputShape | Mapping[str, InputShape] | None = None,
     original: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     outputs: Sequence[str] = (),
     budget: Budget = DEFAULT,
 ) -> Comparison:
@@ -108,8 +117,7 @@ def bench(
         raise InputError(f"cannot compare with '{against}': use {', '.join(AGAINST)}")
     if repeats < 1 or (threads is not None and threads < 1):
         raise InputError("repeats and threads are at least 1")
-    tell = progress or (lambda stage, done: None)
-    tell("compile", 0.0)
+    progress("compile", 0.0)
     net, source = open_with_original(model, backend, dtype, input_shape, original, outputs, budget)
     batch = fitting_batch(net.inputs, batch)
     feeds = example(net.inputs, batch, seed=0)
@@ -117,17 +125,17 @@ def bench(
     whole = load_model(source)
     theirs = _onnxruntime(source, whole, list(net.outputs), threads)
     with _torch_threads(threads):
-        ours = _ours(net, threads)
-        tell("warm-up", 0.0)
+        ours = _ours(net, batch, threads)
+        progress("warm-up", 0.0)
         answers = theirs(feeds)
-        (plain,) = Reference(whole).run(list(answers), feeds)
+        (plain,) = InnerValues(whole).run(list(answers), feeds)
         dtype = computed_dtype(net)
         rounding = max(noise(plain, answers), coarseness(net.fused, dtype, feeds, plain))
         require_agreement(ours(feeds), answers, allowed(dtype, rounding))
         for run in (ours, theirs) * (WARM_UPS - 1):
             run(feeds)
         ours_s, theirs_s = interleave(
-            lambda: ours(feeds), lambda: theirs(feeds), repeats, min_seconds, lambda done: tell("timing", done)
+            lambda: ours(feeds), lambda: theirs(feeds), repeats, min_seconds, lambda done: progress("timing", done)
         )
     return _compare(net, against, batch, threads, ours_s, theirs_s)
 
@@ -173,11 +181,11 @@ def interleave(
 # ---- the two sides: each takes and gives arrays in host memory
 
 
-def _ours(net: Net, threads: int) -> Runner:
-    run = OnnxRuntime(net.simplified, threads) if net.backend == "onnxruntime" else net.run
+def _ours(net: Net, batch: int, threads: int) -> Runner:
+    runtime = OnnxRuntime(net.simplified, threads) if net.backend == "onnxruntime" else net.runtime
 
     def call(feeds: Feeds) -> dict[str, np.ndarray]:
-        results = run({name: torch.from_numpy(array) for name, array in feeds.items()})
+        results = runtime({name: torch.from_numpy(array) for name, array in feeds.items()}, batch)
         return {name: result.float().cpu().numpy() for name, result in results.items()}
 
     return call
@@ -213,7 +221,7 @@ def _torch_threads(threads: int) -> Iterator[None]:
 def _compare(
     net: Net, against: str, batch: int, threads: int, ours: Sequence[float], theirs: Sequence[float]
 ) -> Comparison:
-    ours_ms, theirs_ms = (1e3 * statistics.median(times) for times in (ours, theirs))
+    our_times, their_times = (Times.of([1e3 * second for second in seconds]) for seconds in (ours, theirs))
     return Comparison(
         model=net.source.name,
         backend=net.backend,
@@ -222,19 +230,18 @@ def _compare(
         batch=batch,
         threads=threads,
         device=torch.cuda.get_device_name() if net.backend == "triton" else _processor(),
-        ours_ms=ours_ms,
-        theirs_ms=theirs_ms,
+        ours_ms=our_times.median,
+        theirs_ms=their_times.median,
         ratio=statistics.median(t / o for o, t in zip(ours, theirs, strict=True)),
-        ratio_of_medians=theirs_ms / ours_ms,
+        ratio_of_medians=their_times.median / our_times.median,
         repeats=len(ours),
-        spread={"ours": _spread(ours), "theirs": _spread(theirs)},
-        versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        spread={"ours": Spread.of(our_times), "theirs": Spread.of(their_times)},
+        versions={
+            "python": platform.python_version(),
+            **{name: _version(name) for name in PACKAGES},
+            "optgraph": version(),
+        },
     )
-
-
-def _spread(seconds: Sequence[float]) -> Spread:
-    first, third = np.percentile(seconds, (25, 75))
-    return Spread(1e3 * min(seconds), 1e3 * max(seconds), 1e3 * float(third - first))
 
 
 def _version(package: str) -> str:

@@ -1,76 +1,22 @@
-"""The oracle: what an original model answers, inside and out, and how far another answer is from it."""
+"""The oracle: what to ask an original model, how far another answer is from its own, and how far it may be."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-import onnx
-import onnx.inliner
 import torch
-from onnx import helper
 
+from optgraph.base.dtypes import STORAGE, nearest_tf32, torch_dtype
+from optgraph.base.images import images
 from optgraph.ir.graph import Graph
-from optgraph.ir.values import Value
-from optgraph.onnx import calibrate
-from optgraph.onnx.parts import upstream
-from optgraph.plan.lowering import STORAGE
-from optgraph.plan.weights import nearest_tf32
-from optgraph.run.backends import session
+from optgraph.ir.values import Value, channels_last
+from optgraph.onnx.sessions import Feeds
 from optgraph.run.reference import Executor
-
-Feeds = Mapping[str, np.ndarray]
 
 BOUNDS = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 5e-3, "bf16": 3e-2}  # relative L2 of an output, by dtype
 NOISE_FACTOR, NOISE_LIMIT = 2.0, 10.0
-CHUNK = 16  # inner values held at a time
-
-
-class Reference:
-    """ONNX Runtime on the CPU, with nothing optimised unless asked, and any value inside a model to be had."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        # As import does, so that the names inside are the same.
-        self._model = onnx.inliner.inline_local_functions(model) if model.functions else model
-        self._computed = {name for node in self._model.graph.node for name in node.output if name}
-
-    def __contains__(self, name: object) -> bool:
-        """Whether a node of the model computes `name`."""
-        return name in self._computed
-
-    def run(self, names: Sequence[str], *runs: Feeds, optimize: bool = False) -> list[dict[str, np.ndarray]]:
-        """The named values, for each of the feeds, which are all of one shape."""
-        names = list(dict.fromkeys(names))
-        running = session(self._upto(names, runs[0]).SerializeToString(), optimize=optimize)
-        return [dict(zip(names, running.run(names, dict(feeds)), strict=True)) for feeds in runs]
-
-    def stream(self, names: Sequence[str], feeds: Feeds) -> Iterator[np.ndarray]:
-        """The named values one after the other, at most CHUNK of them in memory."""
-        for start in range(0, len(names), CHUNK):
-            yield from self._chunk(names[start : start + CHUNK], feeds)
-
-    def _chunk(self, names: Sequence[str], feeds: Feeds) -> Iterator[np.ndarray]:
-        (values,) = self.run(names, feeds)
-        for name in names:
-            yield values[name]
-
-    def _upto(self, names: Sequence[str], feeds: Feeds) -> onnx.ModelProto:
-        """The model as far as the last of `names`, which are its outputs; its inputs are of the shapes of `feeds`."""
-        whole = self._model.graph
-        # Import refuses subgraphs, whose reading of outer values does not show.
-        nodes, read = upstream(whole, names)
-        read.update(names)
-        part = onnx.ModelProto(ir_version=max(4, self._model.ir_version), opset_import=self._model.opset_import)
-        part.graph.name = whole.name or "reference"
-        part.graph.node.extend(nodes)
-        part.graph.input.extend(
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-            for name, array in feeds.items()
-        )
-        part.graph.initializer.extend(tensor for tensor in whole.initializer if tensor.name in read)
-        part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-        return part
 
 
 def distance(result: torch.Tensor | np.ndarray, reference: torch.Tensor | np.ndarray) -> tuple[float, float]:
@@ -113,7 +59,7 @@ def coarseness(graph: Graph, dtype: str, feeds: Feeds, answers: Feeds) -> float:
 
 def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:
     x = torch.tensor(array)
-    rounded = nearest_tf32(x) if dtype == "tf32" else x.to(getattr(torch, STORAGE[dtype])).float()
+    rounded = nearest_tf32(x) if dtype == "tf32" else x.to(torch_dtype(STORAGE[dtype])).float()
     return rounded.numpy()
 
 
@@ -137,7 +83,7 @@ def example(inputs: Mapping[str, Value], batch: int, seed: int) -> dict[str, np.
         if dtype.kind != "f":
             array = rng.integers(0, 2 if dtype.kind == "b" else 128, shape)
         elif len(shape) == 4:
-            array = calibrate.images(rng, shape, channels_last=shape[3] in (1, 3) and shape[1] not in (1, 3))
+            array = images(rng, shape, channels_last(shape))
         else:
             array = rng.standard_normal(shape)
         feeds[name] = array.astype(dtype)

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -22,17 +21,15 @@ import torch
 from optgraph.api.net import Net, compile, load
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.errors import InputError
-from optgraph.compare.oracle import Feeds, Reference, allowed, coarseness, distance, example, noise
+from optgraph.base.progress import Progress, silent
+from optgraph.compare.oracle import allowed, coarseness, distance, example, noise
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.text import op_text
-from optgraph.onnx.read import InputShape, load_model
-from optgraph.onnx.write import Exporter
+from optgraph.onnx.load import load_model
+from optgraph.onnx.read import InputShape
+from optgraph.onnx.sessions import Feeds, InnerValues
 from optgraph.plan.lowering import fitting_batch
-from optgraph.run.engine import Engine
-from optgraph.run.reference import Executor
-
-Progress = Callable[[str, float], None]  # what is being done, and how much of it, from 0 to 1
-Tensors = Mapping[str, torch.Tensor]
+from optgraph.run.engine import Tensors
 
 # What a region may be off, in terms of an output: inside, rounding shows about 2.5 times as much as at the end, where
 # a global pool averages most of it away (measured in float32 on Inception V3 and Inception-ResNet-v2).
@@ -110,7 +107,7 @@ def verify(
     original: str | Path | None = None,
     batch: int = 1,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     outputs: Sequence[str] = (),
     budget: Budget = DEFAULT,
 ) -> Verification:
@@ -119,7 +116,7 @@ def verify(
     model: an .onnx, compiled here, or an .optgraph, which has its own dtype and input shape.
     original: the .onnx an .optgraph came from; by default, the file of its name beside it.
     batch, seed: of the inputs, which are smooth random images where an input has rank 4.
-    outputs: tensors to cut the model off at, which are compared with what they are inside the original.
+    outputs: tensors to cut the model off at (`--cut`), which are compared with what they are inside the original.
     budget: what the model may ask for.
     Raises InputError if the original is missing or another one, or the batch does not fit; and as `compile` and `load`.
     """
@@ -128,16 +125,15 @@ def verify(
 
 
 def verify_net(
-    net: Net, original: str | Path, batch: int = 1, seed: int = 0, progress: Progress | None = None
+    net: Net, original: str | Path, batch: int = 1, seed: int = 0, progress: Progress = silent
 ) -> Verification:
     """As `verify`, for a net that was compiled before, from `original`."""
     import onnxruntime
 
-    tell = progress or (lambda stage, done: None)
     batch = fitting_batch(net.inputs, batch)
     feeds, others = (example(net.inputs, batch, s) for s in (seed, seed + 1))
-    tell("reference", 0.0)
-    reference = Reference(load_model(original))
+    progress("reference", 0.0)
+    reference = InnerValues(load_model(original))
     answers, other_answers = reference.run(list(net.outputs), feeds, others)
     (optimized,) = reference.run(list(net.outputs), feeds, optimize=True)
     sensitivity = min(distance(other_answers[name], answers[name])[0] for name in answers)
@@ -145,10 +141,11 @@ def verify_net(
     dtype = computed_dtype(net)
     rounding = max(noise(answers, optimized), coarseness(net.fused, dtype, feeds, answers))
     bound = allowed(dtype, rounding)
-    graph = net.simplified if net.backend == "onnxruntime" else net.fused
-    regions = _Regions(graph, reference, feeds, REGION_FACTOR * bound, tell)
-    results = _run(net, feeds, regions)
-    tell("outputs", 1.0)
+    graph = net.runtime.graph
+    regions = _Regions(graph, reference, feeds, REGION_FACTOR * bound, progress)
+    tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
+    results = net.runtime.stepwise(tensors, batch, regions.see)
+    progress("outputs", 1.0)
     outputs = tuple(OutputError(name, *distance(results[name], answers[name])) for name in answers)
     reason = _reason(outputs, regions, sensitivity, bound)
     return Verification(
@@ -209,17 +206,16 @@ class _Regions:
     compared: names of the regions that have a value of the original model to equal. bad: the first that does not.
     """
 
-    def __init__(self, graph: Graph, reference: Reference, feeds: Feeds, bound: float, tell: Progress) -> None:
+    def __init__(self, graph: Graph, reference: InnerValues, feeds: Feeds, bound: float, tell: Progress) -> None:
         produced = [value for node in graph.nodes() for value in node.outputs]
         self._sources = {value: graph.sources[value] for value in produced if value in graph.sources}
-        self.graph = graph
-        self.wanted = [value for value, source in self._sources.items() if source.name in reference]
+        self._wanted = [value for value, source in self._sources.items() if source.name in reference]
         self.compared: set[str] = set()
         self.bad: BadRegion | None = None
-        self._expected = reference.stream([self._sources[value].name for value in self.wanted], feeds)
+        self._expected = reference.stream([self._sources[value].name for value in self._wanted], feeds)
         self._bound = bound
         self._tell = tell
-        self._left = set(self.wanted)
+        self._left = set(self._wanted)
 
     def see(self, node: Node, results: Tensors) -> None:
         """`node` has given `results`; called in the order of `graph.nodes()`, and a node's outputs in theirs."""
@@ -232,48 +228,7 @@ class _Regions:
             rel_l2, _ = distance(results[value], expected.transpose(perm) if perm else expected)
             if self.bad is None and rel_l2 > self._bound:
                 self.bad = BadRegion(region=node.name, op=op_text(node.op), onnx_nodes=list(node.origin), rel_l2=rel_l2)
-            self._tell("regions", 1.0 - len(self._left) / len(self.wanted))
-
-
-def _run(net: Net, feeds: Feeds, regions: _Regions) -> Tensors:
-    """Runs the net, showing `regions` what is inside; returns the outputs of a run as any user gets them."""
-    run = net.run
-    tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
-    if isinstance(run, Executor):
-        for node, results in run.stream(tensors):
-            regions.see(node, dict(zip(node.outputs, results, strict=True)))
-    elif isinstance(run, Engine):
-        outputs = _run_engine(run, tensors, regions)
-        if net.backend == "interpret":
-            return outputs  # another run would take minutes and launch the same again
-        run(tensors)  # on a GPU this records what later runs, such as the one below, replay
-    else:
-        _run_onnxruntime(feeds, regions)
-    return run(tensors)
-
-
-def _run_engine(engine: Engine, tensors: Tensors, regions: _Regions) -> Tensors:
-    batch = next(iter(tensors.values())).shape[0]
-    with engine.context(batch) as context:
-        context.load(tensors)
-        launches = Counter(call.node for call in context.plan.calls)
-        steps = context.steps()
-        # A node without a launch, such as a concat in place, is a view of what is there by now.
-        for node in regions.graph.nodes():
-            for _ in range(launches[node.name]):
-                next(steps)
-            regions.see(node, {value: context.view(context.plan.results[value]) for value in node.outputs})
-        return context.results()
-
-
-def _run_onnxruntime(feeds: Feeds, regions: _Regions) -> None:
-    exporter = Exporter(regions.graph)
-    exported = Reference(exporter.export())
-    values = exported.stream([exporter.name(value) for value in regions.wanted], feeds)
-    for value, result in zip(regions.wanted, values, strict=True):
-        node = regions.graph.producer(value)
-        assert node is not None
-        regions.see(node, {value: torch.from_numpy(result)})
+            self._tell("regions", 1.0 - len(self._left) / len(self._wanted))
 
 
 def _reason(outputs: tuple[OutputError, ...], regions: _Regions, sensitivity: float, bound: float) -> str:

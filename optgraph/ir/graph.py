@@ -16,36 +16,10 @@ import numpy as np
 
 from optgraph.base.budget import Budget
 from optgraph.base.errors import GraphError, ModelError
-from optgraph.ir.op import Op
+from optgraph.ir.op import Node, Op
 from optgraph.ir.values import Value
 
-
-@dataclass(frozen=True)
-class Node:
-    """An operator in a graph. `inputs` follows `op.slots`, an absent one being ''. `origin`: the ONNX nodes it is."""
-
-    name: str
-    op: Op
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    origin: tuple[str, ...] = ()
-
-    @property
-    def output(self) -> str:
-        """The first output; most operators have just one."""
-        return self.outputs[0]
-
-    def get(self, slot: str) -> str:
-        """The value in the named slot, '' if absent."""
-        i = self.op.slots.index(slot)
-        return self.inputs[i] if i < len(self.inputs) else ""
-
-    def inputs_with(self, **slots: str) -> tuple[str, ...]:
-        """The inputs with some slots set by name, absent ones spelled out as ''."""
-        inputs = [*self.inputs, *[""] * (len(self.op.slots) - len(self.inputs))]
-        for slot, value in slots.items():
-            inputs[self.op.slots.index(slot)] = value
-        return tuple(inputs)
+__all__ = ["Graph", "Node", "Source"]
 
 
 @dataclass(frozen=True)

@@ -1,42 +1,201 @@
-"""What an operator is: a frozen dataclass that knows its input slots, its output shapes and its reference.
+"""What an operator is: a frozen dataclass that knows its shapes, its ONNX, its torch reference and its kernel.
 
-An op of one's own subclasses `Op` and implements `infer`, `compute` and, to run through a kernel, `lower`.
+An operator of one's own subclasses `Op`, as ours do, and overrides what it needs: `infer` and `compute` to run at all,
+`handlers` to be imported, `export` to be written back, `lower` to run through a kernel. `Importer` and `Exporter` are
+what it sees of an ONNX model on the way in and out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from optgraph.base.errors import ModelError, NoKernelError
-from optgraph.ir.values import Dim, Value
+from optgraph.ir.values import Dim, Shape, Value
 
 if TYPE_CHECKING:
+    import numpy as np
+    import onnx
     import torch
+
+Inputs = Sequence["torch.Tensor | None"]
+Outputs = tuple["torch.Tensor", ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Op:
-    """Base of all operators. `slots` names the inputs in order; a missing optional input is the empty string."""
+    """Base of all operators.
+
+    slots:            names of the inputs in order; a missing optional input is the empty string.
+    handlers:         how an ONNX operator becomes this one, by its type; 'domain:Type' outside ONNX's own domain.
+    prologue:         the field that takes an activation of input `x`, '' if none does. An operator with slots
+                      `pre_scale` and `pre_shift` takes an affine map before it, too.
+    writes_channels:  whether its kernel may write into a channel slice of a wider buffer.
+    """
 
     slots: ClassVar[tuple[str, ...]] = ("x",)
+    handlers: ClassVar[Handlers] = {}
+    prologue: ClassVar[str] = ""
+    writes_channels: ClassVar[bool] = False
 
     @property
     def kind(self) -> str:
         return type(self).__name__
 
+    def per_slot(self, inputs: Inputs) -> list[Any]:
+        """One tensor a slot, None where it is absent."""
+        return [*inputs, *[None] * (len(self.slots) - len(inputs))]
+
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
         """Shapes and dtypes of the outputs; the default is one output like the first input."""
         return (present(inputs, 0),)
 
-    def compute(self, inputs: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, ...]:
-        """Plain torch reference, NCHW. Only ops from outside this package need it: ours are in `reference.py`."""
+    def epilogue(self, node: Node) -> str:
+        """The field that takes an activation of the output of `node`, whose operator this is; '' if none does."""
+        return ""
+
+    def export(self, to: Exporter, node: Node) -> None:
+        """Adds the ONNX nodes that say `node`. Raises ModelError if ONNX has no equivalent."""
+        raise ModelError("ONNX has no such operator")
+
+    def least_opset(self, source: int) -> int:
+        """The lowest opset that `export` can write for, of a model that came in opset `source`; 0 if any will do."""
+        return 0
+
+    def compute(self, inputs: Inputs) -> Outputs:
+        """Plain torch reference, NCHW, on one tensor a slot, None for an absent one; no dtype is assumed."""
         raise ModelError(f"operator {self.kind} has no reference implementation (define compute)")
 
-    def lower(self, context: Any, node: Any) -> None:
-        """Emits kernel calls into a plan (see `lower.py`). Without one, the op runs as a torch fallback."""
+    def function(self, opsets: Mapping[str, int]) -> Callable[[Inputs], Outputs]:
+        """`compute`, to be called any number of times and from any thread.
+
+        opsets: of the model, by domain, '' being ONNX's own. Raises ModelError if it cannot be computed.
+        """
+        return self.compute
+
+    def place(self, context: Any, node: Node) -> None:
+        """Hands producers their places in a buffer of `node`, before anything is lowered; most have none."""
+
+    def lower(self, context: Any, node: Node) -> None:
+        """Emits kernel calls into a plan (see `plan/lowering.py`). Without one, the op runs as a torch fallback."""
         raise NoKernelError
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operator in a graph. `inputs` follows `op.slots`, an absent one being ''. `origin`: the ONNX nodes it is."""
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    origin: tuple[str, ...] = ()
+
+    @property
+    def output(self) -> str:
+        """The first output; most operators have just one."""
+        return self.outputs[0]
+
+    def get(self, slot: str) -> str:
+        """The value in the named slot, '' if absent."""
+        i = self.op.slots.index(slot)
+        return self.inputs[i] if i < len(self.inputs) else ""
+
+    def inputs_with(self, **slots: str) -> tuple[str, ...]:
+        """The inputs with some slots set by name, absent ones spelled out as ''."""
+        inputs = [*self.inputs, *[""] * (len(self.op.slots) - len(self.inputs))]
+        for slot, value in slots.items():
+            inputs[self.op.slots.index(slot)] = value
+        return tuple(inputs)
+
+
+# ---- ONNX, as an operator sees it
+
+
+class Handler(Protocol):
+    """Adds an ONNX node to the graph by `importer.add`. `attrs`: its attributes as Python values.
+
+    Raises KeepError (`ops/importing.py`) if this use of the operator has no form of ours, so that it stays Opaque.
+    """
+
+    def __call__(self, importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any], /) -> None: ...
+
+
+Handlers = Mapping[str, Handler]
+
+
+class Importer(Protocol):
+    """An import under way. Names are those of ONNX values, which nodes before this one have defined."""
+
+    @property
+    def opset(self) -> int: ...
+
+    @property
+    def model(self) -> onnx.ModelProto: ...
+
+    def shape(self, name: str) -> Shape: ...
+
+    def dtype(self, name: str) -> str: ...
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """The array of a value that is known now; None for any other."""
+
+    def dims(self, name: str) -> list[Dim] | None:
+        """The elements of a shape vector, symbols included; None if it is not known."""
+
+    def reads(self, names: Sequence[str]) -> bool:
+        """Whether a node or the caller of the model reads any of these values."""
+
+    def alias(self, name: str, target: str) -> None:
+        """`name` is just another name of the value `target`."""
+
+    def add(self, op: Op, inputs: Sequence[str], outputs: Sequence[str] | None = None) -> str:
+        """Adds an operator and returns its first output.
+
+        outputs: what it computes, one name each, '' for a value inside; the ONNX node's first output if None.
+        """
+
+    def add_constant(self, array: np.ndarray, hint: str) -> str:
+        """A new constant, under a name like `hint`."""
+
+
+class Exporter(Protocol):
+    """An export under way. Values are the graph's; names are those of the ONNX model."""
+
+    @property
+    def opset(self) -> int: ...
+
+    @property
+    def source_opset(self) -> int:
+        """The opset of the model that the graph came from."""
+
+    def value(self, value: str) -> Value:
+        """Shape and dtype of a value."""
+
+    def array(self, value: str) -> np.ndarray | None:
+        """The array of a constant; None for any other value."""
+
+    def name(self, value: str) -> str:
+        """The ONNX name of a value, '' for an absent one."""
+
+    def constant(self, array: np.ndarray, hint: str) -> str:
+        """The name of a new initializer."""
+
+    def fresh(self, hint: str) -> str:
+        """A name for a value inside the node being written."""
+
+    def emit(self, op_type: str, inputs: Sequence[str], outputs: Sequence[str] | None = None, **attrs: Any) -> str:
+        """Adds an ONNX node; returns its first output, a fresh name unless given. Absent inputs at the end go."""
+
+    def add(self, proto: onnx.NodeProto) -> None:
+        """Adds a finished node, named after the node being written."""
+
+    def bind(self, value: str, result: str) -> None:
+        """Makes `result`, which nothing has read yet if this node emitted it, the graph's `value`."""
+
+
+# ---- for `infer`
 
 
 def present(inputs: Sequence[Value | None], slot: int) -> Value:

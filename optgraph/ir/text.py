@@ -8,7 +8,6 @@ from dataclasses import fields
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.op import Op
 from optgraph.ir.values import Act, Segment, Value
-from optgraph.ops import Opaque
 
 
 def graph_text(graph: Graph) -> str:
@@ -31,13 +30,11 @@ def node_text(graph: Graph, node: Node) -> str:
 
 
 def op_text(op: Op) -> str:
-    """`Conv[kernel=3×3, act=relu]`: the fields that are not at their defaults."""
-    if isinstance(op, Opaque):
-        return op.op_type
+    """`Conv[kernel=3×3, act=relu]`: the fields that are not at their defaults, but for those with `repr=False`."""
     shown = []
     for f in fields(op):
         value = getattr(op, f.name)
-        if value != f.default:
+        if f.repr and value != f.default:
             shown.append(f"{f.name}={_field(value)}")
     return f"{op.kind}[{', '.join(shown)}]" if shown else op.kind
 

@@ -6,9 +6,14 @@ Tensors are NCHW in meaning throughout, as in ONNX; memory is NHWC, which only l
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from optgraph.base.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
 
 Dim = int | str
 Shape = tuple[Dim, ...]
@@ -44,6 +49,32 @@ class Act:
     def __bool__(self) -> bool:
         return self.kind != "identity"
 
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """The function elementwise, in the dtype of `x`; NaN stays NaN."""
+        from torch.nn import functional as F  # here, for a graph alone needs no torch
+
+        match self.kind:
+            case "identity":
+                return x
+            case "relu":
+                return F.relu(x)
+            case "clip":
+                return x.clamp(self.a, self.b)
+            case "leaky_relu":
+                return F.leaky_relu(x, self.a)
+            case "sigmoid":
+                return x.sigmoid()
+            case "silu":
+                return F.silu(x)
+            case "tanh":
+                return x.tanh()
+            case "hard_sigmoid":
+                return (self.a * x + self.b).clamp(0, 1)
+            case "hard_swish":
+                return x * (x / 6 + 0.5).clamp(0, 1)
+            case _:
+                raise ModelError(f"unknown activation '{self.kind}'")
+
 
 IDENTITY = Act()
 RELU = Act("relu")
@@ -67,6 +98,31 @@ def window_size(size: Dim, kernel: int, stride: int, before: int, after: int, di
     if length < 1:
         raise ModelError(f"a window of {kernel} (dilation {dilation}) does not fit {size} + {before} + {after} pixels")
     return length
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window that slides over an image: (height, width) of each, pads as (top, left, bottom, right).
+
+    The same object in an operator, a plan, a launcher and its reference.
+    """
+
+    kernel: Pair
+    stride: Pair = (1, 1)
+    pads: Pads = (0, 0, 0, 0)
+    dilation: Pair = (1, 1)
+
+    @property
+    def taps(self) -> int:
+        return self.kernel[0] * self.kernel[1]
+
+    def over(self, height: Dim, width: Dim) -> tuple[Dim, Dim]:
+        """Height and width of what comes out. Raises ModelError if the window does not fit."""
+        top, left, bottom, right = self.pads
+        return (
+            window_size(height, self.kernel[0], self.stride[0], top, bottom, self.dilation[0]),
+            window_size(width, self.kernel[1], self.stride[1], left, right, self.dilation[1]),
+        )
 
 
 def broadcast(a: Shape, b: Shape) -> Shape:
@@ -103,3 +159,8 @@ def reshaped(source: Shape, target: Shape) -> Shape:
     else:
         raise ModelError(f"cannot reshape {list(source)} to {list(target)}")
     return tuple(rest if d == -1 else d for d in target)
+
+
+def channels_last(shape: Sequence[Dim]) -> bool:
+    """Whether a tensor of this shape is likely to hold images as N×H×W×C: its channels, 1 or 3, come last."""
+    return len(shape) == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3)

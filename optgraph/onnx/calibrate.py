@@ -1,7 +1,5 @@
 """Fills a stripped ONNX file with deterministic, calibrated weights, so that a graph alone is enough to test on.
 
-In a stripped file a large tensor keeps its name, shape and type and has no data: EXTERNAL, location 'stripped'.
-
 Plain random weights make a bad test: signals grow or die with depth and every image gets the same answer. So the
 nodes run one by one on a few smooth random images, and each parameter is set when it is reached, as training would:
 
@@ -10,24 +8,23 @@ nodes run one by one on a few smooth random images, and each parameter is set wh
     BatchNormalization, Sub         mean, less the same shift, and variance of what arrives
 
 A parameter that several nodes share keeps its value, for it cannot fit all of them. The structure never changes.
-
-    python -m optgraph.calibrate IN.onnx OUT.onnx [--seed N] [--size PIXELS] [--refill]
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import helper, numpy_helper
 
 from optgraph.base.errors import ModelError
+from optgraph.base.images import images
+from optgraph.ir.values import channels_last
+from optgraph.onnx.external_data import is_stripped
+from optgraph.onnx.sessions import session
+from optgraph.onnx.stripped import any_stripped, copied, is_float, parameters, store_fills
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -36,9 +33,7 @@ IMAGES = 4  # fewer, and a network fits only those and amplifies any other
 # from itself by 3e-5 between optimisation levels. Around 1.5 it is by less than 7e-6, and images still get answers that
 # are about one norm apart.
 SHIFT = 1.5
-STRIPPED_ABOVE = 4096  # values; what is smaller stays in a stripped file
 LOGIT_STD = 1.0  # so that a softmax over the outputs is neither flat nor a single one
-LOCATION = "stripped"
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 VIEWS = ("Identity", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
@@ -53,78 +48,19 @@ def calibrate(model: onnx.ModelProto, seed: int = 0, size: int = 128, refill: bo
     """
     if refill:
         model = store_fills(model)
-    elif not is_stripped(model):
-        return _copy(model)
+    elif not any_stripped(model):
+        return copied(model)
     return _Calibration(model, np.random.default_rng(seed), size, refill).fill()
-
-
-def is_stripped(model: onnx.ModelProto) -> bool:
-    """Whether a tensor of the model has had its data removed."""
-    return any(_is_stripped(tensor) for tensor in _tensors(model).values())
-
-
-def store_fills(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with an initializer for each floating ConstantOfShape of a constant shape, stripped if it is a large one.
-
-    So are the models that the onnx package ships: their structure is real, their weights are all 0.02.
-    """
-    model = _copy(model)
-    tensors, nodes = _tensors(model), list(model.graph.node)
-    del model.graph.node[:]
-    for node in nodes:
-        shape = tensors.get(node.input[0]) if node.op_type == "ConstantOfShape" else None
-        fill = node.attribute[0].t if node.attribute else numpy_helper.from_array(np.zeros(1, np.float32))
-        if shape is None or not _is_float(helper.tensor_dtype_to_np_dtype(fill.data_type)):
-            model.graph.node.append(node)
-            continue
-        dims = numpy_helper.to_array(shape)
-        if dims.prod() > STRIPPED_ABOVE:
-            model.graph.initializer.append(bare(node.output[0], dims, fill.data_type))
-        else:
-            array = np.full(dims, numpy_helper.to_array(fill).item(), numpy_helper.to_array(fill).dtype)
-            model.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
-    return model
-
-
-def strip(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without the data of tensors of more than STRIPPED_ABOVE values."""
-    model = _copy(model)
-    for tensor in _tensors(model).values():
-        if np.prod(tensor.dims, dtype=np.int64) > STRIPPED_ABOVE:
-            tensor.CopyFrom(bare(tensor.name, tensor.dims, tensor.data_type))
-    return model
-
-
-def bare(name: str, dims: Iterable[int], data_type: int) -> onnx.TensorProto:
-    """A stripped tensor."""
-    tensor = onnx.TensorProto(name=name, dims=[int(d) for d in dims], data_type=data_type)
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value=LOCATION)
-    return tensor
-
-
-def images(seed: int | np.random.Generator, shape: tuple[int, ...], channels_last: bool = False) -> Array:
-    """Smooth random images as float32 of `shape`, N×C×H×W or N×H×W×C, of about unit variance.
-
-    Each is a sum of a few cosines along each axis with a contrast of its own, and fine grain on top.
-    """
-    rng = np.random.default_rng(seed)
-    n, c, h, w = (shape[0], shape[3], shape[1], shape[2]) if channels_last else shape
-    down, across = (np.cos(np.pi * np.outer(np.arange(5), np.linspace(0.0, 1.0, length))) for length in (h, w))
-    amplitude = rng.standard_normal((n, c, 5, 5)) * rng.uniform(0.8, 1.2, (n, 1, 1, 1)) / 3.0
-    picture = np.einsum("ncuv,uh,vw->nchw", amplitude, down, across)
-    picture += rng.normal(0.0, 0.3, picture.shape)
-    return np.ascontiguousarray(picture.transpose(0, 2, 3, 1) if channels_last else picture, dtype=np.float32)
 
 
 class _Calibration:
     """One run through a graph."""
 
     def __init__(self, model: onnx.ModelProto, rng: np.random.Generator, size: int, refill: bool) -> None:
-        self.model = _copy(model)
+        self.model = copied(model)
         self.rng = rng
         self.uses = Counter(name for node in self.model.graph.node for name in node.input)
-        self.tensors = _tensors(self.model)  # parameters: initializers and Constant nodes, by value name
+        self.tensors = parameters(self.model)  # parameters: initializers and Constant nodes, by value name
         self.root = {name: name for name in self.tensors}  # a parameter, or a view of one -> the parameter
         self.views: dict[str, list[str]] = defaultdict(list)
         for node in self.model.graph.node:
@@ -140,7 +76,7 @@ class _Calibration:
         self.changed: set[str] = set()
         for name, tensor in self.tensors.items():
             dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-            if _is_stripped(tensor) or (name in weights and _is_float(dtype)):
+            if is_stripped(tensor) or (name in weights and is_float(dtype)):
                 self.changed.add(name)
                 self.values[name] = rng.standard_normal(tuple(tensor.dims), np.float32).astype(dtype)
             else:
@@ -153,12 +89,11 @@ class _Calibration:
 
     def _picture(self, tensor: onnx.TypeProto.Tensor, size: int) -> Array:
         dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        if not _is_float(dtype):
+        if not is_float(dtype):
             raise ModelError(f"cannot calibrate a model with a {dtype} input: inputs must be floating point")
         dims = [d.dim_value for d in tensor.shape.dim]
-        last = len(dims) == 4 and dims[3] in (1, 3) and dims[1] not in (1, 3)
-        dims = [length or (size if axis else IMAGES) for axis, length in enumerate(dims)]
-        picture = images(self.rng, tuple(dims), last) if len(dims) == 4 else self.rng.standard_normal(dims)
+        shape = tuple(length or (size if axis else IMAGES) for axis, length in enumerate(dims))
+        picture = images(self.rng, shape, channels_last(dims)) if len(shape) == 4 else self.rng.standard_normal(shape)
         return picture.astype(dtype)
 
     def fill(self) -> onnx.ModelProto:
@@ -237,7 +172,7 @@ class _Calibration:
             self._set(constant, have.mean(others) - SHIFT * have.std(others))
 
     def _private(self, name: str) -> bool:
-        return name in self.tensors and self.uses[name] == 1 and _is_float(self.values[name].dtype)
+        return name in self.tensors and self.uses[name] == 1 and is_float(self.values[name].dtype)
 
     def _set(self, name: str, value: Array) -> None:
         old = self.values[name]
@@ -260,8 +195,8 @@ class _Calibration:
                 functions=self.model.functions,
                 ir_version=self.model.ir_version,
             )
-            session = ort.InferenceSession(model.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
-            return dict(zip(outputs, session.run(None, feed), strict=True))
+            running = session(model.SerializeToString(), optimize=False)
+            return dict(zip(outputs, running.run(None, feed), strict=True))
         except Exception as error:  # ONNX Runtime has an exception class for each status, and no common base
             what = str(error).splitlines()[0]
             raise ModelError(f"node '{node.name}' ({node.op_type}) cannot be calibrated: {what}") from error
@@ -278,52 +213,3 @@ def _blind_to(x: Array, weight: Array, transposed: bool) -> Array:
 
 def _transposed(node: onnx.NodeProto) -> bool:
     return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-
-
-def _options() -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return options
-
-
-def _tensors(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    found = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            found[node.output[0]] = node.attribute[0].t
-    return found
-
-
-def _is_stripped(tensor: onnx.TensorProto) -> bool:
-    return tensor.data_location == onnx.TensorProto.EXTERNAL and any(
-        entry.key == "location" and entry.value == LOCATION for entry in tensor.external_data
-    )
-
-
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    return np.issubdtype(dtype, np.floating)
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m optgraph.calibrate", description="Fill a stripped ONNX file.")
-    parser.add_argument("source")
-    parser.add_argument("target")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size", type=int, default=128, help="height and width of the images it calibrates on")
-    parser.add_argument("--refill", action="store_true", help="draw weights that are there anew")
-    args = parser.parse_args()
-    model = onnx.load(args.source, load_external_data=False)
-    if not is_stripped(model):
-        onnx.load_external_data_for_model(model, os.path.dirname(args.source))
-    onnx.save(calibrate(model, args.seed, args.size, args.refill), args.target)
-
-
-if __name__ == "__main__":
-    main()

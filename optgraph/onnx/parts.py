@@ -62,10 +62,13 @@ def inlined(model: onnx.ModelProto, budget: Budget) -> onnx.ModelProto:
 
 
 def expanded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with GroupNormalization written out."""
+    """`model` with GroupNormalization written out. Raises ModelError if ONNX cannot."""
     if not any(node.op_type == EXPANDED and node.domain in ("", "ai.onnx") for node in model.graph.node):
         return model
-    return onnx.inliner.inline_selected_functions(model, [("", EXPANDED)], inline_schema_functions=True)
+    try:
+        return onnx.inliner.inline_selected_functions(model, [("", EXPANDED)], inline_schema_functions=True)
+    except RuntimeError as error:
+        raise ModelError(f"{EXPANDED} cannot be written out: {str(error).splitlines()[0]}") from None
 
 
 def cut(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:

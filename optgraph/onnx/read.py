@@ -1,7 +1,7 @@
 """Import: an ONNX file or ModelProto becomes a Graph of our vocabulary.
 
-Model-level work is here: loading, the checks a hostile or careless file needs, input shapes, and the walk over the
-nodes. What each ONNX operator becomes is in `onnx_ops.py`. Names of values and nodes are kept.
+Model-level work is here: weights, the checks a hostile or careless file needs, and the walk over the nodes. What each
+ONNX operator becomes is in `ops/`, one file a family. Names of values and nodes are kept.
 """
 
 from __future__ import annotations
@@ -9,28 +9,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from optgraph.base import garbage
 from optgraph.base.budget import DEFAULT, Budget
-from optgraph.base.errors import InputError, ModelError
+from optgraph.base.errors import ModelError
 from optgraph.ir.graph import Graph, Source
 from optgraph.ir.op import Op
-from optgraph.ir.values import BATCH, Dim, Shape, Value
-from optgraph.onnx import external_data, parts, shape_arithmetic
+from optgraph.ir.values import Dim, Shape
+from optgraph.onnx import shape_arithmetic
 from optgraph.onnx.external_data import is_external, is_stripped
-from optgraph.ops import onnx_ops
-from optgraph.plan.plan import ITEMSIZE
+from optgraph.onnx.inputs import InputShape, input_value, overrides_by_name, require_dtype
+from optgraph.onnx.load import load_parts, model_name
+from optgraph.ops.importing import KeepError, attributes
+from optgraph.ops.opaque import Opaque
+from optgraph.ops.registry import OURS, Registry
+
+__all__ = ["Importer", "InputShape", "read"]
 
 # What reading a damaged proto raises: a wrong number of inputs, an attribute of another type. There are more ways than
 # are worth a check each.
 MALFORMED = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
-
-InputShape = Sequence[int | str | None]
 
 
 def read(
@@ -39,6 +42,7 @@ def read(
     allow_stripped: bool = False,
     outputs: Sequence[str] = (),
     budget: Budget = DEFAULT,
+    ops: Sequence[type[Op]] = (),
 ) -> Graph:
     """Reads an ONNX model into a Graph.
 
@@ -49,58 +53,24 @@ def read(
         different number each, for looking at structure only.
     outputs: names of tensors to cut the model off at, in place of its own outputs.
     budget: what the model may ask for.
+    ops: operators of one's own, for the ONNX operators that their `handlers` name, custom domains included.
     Raises ModelError for what cannot be read or compiled, InputError for an input shape or output that does not fit.
     """
     model = load_parts(source, not allow_stripped, outputs, budget)
-    return Importer(model, model_name(source), allow_stripped, budget).build(input_shape)
-
-
-def load_parts(
-    source: str | Path | onnx.ModelProto, external: bool, outputs: Sequence[str], budget: Budget
-) -> onnx.ModelProto:
-    """Loads a model as `load_model`, writes its functions out and cuts it off. Arguments and errors as for `read`."""
-    model = parts.expanded(parts.inlined(load_model(source, external), budget))
-    return parts.cut(model, outputs) if outputs else model
-
-
-def model_name(source: str | Path | onnx.ModelProto) -> str:
-    """The file name, or the name of the graph where there is no file."""
-    return Path(source.graph.name if isinstance(source, onnx.ModelProto) else source).name
-
-
-def load_model(source: str | Path | onnx.ModelProto, external: bool = True) -> onnx.ModelProto:
-    """Loads a ModelProto with its external data, if `external`, but for what was stripped.
-
-    Raises ModelError, in one line, for anything that is not one.
-    """
-    if isinstance(source, onnx.ModelProto):
-        model = source
-    else:
-        path = Path(source)
-        if not path.is_file():
-            raise ModelError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
-        try:
-            model = onnx.load(str(path), load_external_data=False)
-            if external:
-                external_data.load(model, path.parent)
-        except (DecodeError, UnicodeDecodeError):
-            raise ModelError(f"{path}: not an ONNX model, or a truncated one") from None
-        except ModelError as error:
-            raise error.at(str(path)) from None
-        except OSError as error:
-            raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from None
-    label = "model" if isinstance(source, onnx.ModelProto) else str(source)
-    if not model.graph.node:
-        raise ModelError(f"{label}: no operators in it: not an ONNX model, or an empty graph")
-    if not model.graph.output:
-        raise ModelError(f"{label}: the graph has no outputs")
-    return model
+    return Importer(model, model_name(source), allow_stripped, budget, OURS.extended(ops)).build(input_shape)
 
 
 class Importer:
-    """The state of one import. `onnx_ops` handlers call `add`, `constant`, `shape` and `dims` on it."""
+    """The state of one import: the `Importer` of `ir/op.py`, and the walk over the nodes."""
 
-    def __init__(self, model: onnx.ModelProto, name: str, allow_stripped: bool, budget: Budget = DEFAULT) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        name: str,
+        allow_stripped: bool,
+        budget: Budget = DEFAULT,
+        registry: Registry = OURS,
+    ) -> None:
         self.model = model
         self.graph = Graph(name)
         self.graph.budget = budget
@@ -110,6 +80,7 @@ class Importer:
         self.graph.domains = {o.domain: o.version for o in model.opset_import}
         self.graph.source_nodes = sum(node.op_type != "Constant" for node in model.graph.node)
         self.allow_stripped = allow_stripped
+        self._registry = registry
         self._alias: dict[str, str] = {}  # ONNX value -> graph value, where they differ
         self._vectors: dict[str, shape_arithmetic.Vector] = {}  # shape arithmetic known so far, by ONNX value
         self._read = {name for node in model.graph.node for name in node.input}
@@ -137,17 +108,14 @@ class Importer:
 
     def constant(self, name: str) -> np.ndarray | None:
         """The array of a constant input, or of shape arithmetic that came out all integer."""
-        found = self.graph.constants.get(self._alias.get(name, name))
+        found = self._array_of(name)
         if found is None and name in self._vectors and not _symbolic(self._vectors[name]):
             return self._vectors[name].astype(np.int64)
         return found
 
     def dims(self, name: str) -> list[Dim] | None:
         """The elements of a shape vector, symbols included; None if it is not known."""
-        vector = self._vectors.get(name)
-        if vector is None:
-            array = self.graph.constants.get(self._alias.get(name, name))
-            vector = shape_arithmetic.as_vector(array) if array is not None else None
+        vector = self._vector(name)
         return None if vector is None else list(vector.flat)
 
     def reads(self, names: Sequence[str]) -> bool:
@@ -159,18 +127,22 @@ class Importer:
         self._alias[name] = self.value(target)
 
     def add(self, op: Op, inputs: Sequence[str], outputs: Sequence[str] | None = None) -> str:
-        """Adds `op` on ONNX values; outputs get the ONNX node's names unless given. Returns the first output."""
+        """Adds `op` on ONNX values, as part of the node being imported. Returns the first output's name in the graph.
+
+        outputs: what it computes, one name each, '' for a value inside; the ONNX node's first output if None.
+        """
         assert self._node is not None
-        names = [name or None for name in (self._node.output if outputs is None else outputs)]
+        name = self._node.name or self._node.op_type
+        unused = f"{self._node.name or op.kind}:unused"
         node = self.graph.add(
             op,
-            [self.value(name) for name in inputs],
-            [name or self.graph.fresh(f"{self._node.name or op.kind}:unused") for name in names],
-            name=self._node.name or self._node.op_type,
+            [self.value(value) for value in inputs],
+            [value or self.graph.fresh(unused) for value in (self._node.output[:1] if outputs is None else outputs)],
+            name=name,
             origin=[self._node.name or self._node.output[0]],
         )
         for value in node.outputs:
-            _require_dtype(self.graph.values[value].dtype)
+            require_dtype(self.graph.values[value].dtype)
         return node.output
 
     def add_constant(self, array: np.ndarray, hint: str) -> str:
@@ -204,7 +176,7 @@ class Importer:
             for name in node.input:
                 self.value(name)
             self._evaluate(node)
-            onnx_ops.convert(self, node)
+            self._convert(node)
         except ModelError as error:
             raise error.at(where) from None
         except MALFORMED as error:
@@ -215,6 +187,49 @@ class Importer:
         if not name:
             raise ModelError("the graph has an output without a name")
         self.graph.outputs[name] = self.value(name)
+
+    def require_known(self, node: onnx.NodeProto) -> onnx.defs.OpSchema | None:
+        """What ONNX says about the operator; None for one that only our registry knows.
+
+        Raises ModelError for one that nobody knows, and for control flow.
+        """
+        for attribute in node.attribute:
+            if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+                remedy = "export a static graph (trace the model)"
+                raise ModelError("control flow is not supported", remedy, attribute.name)
+        domain = _domain(node)
+        version = self.graph.domains.get(node.domain, self.opset)
+        try:
+            return onnx.defs.get_schema(node.op_type, version, domain)
+        except (onnx.defs.SchemaError, TypeError):  # or the version is no int of 32 bits
+            if self._registry.handler(domain, node.op_type) and not onnx.defs.has(node.op_type, domain):
+                return None
+            raise ModelError(
+                f"ONNX opset {version} of domain '{domain or 'ai.onnx'}' knows no operator {node.op_type}",
+                "export it from standard operators",
+            ) from None
+
+    def _convert(self, node: onnx.NodeProto) -> None:
+        """Adds the node to the graph, by its handler or as it came."""
+        schema = self.require_known(node)
+        if schema is not None and not (
+            schema.min_input <= len(node.input) <= schema.max_input and len(node.output) <= schema.max_output
+        ):
+            counts = f"{len(node.input)} inputs and {len(node.output)} outputs"
+            raise ModelError(f"{counts}, which {node.op_type} does not have")
+        if node.op_type == "Constant" and not _domain(node):
+            self.add_constant(self._constant(attributes(node)), node.output[0])
+            return
+        handler = self._registry.handler(_domain(node), node.op_type)
+        if handler is not None:
+            try:
+                handler(self, node, attributes(node))
+                return
+            except KeepError:
+                pass
+        if schema is None:
+            raise ModelError(f"its handler refuses it, and ONNX itself knows no operator {node.op_type}")
+        Opaque.from_schema(self, node, schema)
 
     def _define(self, name: str) -> None:
         if name and (name in self.graph.values or name in self._alias):
@@ -237,77 +252,64 @@ class Importer:
             array = numpy_helper.to_array(tensor)
         except MALFORMED as error:
             raise _malformed(error).at(f"weight '{tensor.name}' is damaged") from None
-        _require_dtype(str(array.dtype))
+        require_dtype(str(array.dtype))
         return array
 
-    def tensor(self, tensor: TensorProto) -> np.ndarray:
-        """The data of a tensor attribute."""
-        return self._array(tensor)
+    def _constant(self, attrs: Mapping[str, Any]) -> np.ndarray:
+        """What a Constant node holds."""
+        for key, value in attrs.items():
+            if key == "value":
+                return self._array(value)
+            if key in ("value_float", "value_floats"):
+                return np.array(value, dtype=np.float32)
+            if key in ("value_int", "value_ints"):
+                return np.array(value, dtype=np.int64)
+            raise ModelError(f"a constant given as {key} is not supported", "export it as a tensor", key)
+        raise ModelError("a constant without a value")
 
     def _inputs(self, override: InputShape | Mapping[str, InputShape] | None) -> None:
         inputs = [i for i in self.model.graph.input if i.name not in self.graph.constants]
         if not inputs:
             raise ModelError("the model has no inputs")
-        if override is None:
-            overrides: Mapping[str, InputShape] = {}
-        elif isinstance(override, Mapping):
-            overrides = override
-        elif len(inputs) == 1:
-            overrides = {inputs[0].name: override}
-        else:
-            raise InputError(
-                f"the model has {len(inputs)} inputs: give a shape by name ({', '.join(i.name for i in inputs)})"
-            )
-        for name in overrides:
-            if name not in {i.name for i in inputs}:
-                raise InputError(f"no input '{name}': the model has {', '.join(i.name for i in inputs)}")
+        overrides = overrides_by_name(override, [info.name for info in inputs])
         for info in inputs:
             self._define(info.name)
-            self.graph.add_input(info.name, Value(_input_shape(info, overrides.get(info.name)), _input_dtype(info)))
+            self.graph.add_input(info.name, input_value(info, overrides.get(info.name)))
 
     def _evaluate(self, node: onnx.NodeProto) -> None:
         """Follows shape arithmetic alongside the graph."""
+        if _domain(node):
+            return
         if node.op_type == "Shape":
             shape = self.shape(node.input[0])
-            attrs = onnx_ops.attributes(node)
+            attrs = attributes(node)
             picked = list(shape)[slice(attrs.get("start"), attrs.get("end"))]
             self._vectors[node.output[0]] = np.array(picked, dtype=object)
-            return
-        if not node.input or node.op_type not in shape_arithmetic.OPERATORS:
-            return
-        operands: list[shape_arithmetic.Vector | None] = []
-        for name in node.input:
-            vector = self._vectors.get(name)
-            if vector is None:
-                array = self.graph.constants.get(self._alias.get(name, name))
-                vector = shape_arithmetic.as_vector(array) if array is not None else None
-            operands.append(vector)
-        result = shape_arithmetic.evaluate(node.op_type, onnx_ops.attributes(node), operands)
-        if result is not None:
-            self._vectors[node.output[0]] = result
+        elif node.input and node.op_type in shape_arithmetic.OPERATORS:
+            operands = [self._vector(name) for name in node.input]
+            result = shape_arithmetic.evaluate(node.op_type, attributes(node), operands)
+            if result is not None:
+                self._vectors[node.output[0]] = result
+
+    def _vector(self, name: str) -> shape_arithmetic.Vector | None:
+        """A value as a vector of integers and symbols; None if it is not known, or no such vector."""
+        if name in self._vectors:
+            return self._vectors[name]
+        array = self._array_of(name)
+        return None if array is None else shape_arithmetic.as_vector(array)
+
+    def _array_of(self, name: str) -> np.ndarray | None:
+        return self.graph.constants.get(self._alias.get(name, name))
 
 
-def _require_dtype(dtype: str) -> None:
-    """Raises ModelError for a type of numbers that no backend computes with."""
-    if dtype not in ITEMSIZE:
-        raise ModelError(f"tensors of type {dtype} are not supported", f"export with one of {', '.join(ITEMSIZE)}")
+def _domain(node: onnx.NodeProto) -> str:
+    """'' for ONNX's own, which has two names."""
+    return "" if node.domain == "ai.onnx" else node.domain
 
 
 def _malformed(error: Exception) -> ModelError:
     found = f"{type(error).__name__}: {error}".splitlines()[0]
     return ModelError(f"not as ONNX defines it ({found})", "export the model again")
-
-
-def declared_value(info: onnx.ValueInfoProto) -> Value | None:
-    """The shape and dtype that a file declares for a value inside; None if it leaves more than the batch open."""
-    proto = info.type.tensor_type
-    dims = [d.dim_value if d.dim_value > 0 else None for d in proto.shape.dim]
-    if not proto.HasField("shape") or None in dims[1:]:
-        return None
-    try:
-        return Value(tuple(d or BATCH for d in dims), _input_dtype(info))
-    except ModelError:
-        return None
 
 
 def label(node: onnx.NodeProto) -> str:
@@ -317,41 +319,3 @@ def label(node: onnx.NodeProto) -> str:
 
 def _symbolic(vector: shape_arithmetic.Vector) -> bool:
     return any(isinstance(d, str) for d in vector.flat)
-
-
-def _input_dtype(info: onnx.ValueInfoProto) -> str:
-    kind = info.type.tensor_type.elem_type
-    if not info.type.HasField("tensor_type") or kind in (TensorProto.UNDEFINED, TensorProto.STRING):
-        raise ModelError(f"input '{info.name}' is not a numeric tensor")
-    try:
-        dtype = str(helper.tensor_dtype_to_np_dtype(kind))
-    except KeyError:
-        raise ModelError(f"input '{info.name}' is of a type that ONNX does not have ({kind})") from None
-    _require_dtype(dtype)
-    return dtype
-
-
-def _input_shape(info: onnx.ValueInfoProto, override: InputShape | None) -> Shape:
-    proto = info.type.tensor_type
-    if not proto.HasField("shape") and override is None:
-        raise ModelError(f"input '{info.name}' has no shape", "give one with --input-shape, such as N,3,299,299")
-    declared: list[Dim | None] = [
-        d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in proto.shape.dim
-    ]
-    if override is not None:
-        if declared and len(override) != len(declared):
-            raise InputError(f"input '{info.name}' has {len(declared)} dimensions, the given shape {len(override)}")
-        declared = [None if d in (None, 0, -1) else d for d in override]
-    shape: list[Dim] = []
-    for i, d in enumerate(declared):
-        if i == 0 and (d is None or isinstance(d, str)):
-            shape.append(BATCH)
-        elif isinstance(d, int) and d > 0:
-            shape.append(d)
-        else:
-            example = ",".join(["N", *(str(s) if s else "299" for s in declared[1:])])
-            raise ModelError(
-                f"input '{info.name}' leaves dimension {i} open ({example.replace('299', '?')})",
-                f"fix it with --input-shape {example}",
-            )
-    return tuple(shape)

@@ -1,7 +1,7 @@
 """Export: a Graph, simplified or fused, becomes a standard ONNX model.
 
-Model-level work is here: names, initializers, versions, the file. What each operator becomes is in `onnx_writers.py`.
-Inputs and outputs keep their public names.
+Model-level work is here: names, initializers, versions, the file. What each operator becomes is its `export`, in
+`ops/`; a fused one expands into the chain it stands for. Inputs and outputs keep their public names.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from optgraph import ops
 from optgraph.base.errors import InputError, ModelError
 from optgraph.base.files import replacing
 from optgraph.ir.graph import Graph
+from optgraph.ir.values import Value
 from optgraph.onnx.functions import call_conv_relu
-from optgraph.ops.onnx_writers import WRITERS, value_info
-from optgraph.ops.opaque_graph import OPSET
+from optgraph.ops.exporting import OPSET, element
 
 WEIGHT_LIMIT = 2**31 - 2**24  # bytes: what protobuf can write, with room for the nodes
 
@@ -36,7 +35,7 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
 def save_onnx(graph: Graph, path: str | Path, functions: bool = False) -> int:
     """Writes `graph` to `path` as ONNX and returns how many nodes it has. A failure leaves what was there before.
 
-    functions: a Conv and its Relu become one call of a function that the model carries (see `onnx_functions.py`).
+    functions: a Conv and its Relu become one call of a function that the model carries (see `functions.py`).
     Raises ModelError as `to_onnx` does and for a model of over 2 GB, InputError if `path` cannot be written.
     """
     path = Path(path)
@@ -56,11 +55,11 @@ def save_onnx(graph: Graph, path: str | Path, functions: bool = False) -> int:
 
 
 class Exporter:
-    """The state of one export. An operator's writer calls `emit` for each ONNX node and `bind` for each output."""
+    """The state of one export: the `Exporter` of `ir/op.py`, and what is done to the whole model."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.opset = _opset(graph)
+        self.opset = max([OPSET, *(node.op.least_opset(graph.opset) for node in graph.nodes())])
         self._model = onnx.ModelProto(producer_name="optgraph")  # filled in place: weights are large
         self._initializers: set[str] = set()
         self._prefix = ""  # of the names of the node being written
@@ -74,15 +73,12 @@ class Exporter:
     def export(self) -> onnx.ModelProto:
         graph, proto = self.graph, self._model.graph
         proto.name = graph.name or "graph"
-        proto.input.extend(value_info(name, graph.values[name]) for name in graph.inputs)
-        proto.output.extend(value_info(public, graph.values[value]) for public, value in graph.outputs.items())
+        proto.input.extend(_value_info(name, graph.values[name]) for name in graph.inputs)
+        proto.output.extend(_value_info(public, graph.values[value]) for public, value in graph.outputs.items())
         for node in graph.nodes():
-            writer = WRITERS.get(type(node.op))
             self._prefix, self._start = node.name, len(proto.node)
             try:
-                if writer is None:
-                    raise ModelError("ONNX has no such operator")
-                writer(self, node, node.op)
+                node.op.export(self, node)
             except ModelError as error:
                 raise ModelError(f"node '{node.name}' ({node.op.kind}): {error}") from None
         for public, value in graph.outputs.items():
@@ -96,7 +92,19 @@ class Exporter:
         self._model.ir_version = helper.find_min_ir_version_for(list(self._model.opset_import), ignore_unknown=True)
         return self._model
 
-    # ---- for the writers
+    # ---- for the operators
+
+    @property
+    def source_opset(self) -> int:
+        return self.graph.opset
+
+    def value(self, value: str) -> Value:
+        """Shape and dtype of a value."""
+        return self.graph.values[value]
+
+    def array(self, value: str) -> np.ndarray | None:
+        """The array of a constant; None for any other value."""
+        return self.graph.constant(value)
 
     def name(self, value: str) -> str:
         """The ONNX name of a value, '' for an absent one; a constant is written at its first use."""
@@ -145,15 +153,8 @@ class Exporter:
         return name
 
 
-def _opset(graph: Graph) -> int:
-    """The lowest version, from OPSET on, that has all the operators; an Opaque one is never downgraded."""
-    needed = [OPSET]
-    for node in graph.nodes():
-        if isinstance(node.op, ops.Opaque) and not node.op.domain:
-            needed.append(graph.opset)
-        elif isinstance(node.op, ops.Pool) and node.op.mode == "average" and node.op.dilation != (1, 1):
-            needed.append(19)
-    return max(needed)
+def _value_info(name: str, value: Value) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, element(value.dtype), value.shape)
 
 
 def _unique(hint: str, taken: set[str]) -> str:

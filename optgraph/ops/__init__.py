@@ -1,33 +1,16 @@
-"""The operators a Graph is made of. Uses base, ir, kernels and plan."""
+"""The operators a Graph is made of, one file a family. Uses base, ir, kernels and plan."""
 
-from optgraph.ops.vocabulary import (
-    LRN,
-    Activation,
-    Affine,
-    BatchNorm,
-    Binary,
-    Bottleneck,
-    Cast,
-    Concat,
-    Conv,
-    Gemm,
-    GlobalPool,
-    Identity,
-    MatMul,
-    MergedPointwise,
-    Opaque,
-    Pad,
-    Pool,
-    PooledPointwise,
-    Reduce,
-    Reshape,
-    Separable,
-    Slice,
-    Softmax,
-    Split,
-    Transpose,
-    Windowed,
-)
+from optgraph.ops.bottleneck import Bottleneck
+from optgraph.ops.conv import Conv
+from optgraph.ops.dense import Gemm, MatMul
+from optgraph.ops.elementwise import Activation, Affine, Binary, Cast
+from optgraph.ops.fused import MergedPointwise, PooledPointwise, Separable
+from optgraph.ops.joining import Concat, Slice, Split
+from optgraph.ops.movement import Identity, Pad, Reshape, Transpose
+from optgraph.ops.normalise import LRN, BatchNorm, Softmax
+from optgraph.ops.opaque import Opaque
+from optgraph.ops.pool import Pool
+from optgraph.ops.reduction import GlobalPool, Reduce
 
 __all__ = [
     "LRN",
@@ -55,5 +38,4 @@ __all__ = [
     "Softmax",
     "Split",
     "Transpose",
-    "Windowed",
 ]

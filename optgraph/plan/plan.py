@@ -1,4 +1,4 @@
-"""A Plan: everything a run needs, as frozen data. Made by `lower.py`, executed by `runtime.py`.
+"""A Plan: everything a run needs, as frozen data. Made by `lowering.py`, executed by `optgraph.run`.
 
 A buffer is a piece of the arena, a model input or a packed weight; a View is a strided window on one; a Call is one
 kernel launch on views. The plan has no tensors in it and needs neither a GPU nor Triton.
@@ -6,79 +6,80 @@ kernel launch on views. The plan has no tensors in it and needs neither a GPU no
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-ITEMSIZE = (
-    {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
-    | {"int64": 8, "int32": 4, "int16": 2, "int8": 1}
-    | {"uint64": 8, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1}
-)
-
-
-@dataclass(frozen=True)
-class View:
-    """A strided window on a buffer. Shape, strides and offset count elements of `dtype`."""
-
-    base: str
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: str
-    offset: int = 0
-
-    def permute(self, *axes: int) -> View:
-        return View(
-            self.base, tuple(self.shape[a] for a in axes), tuple(self.strides[a] for a in axes), self.dtype, self.offset
-        )
-
-    @property
-    def nhwc(self) -> View:
-        """An N×C×H×W view with its axes in the order kernels take them."""
-        return self.permute(0, 2, 3, 1)
-
-    @property
-    def bytes(self) -> int:
-        return math.prod(self.shape) * ITEMSIZE[self.dtype]
+from optgraph.base.devices import Target
+from optgraph.kernels.frame.kernel import Kernel
+from optgraph.kernels.frame.tree import leaves
+from optgraph.kernels.frame.view import View
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A weight as a kernel wants it: `pack` ('module:function') of the named constants ('' gives None)."""
+    """A weight as a kernel wants it: `pack` of the named constants ('' gives None), with the options."""
 
-    pack: str
+    pack: Callable[..., Any]
     sources: tuple[str, ...]
     dtype: str
     options: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "ieee"  # "tf32": rounded to what tensor cores multiply
 
+    @property
+    def key(self) -> str:
+        """Equal for equal weights."""
+        what = f"{self.pack.__module__}.{self.pack.__qualname__}({', '.join(self.sources)})"
+        return f"{what} {self.dtype} {self.precision} {dict(self.options)}"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Where a call takes a packed weight, by its key in the plan."""
+
+    key: str
+
 
 @dataclass(frozen=True)
 class Call:
-    """One launch: `kernel` is the launcher as 'module:function', called with the views' tensors and the options.
+    """One launch: the kernel's launcher is called with `arguments`, in which a tensor stands for each View and Weight,
+    those in tuples, prologues and epilogues included. `outputs` names the arguments that it writes."""
 
-    A keyword in `writes` is an output, in `reads` an activation, in `weights` a packed constant ('': None).
-    A tuple of views is passed as a tuple of tensors.
-    """
-
-    kernel: str
+    kernel: Kernel
     node: str
-    reads: Mapping[str, View]
-    writes: Mapping[str, View | tuple[View, ...]]
-    weights: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any]
+    outputs: tuple[str, ...] = ("out",)
 
     @property
     def name(self) -> str:
         """The kernel's short name, as reports show it."""
-        return self.kernel.rpartition(":")[2]
+        return self.kernel.name
 
+    @cached_property
+    def reads(self) -> dict[str, View]:
+        """The activations that it reads, by path: 'x', 'after.residual'."""
+        names = self.arguments.keys() - set(self.outputs)
+        return {path: leaf for path, leaf in self._leaves(names) if isinstance(leaf, View)}
+
+    @cached_property
     def written(self) -> list[View]:
-        views: list[View] = []
-        for view in self.writes.values():
-            views.extend(view if isinstance(view, tuple) else (view,))
-        return views
+        """Where it writes."""
+        return [leaf for _, leaf in self._leaves(self.outputs)]
+
+    def views(self) -> tuple[View, ...]:
+        """All that it reads and writes."""
+        return (*self.reads.values(), *self.written)
+
+    @property
+    def weights(self) -> dict[str, Weight]:
+        """The packed weights that it reads, by path: 'weight', 'after.bias'."""
+        return {path: leaf for path, leaf in self._leaves(self.arguments) if isinstance(leaf, Weight)}
+
+    def _leaves(self, names: Collection[str]) -> Iterator[tuple[str, Any]]:
+        for name, tree in self.arguments.items():
+            if name in names:
+                yield from leaves(name, tree)
 
 
 @dataclass(frozen=True)
@@ -109,11 +110,12 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Plan:
-    """For one batch size and dtype. `offsets`: arena byte offset of each buffer; `results`: where each region's
+    """For one batch size, dtype and target. `offsets`: arena byte offset of each buffer; `results`: where each region's
     values are right after its last call, by graph value."""
 
     batch: int
     dtype: str
+    target: Target
     arena_bytes: int
     offsets: Mapping[str, int]
     inputs: Mapping[str, View]

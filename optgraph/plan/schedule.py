@@ -14,7 +14,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from optgraph.plan.plan import ITEMSIZE, Call, View
+from optgraph.base.dtypes import ITEMSIZE
+from optgraph.kernels.frame.view import View
+from optgraph.plan.plan import Call
 
 STREAMS = 6  # at most; no wave of the networks we know is wider
 
@@ -65,7 +67,7 @@ def dependences(calls: Iterable[Call]) -> tuple[tuple[int, ...], ...]:
         for view in call.reads.values():
             read = Footprint.of(view)
             needed.update(j for j, written in writes[view.base] if written.meets(read))
-        for view in call.written():
+        for view in call.written:
             writes[view.base].append((i, Footprint.of(view)))
         needs.append(tuple(sorted(needed)))
     return tuple(needs)
@@ -135,13 +137,13 @@ class _Memory:
         self._owners = [""]
 
     def use(self, call: Call, number: int, stream: int) -> None:
-        for view in (*call.reads.values(), *call.written()):
+        for view in call.views():
             if view.base in self._blocks:
                 self._users.setdefault(view.base, [-1] * STREAMS)[stream] = number
 
     def former_users(self, call: Call) -> set[int]:
         """The calls that used for other buffers what `call` writes."""
-        return {user for view in call.written() for user in self._before(view.base) if user >= 0}
+        return {user for view in call.written for user in self._before(view.base) if user >= 0}
 
     def _before(self, name: str) -> list[int]:
         if name not in self._former:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
 
 import numpy as np
 import torch
 
+from optgraph.base.dtypes import nearest_tf32, torch_dtype
 from optgraph.plan.plan import Packed
 
 
@@ -33,21 +32,24 @@ class Weights:
 
     def _pack(self, packed: Packed) -> torch.Tensor:
         sources = [torch.tensor(self._constants[name]) if name else None for name in packed.sources]
-        tensor: torch.Tensor = resolve(packed.pack)(*sources, **packed.options)
+        tensor: torch.Tensor = packed.pack(*sources, **packed.options)
         if packed.precision == "tf32":
             tensor = nearest_tf32(tensor.float())
-        return tensor.to(self._device, getattr(torch, packed.dtype)).contiguous()
+        return tensor.to(self._device, torch_dtype(packed.dtype)).contiguous()
 
 
-def resolve(path: str) -> Any:
-    """The object a 'module:name' path names."""
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
+class Shapes(Weights):
+    """Weights of the right shapes and types, and no bytes: for plans that are only looked at. One for all plans of a
+    graph saves packing them again."""
 
+    def __init__(self, constants: dict[str, np.ndarray]) -> None:
+        super().__init__(constants, torch.device("meta"))
 
-def nearest_tf32(x: torch.Tensor) -> torch.Tensor:
-    """float32 rounded to 10 bits of fraction, as tensor cores multiply it; NaN as it is."""
-    return torch.where(x.isnan(), x, ((x.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32))
+    def _pack(self, packed: Packed) -> torch.Tensor:
+        # Not on the meta device, where torch first loads all of its compiler for some operators.
+        sources = [torch.zeros(()).expand(self._constants[name].shape) if name else None for name in packed.sources]
+        shape = packed.pack(*sources, **packed.options).shape
+        return torch.empty(shape, dtype=torch_dtype(packed.dtype), device=self._device)
 
 
 def as_is(constant: torch.Tensor) -> torch.Tensor:
@@ -55,6 +57,6 @@ def as_is(constant: torch.Tensor) -> torch.Tensor:
     return constant
 
 
-def joined(*vectors: torch.Tensor | None, sizes: Sequence[int]) -> torch.Tensor:
+def joined_vectors(*vectors: torch.Tensor | None, sizes: Sequence[int]) -> torch.Tensor:
     """Vectors of the given sizes end to end; an absent one is zeros."""
     return torch.cat([torch.zeros(n) if v is None else v for v, n in zip(vectors, sizes, strict=True)])

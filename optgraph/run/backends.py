@@ -1,29 +1,48 @@
-"""What can run a compiled network. Each backend takes tensors by input name and gives tensors by output name."""
+"""What can run a compiled network. Each backend takes tensors by input name and gives tensors by output name.
+
+Each can also be watched: it then shows what every node of its graph gave, in the same words for all of them.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from optgraph.ahead.cubins import Cubin
+from optgraph.base.devices import INTERPRET, SM_90, Target
 from optgraph.base.errors import InputError, OptgraphError
 from optgraph.ir.graph import Graph
-from optgraph.onnx.write import to_onnx
-from optgraph.run.engine import Engine
+from optgraph.onnx.sessions import InnerValues, session
+from optgraph.onnx.write import Exporter, to_onnx
+from optgraph.plan.plans import Plans
+from optgraph.run.engine import Engine, See, Tensors
 from optgraph.run.reference import Executor
 
 NAMES = ("auto", "triton", "interpret", "onnxruntime", "torch")
 
 
 class Backend(Protocol):
-    """Runs the network; inputs are CPU or CUDA tensors already checked against the graph."""
+    """Runs `graph`.
 
-    def __call__(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]: ...
+    feeds: CPU or CUDA tensors by input name, already checked against the graph.
+    batch: how many images they are; 1 where no input has an open batch.
+    """
+
+    graph: Graph
+
+    def __call__(self, feeds: Tensors, batch: int) -> dict[str, torch.Tensor]:
+        """The outputs by public name."""
+
+    def stepwise(self, feeds: Tensors, batch: int, see: See) -> dict[str, torch.Tensor]:
+        """Shows `see` every node of the graph, in order, and its values, which stay valid until it returns.
+
+        Gives what a call does: the outputs of a run as any user gets them.
+        """
 
 
 def resolve_backend(name: str) -> str:
@@ -40,7 +59,7 @@ def resolve_backend(name: str) -> str:
     return name
 
 
-def make_backend(name: str, simplified: Graph, fused: Graph, dtype: str, cubins: Sequence[Cubin] = ()) -> Backend:
+def make_backend(name: str, simplified: Graph, plans: Plans, cubins: Sequence[Cubin] = ()) -> Backend:
     """The backend of a resolved name: kernels and torch run the fused graph, ONNX Runtime the simplified one.
 
     cubins: kernels compiled ahead, for 'triton'.
@@ -48,44 +67,66 @@ def make_backend(name: str, simplified: Graph, fused: Graph, dtype: str, cubins:
     match name:
         case "triton":
             import_triton(name)
-            return Engine(fused, dtype, torch.device("cuda", torch.cuda.current_device()), cubins)
+            return Engine(plans, torch.device("cuda", torch.cuda.current_device()), cubins)
         case "interpret":
-            if dtype == "bf16":
+            if plans.dtype == "bf16":
                 raise InputError("Triton's interpreter cannot multiply bf16: use fp32, tf32 or fp16 with interpret")
             import_triton(name)
-            return Engine(fused, dtype, torch.device("cpu"))
+            return Engine(plans, torch.device("cpu"))
         case "onnxruntime":
             return OnnxRuntime(simplified)
         case _:
-            return Executor(fused)
+            return Torch(plans.graph)
+
+
+def kernel_target(name: str) -> Target:
+    """What the kernels of a resolved backend run on; an H100 for one that has none."""
+    if name == "triton":
+        return Target(torch.cuda.get_device_capability())
+    return INTERPRET if name == "interpret" else SM_90
+
+
+class Torch:
+    """The plain torch reference on the CPU, in float32."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._executor = Executor(graph)
+
+    def __call__(self, feeds: Tensors, batch: int) -> dict[str, torch.Tensor]:
+        return self._executor(feeds)
+
+    def stepwise(self, feeds: Tensors, batch: int, see: See) -> dict[str, torch.Tensor]:
+        for node, values in self._executor.stream(feeds):
+            see(node, dict(zip(node.outputs, values, strict=True)))
+        return self(feeds, batch)
 
 
 class OnnxRuntime:
     """ONNX Runtime on the CPU, running a graph exported as standard ONNX, in float32. threads: 0 means all cores."""
 
     def __init__(self, graph: Graph, threads: int = 0) -> None:
+        self.graph = graph
         self._session = session(to_onnx(graph).SerializeToString(), threads)
         self._names = [output.name for output in self._session.get_outputs()]
 
-    def __call__(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        arrays = {name: np.asarray(tensor.detach().cpu().numpy(), order="C") for name, tensor in feeds.items()}
-        results = self._session.run(self._names, arrays)
+    def __call__(self, feeds: Tensors, batch: int) -> dict[str, torch.Tensor]:
+        results = self._session.run(self._names, _arrays(feeds))
         return {name: torch.from_numpy(result) for name, result in zip(self._names, results, strict=True)}
 
+    def stepwise(self, feeds: Tensors, batch: int, see: See) -> dict[str, torch.Tensor]:
+        exporter = Exporter(self.graph)
+        exported = InnerValues(exporter.export())
+        nodes = self.graph.nodes()
+        names = {value: exporter.name(value) for node in nodes for value in node.outputs}
+        values = exported.stream([name for name in names.values() if name in exported], _arrays(feeds))
+        for node in nodes:
+            see(node, {v: torch.from_numpy(next(values)) for v in node.outputs if names[v] in exported})
+        return self(feeds, batch)
 
-def session(model: bytes | str, threads: int = 0, optimize: bool = True) -> Any:
-    """An ONNX Runtime CPU session for a model's bytes or path. Raises OptgraphError if ONNX Runtime refuses it."""
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises types of its own that share no base but Exception
-        raise OptgraphError(f"ONNX Runtime does not accept the model: {str(error).splitlines()[0]}") from None
+def _arrays(feeds: Tensors) -> dict[str, np.ndarray]:
+    return {name: np.asarray(tensor.detach().cpu().numpy(), order="C") for name, tensor in feeds.items()}
 
 
 def import_triton(name: str) -> None:

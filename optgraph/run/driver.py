@@ -16,8 +16,10 @@ import torch
 
 from optgraph.ahead import cubins
 from optgraph.ahead.cubins import SCRATCH, Cubin, Parameter, TensorMap, runs_on
+from optgraph.base.devices import Target
 from optgraph.base.errors import OptgraphError
-from optgraph.kernels.frame.launch import Block, Launch, Variant
+from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.variant import Block, Variant
 
 _LIBRARY = "libcuda.so.1"
 _SHARED_BY_DEFAULT = 48 << 10  # what a block may have of shared memory without asking for it
@@ -38,10 +40,11 @@ class Kernels:
         self._device = torch.device("cuda", index)
         self._driver = Driver(library or _library())
         capability = torch.cuda.get_device_capability(device)
-        self._found = {cubin.key: cubin for cubin in found if runs_on(cubin.target, capability)}
+        self._found = {cubin.key: cubin for cubin in found if runs_on(Target.parse(cubin.target), capability)}
         # Of several that would run here, the one for the newest target.
-        self._targets = sorted({cubin.target for cubin in self._found.values()}, reverse=True)
-        self._target = "sm_{}{}".format(*capability)
+        targets = {Target.parse(cubin.target) for cubin in self._found.values()}
+        self._targets = sorted(targets, key=lambda target: target.number, reverse=True)
+        self._target = Target(capability)
         self._functions: dict[Variant, tuple[Cubin, c_void_p]] = {}
         self._lock = threading.Lock()
         self.compiled = 0  # kernels that were not among `found`
@@ -107,10 +110,10 @@ class Driver:
 
     def parameters(self, launch: Launch, kinds: Iterable[Parameter]) -> list[Any]:
         """The parameters of the compiled kernel as C values, in order."""
-        names = [name for name, kind in launch.variant.signature if kind != "constexpr"]
+        given = dict(launch.leaves())
         values: list[Any] = []
-        for name, kind in zip(names, kinds, strict=True):
-            value: Any = launch.args[name]
+        for (path, _), kind in zip(launch.variant.parameters, kinds, strict=True):
+            value = given[path]
             if isinstance(kind, TensorMap):
                 values.append(self.tensor_map(value, kind))
                 values += [*map(c_int32, value.shape), *map(c_int64, value.strides)]

@@ -8,20 +8,25 @@ after the first run and replayed (`capture.py`).
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from optgraph.ahead.cubins import Cubin
-from optgraph.ir.graph import Graph
-from optgraph.ir.op import Op
-from optgraph.ops import torch_ops
+from optgraph.base.devices import INTERPRET, Target
+from optgraph.ir.graph import Node
+from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.view import View
 from optgraph.plan.buffers import Buffers
-from optgraph.plan.lowering import lower
-from optgraph.plan.plan import Call, Plan, View
+from optgraph.plan.plan import Call, Plan
+from optgraph.plan.plans import Plans
 from optgraph.plan.weights import Weights
 from optgraph.run.capture import capture
+
+Tensors = Mapping[str, torch.Tensor]
+See = Callable[[Node, Tensors], None]  # a node, and the values it gave
 
 # Makes of a Launch, or of a fallback's function, what enqueues it: on a GPU, a cubin launched through the driver.
 Prepare = Callable[[Callable[[], None]], Callable[[], None]]
@@ -30,29 +35,10 @@ Prepare = Callable[[Callable[[], None]], Callable[[], None]]
 _INTERPRETER = threading.RLock()
 
 
-def fallback(op: Op, opsets: Mapping[str, int], **tensors: torch.Tensor) -> Callable[[], None]:
-    """A launcher for what has no kernel: the torch reference, on views in ONNX axis order.
-
-    opsets: of the model, by domain. tensors: inputs as '_<slot>', outputs as 'out<number>'.
-    """
-    compute = torch_ops.function(op, opsets)
-    inputs = {int(k[1:]): t for k, t in tensors.items() if k.startswith("_")}
-    outputs = [tensors[f"out{i}"] for i in range(sum(k.startswith("out") for k in tensors))]
-    operands = [inputs.get(i) for i in range(max(inputs) + 1)]
-
-    def run() -> None:
-        for out, result in zip(outputs, compute(operands), strict=True):
-            out.copy_(result)
-
-    return run
-
-
 def with_workspaces(
     launches: Sequence[Callable[[], None]], streams: Sequence[int], device: torch.device
 ) -> list[Callable[[], None]]:
     """The launches with the scratch memory they need: one piece a stream, for those on one never run together."""
-    from optgraph.kernels.frame.launch import Launch
-
     sizes: dict[int, int] = {}
     for launch, stream in zip(launches, streams, strict=True):
         if isinstance(launch, Launch):
@@ -121,14 +107,22 @@ class Context:
 
 
 class Engine:
-    """Runs a fused graph through kernels for any batch size: plans per batch, contexts per concurrent run."""
+    """Runs a fused graph through kernels for any batch size: plans per batch, contexts per concurrent run.
 
-    def __init__(self, graph: Graph, dtype: str, device: torch.device, cubins: Sequence[Cubin] = ()) -> None:
-        self._graph = graph
-        self._dtype = dtype
+    target: whose plans it runs, by default the device's own; a GPU's may run in the interpreter.
+    """
+
+    def __init__(
+        self, plans: Plans, device: torch.device, cubins: Sequence[Cubin] = (), target: Target | None = None
+    ) -> None:
+        self.graph = plans.graph
+        self.replays = device.type == "cuda"  # a run after the first is not launch by launch
+        self._plans = plans
         self._device = device
-        self._weights = Weights(graph.constants, device)
-        self._plans: dict[int, Plan] = {}
+        self._target = target or (
+            INTERPRET if device.type == "cpu" else Target(torch.cuda.get_device_capability(device))
+        )
+        self._weights = Weights(plans.graph.constants, device)
         self._idle: dict[int, list[Context]] = {}
         self._lock = threading.Lock()
         self._prepare: Prepare = lambda launch: launch  # interpreted
@@ -138,11 +132,8 @@ class Engine:
             self._prepare = Kernels(device, cubins).bind
 
     def plan(self, batch: int) -> Plan:
-        """The plan for `batch` images, made on first use and kept."""
-        with self._lock:
-            if batch not in self._plans:
-                self._plans[batch] = lower(self._graph, batch, self._dtype)
-            return self._plans[batch]
+        """The plan for `batch` images on this device."""
+        return self._plans.get(batch, self._target)
 
     @contextmanager
     def context(self, batch: int) -> Iterator[Context]:
@@ -170,10 +161,26 @@ class Engine:
             with torch.cuda.device(self._device):
                 yield
 
-    def __call__(self, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        shape = next(iter(feeds.values())).shape
-        batch = shape[0] if shape else 1
+    def __call__(self, feeds: Tensors, batch: int) -> dict[str, torch.Tensor]:
+        """The outputs for `batch` images, 1 where no input has an open batch."""
         with self.context(batch) as context:
             context.load(feeds)
             context.run()
             return context.results()
+
+    def stepwise(self, feeds: Tensors, batch: int, see: See) -> dict[str, torch.Tensor]:
+        """As a call, and shows `see` every node, launch by launch; what it gave is valid until `see` returns."""
+        with self.context(batch) as context:
+            context.load(feeds)
+            launches = Counter(call.node for call in context.plan.calls)
+            steps = context.steps()
+            # A node without a launch, such as a concat in place, is a view of what is there by now.
+            for node in self.graph.nodes():
+                for _ in range(launches[node.name]):
+                    next(steps)
+                see(node, {value: context.view(context.plan.results[value]) for value in node.outputs})
+            results = context.results()
+        if not self.replays:
+            return results  # interpreted, another run would take minutes and launch the same again
+        self(feeds, batch)  # records what later runs, such as the next, replay
+        return self(feeds, batch)

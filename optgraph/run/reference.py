@@ -1,4 +1,4 @@
-"""The reference executor: runs any Graph, simplified or fused, with plain torch in NCHW (see `torch_ops.py`).
+"""The reference executor: runs any Graph, simplified or fused, with plain torch in NCHW (each operator's `compute`).
 
 It is the second opinion next to ONNX Runtime, and simple enough to be trusted: one loop over the nodes in topological
 order, each value freed after its last use. Every floating value is of the one dtype asked for, whatever the model says.
@@ -13,14 +13,13 @@ import numpy as np
 import torch
 
 from optgraph import ops
+from optgraph.base.dtypes import torch_dtype
 from optgraph.base.errors import InputError, ModelError
 from optgraph.ir.graph import Graph, Node
-from optgraph.ir.op import Op
+from optgraph.ir.op import Inputs, Op, Outputs
 from optgraph.ir.values import Value
-from optgraph.ops.torch_ops import Inputs, Outputs, Tensor, apply_act, compute, function, torch_dtype
 
-__all__ = ["Array", "Executor", "apply_act", "compute", "run", "stream"]
-
+Tensor = torch.Tensor
 Array = np.ndarray | Tensor
 
 
@@ -92,7 +91,7 @@ class Executor:
             dead = tuple(name for name in touched if name not in read_later)
             read_later.update(dead)
             try:
-                call = function(self._settled(graph, node), {**graph.domains, "": graph.opset})
+                call = self._settled(graph, node).function({**graph.domains, "": graph.opset})
             except ModelError as error:
                 raise ModelError(_located(node, error)) from error
             steps.append(_Step(node, call, dead))

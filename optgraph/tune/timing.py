@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -33,6 +33,12 @@ class Times:
     max: float
     iqr: float
     blocks: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Times:
+        """Of the blocks that took `values`."""
+        first, third = np.percentile(values, (25, 75))
+        return cls(statistics.median(values), min(values), max(values), float(third - first), len(values))
 
 
 def cuda_timer(run: Run, repeats: int) -> float:
@@ -82,9 +88,4 @@ def interleaved(sides: Mapping[Key, Run], timer: Timer, blocks: int, block_ms: f
         for key in order:
             found[key].append(timer(sides[key], repeats[key]))
         order.append(order.pop(0))
-    return {key: _times(values) for key, values in found.items()}
-
-
-def _times(values: list[float]) -> Times:
-    first, third = np.percentile(values, (25, 75))
-    return Times(statistics.median(values), min(values), max(values), float(third - first), len(values))
+    return {key: Times.of(values) for key, values in found.items()}

@@ -17,15 +17,17 @@ from typing import Any
 
 import torch
 
+from optgraph.base.devices import Target
 from optgraph.base.errors import InputError
+from optgraph.base.progress import Progress, silent
 from optgraph.base.store import Record, Store, Task
 from optgraph.ir.graph import Graph
-from optgraph.kernels.frame import choice, tuned
-from optgraph.kernels.frame.choice import Problem, Tile
+from optgraph.kernels.frame import tuned
 from optgraph.kernels.frame.launch import Launch, targeting
 from optgraph.kernels.frame.sources import digest
+from optgraph.kernels.frame.tile import Problem, Tile
 from optgraph.plan.lowering import lower
-from optgraph.tune.layers import Bind, Layer, Operands, binder, layers, target_of
+from optgraph.tune.layers import Bind, Layer, binder, layers, target_of
 from optgraph.tune.timing import Run, Timer, captured, cuda_timer, interleaved
 
 TRIED = 12  # tiles a launch, the default among them
@@ -34,7 +36,6 @@ BLOCKS = 7
 GAIN = 0.02  # a tile that is faster by less than this share is not worth another variant
 
 clock = time.monotonic
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Bench:
     """
 
     device: torch.device
-    target: str
+    target: Target
     binder: Callable[[Sequence[Launch], torch.device], Bind]
     capture: Callable[[Run, int], Run]
     timer: Timer
@@ -59,10 +60,10 @@ def gpu_bench() -> Bench:
     return Bench(device, target_of(device), binder, captured, cuda_timer)
 
 
-def open_store(target: str, folder: Path | None = None) -> Store:
+def open_store(target: Target, folder: Path | None = None) -> Store:
     """The records of this GPU and these kernels, in `folder` or where the package looks for them."""
     about = {"format": 1, "torch": version("torch"), "triton": version("triton"), "date": time.strftime("%Y-%m-%d")}
-    identity = {"device": torch.cuda.get_device_name(), "target": target, "kernels": digest()[:16]}
+    identity = {"device": torch.cuda.get_device_name(), "target": str(target), "kernels": digest()[:16]}
     return Store(tuned.path(target, folder), identity, about)
 
 
@@ -73,7 +74,7 @@ def tune(
     bench: Bench,
     store: Store,
     minutes: float,
-    progress: Progress = lambda what, done: None,
+    progress: Progress = silent,
 ) -> bool:
     """Tunes every launch of the fused `graph` that `store` has no record of; whether none is left after `minutes`.
 
@@ -96,22 +97,21 @@ def problems(graph: Graph, dtype: str, batches: Sequence[int], bench: Bench) -> 
     """What tiles are chosen for in plans of `graph`, with a layer for each. Kernels without a choice are not there."""
     found: dict[Problem, Layer] = {}
     for batch in batches:
-        for layer in layers(lower(graph, batch, dtype), graph):
-            with choice.recording() as asked:
-                layer.dry(bench.target)
-            for problem in asked:
+        for layer in layers(lower(graph, batch, dtype, bench.target), graph):
+            problem = layer.dry(bench.target).problem
+            if problem is not None:
                 found.setdefault(problem, layer)
     return found
 
 
-def tried(problem: Problem, target: str) -> list[Tile]:
+def tried(problem: Problem, target: Target) -> list[Tile]:
     """The tiles to measure, most promising first: the first is what is chosen where nothing was measured."""
-    return choice.candidates(problem, target)[:TRIED]
+    return problem.candidates(target)[:TRIED]
 
 
 def measure(problem: Problem, layer: Layer, bench: Bench, bind: Bind) -> Record:
     """The record of one problem: its fastest tile that computes the right thing."""
-    operands = Operands(layer, bench.device)
+    operands = layer.operands(bench.device)
     expected = operands.expected()
     found = tried(problem, bench.target)
     default = found[0]

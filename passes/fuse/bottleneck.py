@@ -13,7 +13,7 @@ added between the two; all weights are constant; a tile has room for all channel
 what else the 1×1 reads cannot depend on values that only it reads. Of two convolutions that qualify, the one of more
 FLOPs goes.
 
-Whether one kernel runs both is decided when a batch is known (`bottleneck_tiles.pays`): else there are two, as before.
+Whether one kernel runs both is decided when batch and target are known (`kernels/bottleneck.pays`): else there are two.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import math
 from dataclasses import dataclass
 
 from optgraph.ir.graph import Graph, Node
-from optgraph.kernels.frame.bottleneck_tiles import MAX_CHANNELS, MIN_INPUT_CHANNELS
+from optgraph.kernels.bottleneck import MAX_CHANNELS, MIN_INPUT_CHANNELS
 from optgraph.ops import Bottleneck, Concat, Conv
 from optgraph.passes.rewrite import Outcome, Rule, sweep
 

@@ -22,10 +22,9 @@ from functools import partial
 import networkx as nx
 
 from optgraph.ir.graph import Graph, Node
-from optgraph.ops import Activation, Affine, Binary, Concat, Conv, Gemm, GlobalPool, Pool, Separable
+from optgraph.ops import Activation, Binary, Concat
+from optgraph.ops.windowed import Windowed
 from optgraph.passes.rewrite import Outcome, Rule, sweep
-
-TAKES_RESIDUAL = (Conv, Separable, Pool)  # a later one wins a tie
 
 
 @dataclass(frozen=True)
@@ -52,18 +51,9 @@ class _Sum:
 # ---- activations
 
 
-def _field(node: Node | None) -> str | None:
-    """Where in `node` an activation of its output belongs."""
-    if node is None:
-        return None
-    match node.op:
-        case Conv() | Separable() | Pool():
-            return "post" if node.get("residual") else "act"
-        case GlobalPool() | Gemm() | Affine():
-            return "act"
-        case Binary():
-            return "post"
-    return None
+def _field(node: Node | None) -> str:
+    """Where in `node` an activation of its output belongs; '' for nowhere."""
+    return node.op.epilogue(node) if node else ""
 
 
 def _match_activation(graph: Graph, node: Node) -> _Activated | None:
@@ -79,7 +69,7 @@ def _check_activation(graph: Graph, found: _Activated) -> str | None:
             return f"the output of '{node.name}' is also needed without the activation"
     for producer in found.producers:
         field = _field(producer)
-        if producer is None or field is None:
+        if producer is None or not field:
             return "not all that is concatenated can take an activation"
         if getattr(producer.op, field):
             return f"'{producer.name}' has an activation already"
@@ -105,9 +95,9 @@ def _fold_activation(graph: Graph, found: _Activated) -> None:
 
 
 def _rank(graph: Graph, depth: dict[str, int], node: Node) -> tuple[int, int, tuple[int, int], int]:
-    assert isinstance(node.op, TAKES_RESIDUAL)
+    assert isinstance(node.op, Windowed)
     channels = graph.shape(node.inputs[0])[1]
-    return depth[node.name], TAKES_RESIDUAL.index(type(node.op)), node.op.kernel, int(channels)
+    return depth[node.name], node.op.takes_residual, node.op.kernel, int(channels)
 
 
 def _match_residual(graph: Graph, node: Node, depth: dict[str, int]) -> _Sum | None:
@@ -116,7 +106,7 @@ def _match_residual(graph: Graph, node: Node, depth: dict[str, int]) -> _Sum | N
     candidates = []
     for value, other in (node.inputs, node.inputs[::-1]):
         producer = graph.producer(value)
-        if producer and isinstance(producer.op, TAKES_RESIDUAL):
+        if producer and isinstance(producer.op, Windowed) and producer.op.takes_residual:
             candidates.append(_Candidate(producer, other))
     candidates.sort(key=lambda c: _rank(graph, depth, c.producer), reverse=True)
     return _Sum(node, candidates) if candidates else None
@@ -143,7 +133,7 @@ def _check_residual(graph: Graph, found: _Sum) -> str | None:
 def _fold_residual(graph: Graph, found: _Sum) -> None:
     chosen = next(c for c in found.candidates if _obstacle(graph, c) is None)
     producer, add = chosen.producer, found.add
-    assert isinstance(producer.op, TAKES_RESIDUAL) and isinstance(add.op, Binary)
+    assert isinstance(producer.op, Windowed) and isinstance(add.op, Binary)
     op = replace(producer.op, post=add.op.post)
     graph.update(producer, op, producer.inputs_with(residual=chosen.residual), add.origin)
     graph.rewire(add.output, producer.output)

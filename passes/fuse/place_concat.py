@@ -18,27 +18,8 @@ from functools import partial
 
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.op import Op
-from optgraph.ops import (
-    LRN,
-    Activation,
-    Affine,
-    Binary,
-    Bottleneck,
-    Concat,
-    Conv,
-    GlobalPool,
-    MergedPointwise,
-    Pad,
-    Pool,
-    PooledPointwise,
-    Separable,
-)
+from optgraph.ops import Bottleneck, Concat
 from optgraph.passes.rewrite import Outcome, Rule, sweep
-
-WRITES_CHANNELS = (
-    *(Activation, Affine, Binary, Bottleneck, Conv, GlobalPool, LRN, MergedPointwise, Pad, Pool, PooledPointwise),
-    Separable,
-)
 
 Homes = dict[str, tuple[str, int]]  # value -> the concat and input slot where it may be placed
 
@@ -77,7 +58,7 @@ def _obstacle(graph: Graph, node: Node, slot: int, homes: Homes) -> str | None:
     producer = graph.producer(value)
     if producer is None:
         return f"'{value}' is a graph input or a constant"
-    if not isinstance(producer.op, WRITES_CHANNELS) and not _joins_channels(graph, producer):
+    if not producer.op.writes_channels and not _joins_channels(graph, producer):
         return f"'{producer.name}' ({producer.op.kind}) cannot write into a channel slice"
     if homes[value] != (node.name, slot):
         return f"'{value}' is placed in '{homes[value][0]}' already"

@@ -3,7 +3,7 @@
     op(f(x))                  ->  op{pre_act=f}(x)
     op(f(x * scale + shift))  ->  op{pre_act=f}(x, pre_scale=scale, pre_shift=shift)
 
-This is for what `fuse_epilogue` had to leave because the raw x is needed too: x goes to memory once, and each reader
+This is for what `epilogue` had to leave because the raw x is needed too: x goes to memory once, and each reader
 of f(x) computes it as it loads.
 
 Legal whatever f(0) is, since padding comes after the prologue. Every reader must be a convolution, a global pool or,
@@ -16,10 +16,8 @@ from dataclasses import replace
 
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.values import IDENTITY, Act
-from optgraph.ops import Activation, Affine, Conv, GlobalPool, Pool, Separable
+from optgraph.ops import Activation, Affine
 from optgraph.passes.rewrite import Outcome, Rule, sweep
-
-TAKES_PROLOGUE = (Conv, GlobalPool, Pool, Separable)
 
 
 def _match(graph: Graph, node: Node) -> Node | None:
@@ -31,16 +29,16 @@ def _act(node: Node) -> Act:
 
 
 def _obstacle(node: Node, user: Node, slot: int) -> str | None:
-    if not isinstance(user.op, TAKES_PROLOGUE):
+    if not user.op.prologue:
         return f"'{user.name}' ({user.op.kind}) has no prologue"
     if slot != 0:
         return f"'{user.name}' reads it as its {user.op.slots[slot]}"
-    if isinstance(user.op, Pool):
+    if "pre_scale" not in user.op.slots:
         if isinstance(node.op, Affine):
-            return f"'{user.name}', a pool, takes an activation only"
+            return f"'{user.name}', a {user.op.kind.lower()}, takes an activation only"
     elif user.get("pre_scale") or user.get("pre_shift"):
         return f"'{user.name}' has a prologue already"
-    if _act(node) and user.op.pre_act:
+    if _act(node) and getattr(user.op, user.op.prologue):
         return f"'{user.name}' has a prologue already"
     return None
 
@@ -57,8 +55,7 @@ def _rewrite(graph: Graph, node: Node) -> None:
     if isinstance(node.op, Affine):
         changes |= {"pre_scale": node.get("scale"), "pre_shift": node.get("shift")}
     for user, _ in graph.users(node.output):
-        assert isinstance(user.op, TAKES_PROLOGUE)
-        op = replace(user.op, pre_act=_act(node) or user.op.pre_act)
+        op = replace(user.op, **{user.op.prologue: _act(node)}) if _act(node) else user.op
         graph.update(user, op, user.inputs_with(**changes), node.origin, same_value=True)
     graph.remove(node)
 

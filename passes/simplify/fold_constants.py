@@ -17,7 +17,6 @@ import torch
 
 from optgraph.ir.graph import Graph, Node
 from optgraph.ops import Opaque
-from optgraph.ops.torch_ops import function
 from optgraph.passes.rewrite import Outcome, Rule, sweep
 
 _FILLS = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -58,7 +57,7 @@ def _evaluate(graph: Graph, node: Node) -> list[np.ndarray]:
     """The outputs of one node, in the dtypes that the graph gives them."""
     # Copies, for torch wants arrays it could write to.
     tensors = [torch.from_numpy(np.array(graph.constants[value])) if value else None for value in node.inputs]
-    outputs = function(node.op, {"": graph.opset, **graph.domains})(tensors)
+    outputs = node.op.function({"": graph.opset, **graph.domains})(tensors)
     return [
         np.asarray(tensor.numpy(), graph.values[value].dtype, order="C")
         for value, tensor in zip(node.outputs, outputs, strict=True)

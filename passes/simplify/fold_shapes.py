@@ -4,8 +4,8 @@
     reshape(x, constant)       ->  Reshape
     expand(x, constant)        ->  x, where it does not grow x
 
-Import follows shape arithmetic with a symbolic batch and resolves most of it (`shape_values.py`); what it had to keep
-is the arithmetic that became constant since, by `fold_constants`, which runs before and after.
+Import follows shape arithmetic with a symbolic batch and resolves most of it (`onnx/shape_arithmetic.py`); what it had
+to keep is the arithmetic that became constant since, by `fold_constants`, which runs before and after.
 
 Legal: the output has the shape that the graph already gives it, which later nodes were checked against.
 """

@@ -18,19 +18,24 @@ from optgraph.ahead import cubins
 from optgraph.ahead.build import Use, build, find_uses
 from optgraph.ahead.cubins import Cubin, TensorMap, from_json, layout, ptx_layout, runs_on
 from optgraph.api import net
+from optgraph.base.devices import SM_80, SM_90, Target
 from optgraph.base.errors import ArtifactError, InputError, OptgraphError
 from optgraph.cost.occupancy import blocks_per_sm
 from optgraph.ir.graph import Graph
-from optgraph.ir.values import BATCH, IDENTITY, RELU, Act
+from optgraph.ir.values import BATCH, IDENTITY, RELU, Act, Window
 from optgraph.kernels.conv2d import conv2d
 from optgraph.kernels.elementwise import elementwise
 from optgraph.kernels.frame import sources
-from optgraph.kernels.frame.choice import Tile
-from optgraph.kernels.frame.launch import Variant, targeting
+from optgraph.kernels.frame.arguments import Jit
+from optgraph.kernels.frame.ends import Epilogue, Prologue
+from optgraph.kernels.frame.launch import targeting
+from optgraph.kernels.frame.tile import Tile
+from optgraph.kernels.frame.variant import Variant
 from optgraph.kernels.pointwise import pointwise
 from optgraph.passes import pipeline
 from optgraph.plan.buffers import Buffers
 from optgraph.plan.lowering import lower
+from optgraph.plan.plans import Plans
 from optgraph.plan.weights import Weights
 from optgraph.run.driver import Kernels
 from optgraph.run.engine import with_workspaces
@@ -41,8 +46,8 @@ from tests.support.networks import Builder
 
 def variant(size: int = 64, dtype: torch.dtype = torch.float16, act: Act = RELU) -> Variant:
     x, out = torch.empty(1, size, size, 8, dtype=dtype), torch.empty(1, size, size, 8, dtype=dtype)
-    with targeting("sm_90"):
-        return elementwise(x, out, act=act).variant
+    with targeting(SM_90):
+        return elementwise(x, out, before=Prologue(act=act)).variant
 
 
 # ---- keys
@@ -50,16 +55,16 @@ def variant(size: int = 64, dtype: torch.dtype = torch.float16, act: Act = RELU)
 
 def test_a_key_is_of_types_and_constants_and_not_of_sizes() -> None:
     keys = {
-        "itself": cubins.key(variant(), "sm_90"),
-        "target": cubins.key(variant(), "sm_80"),
-        "type": cubins.key(variant(dtype=torch.float32), "sm_90"),
-        "a jit function": cubins.key(variant(act=IDENTITY), "sm_90"),
-        "warps": cubins.key(replace(variant(), num_warps=8), "sm_90"),
-        "alignment": cubins.key(replace(variant(), aligned=()), "sm_90"),
+        "itself": cubins.key(variant(), SM_90),
+        "target": cubins.key(variant(), SM_80),
+        "type": cubins.key(variant(dtype=torch.float32), SM_90),
+        "a jit function": cubins.key(variant(act=IDENTITY), SM_90),
+        "warps": cubins.key(replace(variant(), num_warps=8), SM_90),
+        "alignment": cubins.key(replace(variant(), aligned=()), SM_90),
     }
     assert len(set(keys.values())) == len(keys)
     # A clip's limits are run-time arguments, as is a map's height.
-    assert cubins.key(variant(act=Act("clip", 0.0, 6.0)), "sm_90") == cubins.key(variant(act=Act("clip", 1.0)), "sm_90")
+    assert cubins.key(variant(act=Act("clip", 0.0, 6.0)), SM_90) == cubins.key(variant(act=Act("clip", 1.0)), SM_90)
     assert variant(63) == variant(64)
 
 
@@ -71,19 +76,20 @@ def test_a_key_is_of_the_kernels_source(tmp_path: Path, monkeypatch: pytest.Monk
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        return cubins.key(replace(variant(), fn=module.kernel), "sm_90")
+        monkeypatch.setitem(sys.modules, "their_kernel", module)
+        return cubins.key(replace(variant(), code=Jit("their_kernel", "kernel")), SM_90)
 
     assert made("a", "x + 1") == made("b", "x + 1") != made("c", "x + 2")
-    before = cubins.key(variant(), "sm_90")
+    before = cubins.key(variant(), SM_90)
     monkeypatch.setattr(sources, "source_digest", lambda file: "changed" if file.endswith("epilogue.py") else "same")
-    changed = cubins.key(variant(), "sm_90")
+    changed = cubins.key(variant(), SM_90)
     monkeypatch.setattr(sources, "source_digest", lambda file: "same")
-    assert len({before, changed, cubins.key(variant(), "sm_90")}) == 3
+    assert len({before, changed, cubins.key(variant(), SM_90)}) == 3
 
 
 def test_a_variant_survives_json() -> None:
     found = json.loads(json.dumps(cubins.variant_to_json(variant())))
-    assert found["fn"] == {"jit": "optgraph.kernels.elementwise:_elementwise"}
+    assert found["code"] == {"module": "optgraph.kernels.jit.elementwise", "name": "elementwise"}
     assert cubins.variant_from_json(found) == variant()
 
 
@@ -105,7 +111,7 @@ def test_a_variant_survives_json() -> None:
     ],
 )
 def test_where_code_runs(target: str, capability: tuple[int, int], runs: bool) -> None:
-    assert runs_on(target, capability) is runs
+    assert runs_on(Target.parse(target), capability) is runs
 
 
 @pytest.mark.parametrize(
@@ -124,7 +130,7 @@ def test_where_code_runs(target: str, capability: tuple[int, int], runs: bool) -
     ],
 )
 def test_occupancy(registers: int, shared: int, warps: int, target: str, blocks: int) -> None:
-    assert blocks_per_sm(registers, shared, warps, target) == blocks
+    assert blocks_per_sm(registers, shared, warps, Target.parse(target)) == blocks
 
 
 PTX = """
@@ -150,8 +156,8 @@ def test_parameters_as_ptx_declares_them() -> None:
 
 def test_blocks_need_a_copy_engine() -> None:
     x, weight = torch.empty(1, 16, 16, 64, dtype=torch.float16), torch.empty(64, 64, dtype=torch.float16)
-    with targeting("sm_90"):
-        found = pointwise(x, weight, None, [torch.empty_like(x)], tile=Tile(64, 64, 64, box=(1, 1, 64))).variant
+    with targeting(SM_90):
+        found = pointwise(x, weight, [torch.empty_like(x)], tile=Tile(64, 64, 64, box=(1, 1, 64))).variant
     maps = [{"block_size": [64, 64], "swizzle": 3, "elem_type": 10}] * 2  # Triton's bf16 is the driver's 9
     parameters = cubins._parameters(found, maps)
     assert parameters[:2] == (TensorMap((64, 64), 3, 9),) * 2 and "pointer" in parameters and "i32" in parameters
@@ -245,40 +251,41 @@ def network(batch: int | str = BATCH) -> Graph:
 
 def test_uses_count_every_launch() -> None:
     graph = network()
-    for target in ("sm_80", "sm_90"):
-        uses = find_uses(graph, "fp16", [1, 3], [target])
+    for target in (SM_80, SM_90):
+        uses = find_uses(Plans(graph, "fp16"), [1, 3], [target])
         assert len({use.key for use in uses}) == len(uses) and {use.target for use in uses} == {target}
         for batch in (1, 3, 8, 64):  # as asked, and what tiles are planned for
             counted = {}
             for use in uses:
                 counted[use.variant.kernel] = counted.get(use.variant.kernel, 0) + use.launches[batch]
-            assert {k: n for k, n in counted.items() if n} == lower(graph, batch, "fp16").launches_by_kernel()
+            assert {k: n for k, n in counted.items() if n} == lower(graph, batch, "fp16", target).launches_by_kernel()
         assert max(use.blocks for use in uses) >= 64 * 16 * 16 // 128
-    assert find_uses(graph, "fp16", [1], []) == []
+    assert find_uses(Plans(graph, "fp16"), [1], []) == []
 
 
 def test_no_batch_size_needs_another_kernel() -> None:
     graph = network()
-    keys = {use.key for use in find_uses(graph, "fp16", [1], ["sm_90"])}
-    assert {use.key for use in find_uses(graph, "fp16", [2, 3, 5, 16, 17, 32, 100, 128], ["sm_90"])} == keys
+    keys = {use.key for use in find_uses(Plans(graph, "fp16"), [1], [SM_90])}
+    assert {use.key for use in find_uses(Plans(graph, "fp16"), [2, 3, 5, 16, 17, 32, 100, 128], [SM_90])} == keys
 
 
 def test_a_fixed_batch_is_the_only_one() -> None:
-    (use, *_) = find_uses(network(4), "fp16", [4], ["sm_90"])
+    (use, *_) = find_uses(Plans(network(4), "fp16"), [4], [SM_90])
     assert list(use.launches) == [4]
 
 
 def test_a_use_describes_itself() -> None:
     x, weight = torch.empty(1, 16, 16, 64, dtype=torch.float16), torch.empty(64, 64, dtype=torch.float16)
-    with targeting("sm_90"):
-        plain = pointwise(x, weight, None, [torch.empty_like(x)], tile=Tile(64, 32, 16), acts=[RELU], residual=x)
-        assert Use("", plain.variant, "sm_90", {}, 1).description == "64×32×16, flat, relu, residual"
+    with targeting(SM_90):
+        plain = pointwise(x, weight, [torch.empty_like(x)], tile=Tile(64, 32, 16), after=Epilogue(act=RELU, residual=x))
+        assert Use("", plain.variant, SM_90, {}, 1).description == "64×32×16, flat, relu, residual"
         odd = torch.empty(1, 16, 16, 63, dtype=torch.float16)
-        narrow = pointwise(odd, weight[:63], None, [torch.empty_like(x)], tile=Tile(64, 32, 16))
-        assert Use("", narrow.variant, "sm_90", {}, 1).description == "64×32×16, flat, align_k 1"
+        narrow = pointwise(odd, weight[:63], [torch.empty_like(x)], tile=Tile(64, 32, 16))
+        assert Use("", narrow.variant, SM_90, {}, 1).description == "64×32×16, flat, align_k 1"
         window, out = torch.empty(1, 3, 3, 64, 64, dtype=torch.float16), torch.empty_like(x)
-        boxed = conv2d(x, window, None, out, pads=(1, 1, 1, 1), tile=Tile(64, 32, 64, box=(1, 8, 8)))
-        assert Use("", boxed.variant, "sm_90", {}, 1).description == "64×32×64, box 1×8×8, tma"
+        padded = Window((3, 3), pads=(1, 1, 1, 1))
+        boxed = conv2d(x, window, out, window=padded, tile=Tile(64, 32, 64, box=(1, 8, 8)))
+        assert Use("", boxed.variant, SM_90, {}, 1).description == "64×32×64, box 1×8×8, tma"
 
 
 # ---- compiled
@@ -290,8 +297,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Use], list[Cub
     shares: list[float] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
-        uses = [use for use in find_uses(network(), "fp16", [1], ["sm_90"]) if use.launches[1]]
-        uses += [use for use in find_uses(network(), "fp16", [1], ["sm_80"]) if use.variant.kernel == "pool"]
+        uses = [use for use in find_uses(Plans(network(), "fp16"), [1], [SM_90]) if use.launches[1]]
+        uses += [use for use in find_uses(Plans(network(), "fp16"), [1], [SM_80]) if use.variant.kernel == "pool"]
         found = build(uses, lambda what, done: shares.append(done))
         patch.setattr(building.subprocess, "Popen", None)
         assert build(uses) == found  # by the cache alone
@@ -300,14 +307,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Use], list[Cub
 
 def test_kernels_are_compiled_without_a_gpu(built: tuple[list[Use], list[Cubin], list[float]]) -> None:
     uses, found, shares = built
-    assert [(c.key, c.kernel, c.target) for c in found] == [(u.key, u.variant.kernel, u.target) for u in uses]
+    assert [(c.key, c.kernel, c.target) for c in found] == [(u.key, u.variant.kernel, str(u.target)) for u in uses]
     assert {c.kernel for c in found} == {"pointwise", "separable", "conv2d", "pool"}
     assert all(c.code.startswith(b"\x7fELF") and 0 < c.registers <= 255 and c.spill_bytes == 0 for c in found)
     assert len(shares) == len(uses) and max(shares) == 1.0
     for cubin, use in zip(found, uses, strict=True):
-        assert cubin.num_warps == use.variant.num_warps and cubin.entry == use.variant.fn.__name__
-        kinds = [kind for _, kind in use.variant.signature if kind != "constexpr"]
-        assert len(cubin.parameters) == len(kinds)
+        assert cubin.num_warps == use.variant.num_warps and cubin.entry == use.variant.code.name
+        assert len(cubin.parameters) == len(use.variant.parameters)
         assert cubin.tma == any(isinstance(p, TensorMap) for p in cubin.parameters)
     tensor_cores = {c.kernel: c.mma or c.wgmma for c in found}
     assert tensor_cores == {"pointwise": True, "separable": True, "conv2d": True, "pool": False}
@@ -323,10 +329,9 @@ def test_every_launch_finds_its_cubin(
     built: tuple[list[Use], list[Cubin], list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph, cpu, cuda = network(), torch.device("cpu"), FakeCuda(monkeypatch)
-    plan = lower(graph, 1, "fp16")
+    plan = lower(graph, 1, "fp16", SM_90)
     buffers = Buffers(plan, Weights(graph.constants, cpu), cpu)
-    with targeting("sm_90"):
-        launches = [buffers.bind(call) for call in plan.calls]
+    launches = [buffers.bind(call) for call in plan.calls]
     kernels = Kernels(GPU, built[1], cuda)
     for launch in with_workspaces(launches, plan.schedule.stream, cpu):
         kernels.bind(launch)()
@@ -348,46 +353,46 @@ def test_what_does_not_compile(compiler: str, reason: str, tmp_path: Path, monke
     monkeypatch.setattr(sys, "executable", str(script))
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     with pytest.raises(OptgraphError, match=f"kernel 'elementwise' does not compile for sm_90: {reason}"):
-        build([Use("0" * 64, variant(), "sm_90", {1: 1}, 1)] * 3)
+        build([Use("0" * 64, variant(), SM_90, {1: 1}, 1)] * 3)
 
 
 def test_a_compiler_answers_a_line_a_task(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     done = []
 
-    def obtain(found: Variant, target: str) -> None:
+    def obtain(found: Variant, target: Target) -> None:
         print("noise")
         done.append((found, target))
-        if target == "sm_80":
+        if target == SM_80:
             raise ValueError("two\nlines")
 
     monkeypatch.setattr(cubins, "obtain", obtain)
-    tasks = [json.dumps([cubins.variant_to_json(variant()), target]) for target in ("sm_90", "sm_80")]
+    tasks = [json.dumps([cubins.variant_to_json(variant()), str(target)]) for target in (SM_90, SM_80)]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(tasks)))
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # `main` takes it over
     building.main()
-    assert done == [(variant(), "sm_90"), (variant(), "sm_80")]
+    assert done == [(variant(), SM_90), (variant(), SM_80)]
     assert capsys.readouterr().out == "\nValueError: two lines\n"
 
 
 def test_a_kernel_in_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(variant().fn.fn, "__module__", "__main__")
-    with pytest.raises(InputError, match="kernel '_elementwise' is not in a module"):
-        build([Use("0" * 64, variant(), "sm_90", {1: 1}, 1)])
+    scripted = replace(variant(), code=Jit("__main__", "mine"))
+    with pytest.raises(InputError, match="kernel 'mine' is not in a module"):
+        build([Use("0" * 64, scripted, SM_90, {1: 1}, 1)])
 
 
 def test_targets_need_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "find_spec", lambda name: None)
-    building.check_targets([])
+    building.parse_targets([])
     with pytest.raises(OptgraphError, match="compiling for sm_90 needs Triton"):
-        building.check_targets(["sm_90"])
+        building.parse_targets(["sm_90"])
 
 
 def test_unknown_targets() -> None:
-    building.check_targets(["sm_80", "sm_86", "sm_89", "sm_90"])
+    building.parse_targets(["sm_80", "sm_86", "sm_89", "sm_90"])
     for name in ("sm_70", "sm_", "90", "", "SM_90", "sm_90a"):
         with pytest.raises(InputError, match=f"unknown target '{name}': use sm_80, sm_86, sm_89, sm_90"):
-            building.check_targets(["sm_90", name])
+            building.parse_targets(["sm_90", name])
 
 
 # ---- as users see it
@@ -395,7 +400,7 @@ def test_unknown_targets() -> None:
 
 def pretended(uses: list[Use], progress: building.Progress = building.silent) -> list[Cubin]:
     """`build`, but for the compiling."""
-    return [sample(key=use.key, kernel=use.variant.kernel, target=use.target) for use in uses]
+    return [sample(key=use.key, kernel=use.variant.kernel, target=str(use.target)) for use in uses]
 
 
 def test_a_net_keeps_its_cubins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,7 +430,7 @@ def test_the_table_of_variants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     variants = data["variants"]
     fields = {"kernel", "target", "registers", "spills", "shared_bytes", "wgmma", "tma", "launches", "blocks_per_sm"}
     assert all(fields <= set(v) for v in variants)
-    for target in ("sm_80", "sm_90"):
+    for target in ("sm_80", SM_90):
         assert sum(v["launches"]["1"] for v in variants if v["target"] == target) == data["launches"]
     first = next(v for v in variants if v["target"] == "sm_90")
     assert list(first["launches"]) == ["1", "2", "8", "64"]

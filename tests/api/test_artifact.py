@@ -15,12 +15,13 @@ from safetensors.numpy import save_file
 from optgraph import ops
 from optgraph.api import artifact
 from optgraph.api.artifact import Artifact, Options, load, save
-from optgraph.api.graph_json import _OPS, graph_from_json, graph_to_json
+from optgraph.api.graph_json import graph_from_json, graph_to_json
 from optgraph.base.errors import ArtifactError, InputError
 from optgraph.ir.graph import Graph
 from optgraph.ir.op import Op
 from optgraph.ir.text import graph_text
 from optgraph.ir.values import Act, Value
+from optgraph.ops.registry import OURS
 from optgraph.passes import pipeline
 from tests.support.cubin_samples import sample
 from tests.support.networks import Builder, inception_a, inception_resnet, preactivation_resnet, xception
@@ -86,7 +87,7 @@ def test_weights_are_stored_once(tmp_path: Path) -> None:
 
 def test_every_operator_has_a_form() -> None:
     classes = {c for c in vars(ops).values() if isinstance(c, type) and issubclass(c, Op)}
-    assert set(_OPS) == {c for c in classes if not c.__name__.startswith("_") and c is not Op}
+    assert set(OURS.ops) == {c for c in classes if not c.__name__.startswith("_") and c is not Op}
     b = Builder(channels=4)
     lrn = b.graph.add(ops.LRN(size=3), [b.x]).output
     cut = b.graph.add(ops.Slice(starts=(1,), ends=(8,), axes=(2,), steps=(2,)), [lrn]).output

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from optgraph.api.check import check
-from optgraph.onnx.calibrate import strip
+from optgraph.onnx.stripped import strip
 from tests.support.cli_models import NODES, call, classifier, ok_json, saved
 
 

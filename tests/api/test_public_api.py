@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 
 import numpy as np
 import pytest
 import torch
 
 import optgraph
+from optgraph.compare.verify import verify
 from optgraph.onnx.write import to_onnx
 from tests.support.networks import Builder, inception_a
+from tests.support.paths import ROOT
 
 
 def test_every_public_name_is_there() -> None:
@@ -19,6 +23,23 @@ def test_every_public_name_is_there() -> None:
     assert set(optgraph.__all__) <= set(dir(optgraph))
     with pytest.raises(AttributeError, match="no attribute 'fly'"):
         _ = optgraph.fly
+
+
+def test_verify_is_the_function() -> None:
+    assert optgraph.verify is verify
+
+
+def test_the_version_is_the_one_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+    def not_installed(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    assert "__version__" in dir(optgraph)
+    monkeypatch.setattr(metadata, "version", not_installed)
+    assert optgraph.__version__ == declared
+    monkeypatch.setattr(metadata, "version", lambda name: f"{name} as installed")
+    assert optgraph.__version__ == "optgraph as installed"
 
 
 def test_importing_is_light_and_sets_nothing() -> None:

@@ -14,6 +14,7 @@ from optgraph.onnx.write import save_onnx
 from optgraph.passes.pipeline import FUSE, Pass
 from optgraph.passes.rewrite import Outcome
 from tests.support.networks import xception
+from tests.support.two_inputs import shifted
 
 benchmark = importlib.import_module("optgraph.compare.bench")  # the module, whatever the package calls `bench`
 
@@ -42,6 +43,12 @@ def test_what_is_reported(model, backend):
     assert found["ratio"] > 0 and found["device"]
     assert set(found["versions"]) == {"python", "torch", "onnxruntime", "onnx", "triton", "optgraph"}
     assert found["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch", "interpret"])
+def test_a_first_input_without_a_batch(tmp_path, backend):
+    save_onnx(shifted(), tmp_path / "two.onnx")
+    assert quick(tmp_path / "two.onnx", backend, batch=2).batch == 2
 
 
 def test_the_ratio_is_the_median_of_the_pairs(model, monkeypatch):

@@ -12,19 +12,17 @@ from onnx import helper, numpy_helper
 
 from optgraph.api import net
 from optgraph.base.errors import InputError
-from optgraph.compare import oracle
-from optgraph.compare.oracle import allowed, coarseness, distance, example
+from optgraph.compare.oracle import coarseness, example
 from optgraph.compare.verify import verify, verify_net
 from optgraph.ir.graph import Graph
-from optgraph.ir.values import BATCH, Value
-from optgraph.onnx import calibrate
+from optgraph.onnx import sessions
 from optgraph.onnx.write import save_onnx
 from optgraph.ops import Affine, Conv
 from optgraph.passes import pipeline
 from optgraph.passes.rewrite import Outcome
-from optgraph.plan.lowering import fitting_batch
 from optgraph.run.engine import Engine
 from tests.support.networks import Builder, inception_a, inception_resnet, xception
+from tests.support.two_inputs import shifted
 
 BACKENDS = ("torch", "onnxruntime", "interpret")
 
@@ -114,13 +112,14 @@ def test_what_a_gpu_replays_is_what_counts(tmp_path):
     class Replaying(Engine):
         runs = 0
 
-        def __call__(self, feeds):
+        def __call__(self, feeds, batch):
             self.runs += 1
-            return {name: result * self.runs for name, result in super().__call__(feeds).items()}
+            return {name: result * self.runs for name, result in super().__call__(feeds, batch).items()}
 
     path = saved(xception(), tmp_path)
     gpu = net.compile(path, "interpret")
-    gpu.backend, gpu.run = "triton", Replaying(gpu.fused, "fp32", torch.device("cpu"))
+    gpu.runtime = Replaying(gpu.fused, "fp32", torch.device("cpu"))
+    gpu.runtime.replays = True
     result = verify_net(gpu, path)
     assert result.first_bad_region is None and result.regions_compared == result.regions_total
     assert result.outputs[0].rel_l2 == pytest.approx(1.0) and not result.ok
@@ -230,8 +229,8 @@ def test_json_has_the_fields_and_no_nan(tmp_path):
 
 
 def test_reference_values_are_held_a_chunk_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(oracle, "CHUNK", 3)
-    make, held, runs = oracle.session, [], []
+    monkeypatch.setattr(sessions, "CHUNK", 3)
+    make, held, runs = sessions.session, [], []
 
     class Recorder:
         def __init__(self, *args, **kwargs):
@@ -243,7 +242,7 @@ def test_reference_values_are_held_a_chunk_at_a_time(tmp_path, monkeypatch):
             held.extend(weakref.ref(array) for array in results)
             return results
 
-    monkeypatch.setattr(oracle, "session", Recorder)
+    monkeypatch.setattr(sessions, "session", Recorder)
     result = verify(saved(inception_a(), tmp_path), "torch")
     assert result.ok
     asked, alive = zip(*runs[3:], strict=True)  # the first three are whole answers: to two inputs, and optimised
@@ -293,76 +292,8 @@ def test_another_input_shape_than_the_declared_one(tmp_path):
         verify(path, "torch", batch=3)
 
 
-def test_an_artifact_is_held_against_its_original(tmp_path):
-    path = saved(xception(), tmp_path)
-    artifact = tmp_path / "compiled.optgraph"
-    net.compile(path, "torch").save(artifact)
-    assert verify(artifact, "torch") == verify(path, "torch")
-    moved = path.rename(tmp_path / "elsewhere.onnx")
-    with pytest.raises(InputError, match=r"model\.onnx: no such file: give the \.onnx"):
-        verify(artifact, "torch")
-    assert verify(artifact, "torch", original=moved).ok
-    other = saved(inception_a(), tmp_path)
-    with pytest.raises(InputError, match="SHA-256 differs"):
-        verify(artifact, "torch", original=other)
-
-
-def test_an_onnx_file_has_no_other_original(tmp_path):
-    path = saved(xception(), tmp_path)
-    with pytest.raises(InputError, match="its own original"):
-        verify(path, "torch", original=path)
-
-
-def test_distance():
-    reference = np.array([3.0, 4.0], np.float32)
-    assert distance(reference, reference) == (0.0, 0.0)
-    rel_l2, max_abs = distance(np.array([3.0, 4.5], np.float32), reference)
-    assert (rel_l2, max_abs) == (pytest.approx(0.1), pytest.approx(0.5))
-    for result in ([3.0, math.nan], [3.0, math.inf], [[3.0, 4.0]]):
-        assert distance(np.array(result, np.float32), reference) == (math.inf, math.inf)
-    same = np.array([math.inf, 1.0], np.float32)
-    assert distance(same, same) == (math.inf, math.inf)
-    zeros = np.zeros(2, np.float32)
-    assert distance(zeros, zeros) == (0.0, 0.0)
-    assert distance(reference, zeros)[0] == math.inf
-
-
-def test_example_fits_each_input():
-    inputs = {
-        "nchw": Value((BATCH, 3, 8, 6)),
-        "nhwc": Value((BATCH, 8, 6, 3)),
-        "vector": Value((BATCH, 5)),
-        "ids": Value((BATCH, 4), "int64"),
-    }
-    feeds = example(inputs, batch=2, seed=1)
-    assert {name: (a.shape, str(a.dtype)) for name, a in feeds.items()} == {
-        "nchw": ((2, 3, 8, 6), "float32"),
-        "nhwc": ((2, 8, 6, 3), "float32"),
-        "vector": ((2, 5), "float32"),
-        "ids": ((2, 4), "int64"),
-    }
-    assert all((example(inputs, 2, seed=1)[n] == a).all() for n, a in feeds.items())
-    assert not (example(inputs, 2, seed=2)["nchw"] == feeds["nchw"]).any()
-
-
-def test_example_draws_pictures_the_way_an_input_lies():
-    for shape, channels_last in (((2, 3, 8, 6), False), ((2, 8, 6, 3), True), ((2, 12, 9, 9), False)):
-        feeds = example({"x": Value((BATCH, *shape[1:]))}, batch=2, seed=3)
-        assert np.array_equal(feeds["x"], calibrate.images(3, shape, channels_last))
-
-
-def test_what_is_allowed_follows_the_noise_up_to_a_limit():
-    assert allowed("fp32", 2e-6) == 1e-5
-    assert allowed("fp32", 1e-5) == 2e-5
-    assert allowed("fp32", 1.0) == allowed("fp32", math.inf) == pytest.approx(1e-4)
-    assert allowed("fp16", 1e-5) == 5e-3
-
-
-def test_fitting_batch():
-    free, fixed = {"x": Value((BATCH, 3))}, {"x": Value((4, 3))}
-    assert fitting_batch(free, 7) == 7
-    assert fitting_batch(fixed, 1) == fitting_batch(fixed, 4) == 4
-    with pytest.raises(InputError, match="fixes it to 4"):
-        fitting_batch(fixed, 2)
-    with pytest.raises(InputError, match="at least one"):
-        fitting_batch(free, 0)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_first_input_without_a_batch(backend, tmp_path):
+    result = verify(saved(shifted(), tmp_path), backend, batch=2)
+    assert result.ok and result.batch == 2
+    assert result.regions_compared == result.regions_total

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from benchmarks import record
+from optgraph.base.dtypes import STORAGE
 from optgraph.ir.graph import Graph
 from optgraph.onnx import read
 from optgraph.passes import pipeline
-from optgraph.plan.lowering import STORAGE, lower
+from optgraph.plan.lowering import lower
 from optgraph.tune.layers import binder, layers, target_of
 from tests.support.gpu_checks import wrong_layers
 
@@ -32,8 +33,9 @@ def graph(request: pytest.FixtureRequest) -> Graph:
 @pytest.mark.parametrize(("batch", "dtype"), [*itertools.product((1, 8), STORAGE), (64, "fp16")])
 def test_every_layer(graph: Graph, batch: int, dtype: str) -> None:
     device = torch.device("cuda", torch.cuda.current_device())
-    found = layers(lower(graph, batch, dtype), graph)
+    target = target_of(device)
+    found = layers(lower(graph, batch, dtype, target), graph)
     assert len(found) > 20
-    bind = binder([layer.dry(target_of(device)) for layer in found], device)
+    bind = binder([layer.dry(target) for layer in found], device)
     wrong = wrong_layers(found, device, bind)
     assert not wrong, f"{len(wrong)} of {len(found)} layers:\n" + "\n".join(wrong)

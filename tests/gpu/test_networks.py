@@ -12,9 +12,9 @@ import torch
 
 import optgraph
 from benchmarks import record
+from optgraph.base.images import images
 from optgraph.compare.oracle import BOUNDS
 from optgraph.compare.verify import verify_net
-from optgraph.onnx.calibrate import images
 from optgraph.onnx.write import save_onnx
 from optgraph.plan.lowering import STORAGE
 from optgraph.run.engine import Engine
@@ -54,7 +54,7 @@ def random_images(count: int, seed: int) -> torch.Tensor:
 
 
 def engine(network: Path, dtype: str) -> Engine:
-    run = optgraph.compile(network, "triton", dtype).run
+    run = optgraph.compile(network, "triton", dtype).runtime
     assert isinstance(run, Engine)
     return run
 
@@ -94,7 +94,7 @@ def test_one_artifact_serves_every_batch_and_compiles_nothing(network: Path, tmp
     )
     assert run.returncode == 0, run.stderr
     assert [path for path in cache.rglob("*") if path.suffix in (".cubin", ".safetensors")] == []
-    whole = engine(network, "fp16")({next(iter(optgraph.load(artifact).inputs)): x})
+    whole = engine(network, "fp16")({next(iter(optgraph.load(artifact).inputs)): x}, len(x))
     expected = next(iter(whole.values())).float().cpu()
     for batch in BATCHES:
         found = torch.load(f"{artifact}.{batch}").float().cpu()

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from optgraph.kernels.frame.bottleneck_tiles import MAX_CHANNELS, bottleneck_tile, pays, pieces
 
 from optgraph.ir.values import IDENTITY, RELU, Act
 from optgraph.kernels import bottleneck, conv2d, pointwise
-from optgraph.kernels.frame.bottleneck_tiles import MAX_CHANNELS, bottleneck_tile, pays, pieces
 from optgraph.kernels.frame.choice import MAX_NUMEL, Tile
 from optgraph.kernels.frame.operands import output_size
 from tests.support.kernel_checks import DTYPES, check, poisoned, sliced

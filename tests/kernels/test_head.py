@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from optgraph.kernels.head import head, head_tile, pack, reference, softmax, softmax_reference, softmax_tile
 
 from optgraph.ir.values import RELU, Act
 from optgraph.kernels.frame.choice import Tile
-from optgraph.kernels.head import head, head_tile, pack, reference, softmax, softmax_reference, softmax_tile
 from tests.support.kernel_checks import DTYPES, check, poisoned, sliced
 
 # numpy, where a row is all -inf or beyond the last

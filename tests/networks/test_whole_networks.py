@@ -12,9 +12,10 @@ import onnx
 import pytest
 
 import optgraph
+from optgraph.base.images import images
 from optgraph.compare.verify import verify_net
-from optgraph.onnx.calibrate import calibrate, images
-from optgraph.run.backends import session
+from optgraph.onnx.calibrate import calibrate
+from optgraph.onnx.sessions import session
 from tests.support.paths import GRAPHS
 
 BOUND = 1e-5

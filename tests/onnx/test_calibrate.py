@@ -8,7 +8,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from optgraph.base.errors import ModelError
-from optgraph.onnx.calibrate import SHIFT, calibrate, images, is_stripped, store_fills, strip
+from optgraph.base.images import images
+from optgraph.onnx.calibrate import SHIFT, calibrate
+from optgraph.onnx.stripped import any_stripped, store_fills, strip
 from tests.support.paths import GRAPHS
 
 RNG = np.random.default_rng(3)
@@ -73,7 +75,7 @@ def relative(a, b):
 def test_strip_keeps_small_tensors_and_the_shape_of_large_ones():
     model = conv_net()
     bare = strip(model)
-    assert is_stripped(bare) and not is_stripped(model)
+    assert any_stripped(bare) and not any_stripped(model)
     large = {t.name for t in bare.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
     assert large == {"w1", "w2", "w3"}
     assert list(next(t for t in bare.graph.initializer if t.name == "w2").dims) == [40, 48, 3, 3]
@@ -82,7 +84,7 @@ def test_strip_keeps_small_tensors_and_the_shape_of_large_ones():
 
 def test_outputs_have_unit_variance_and_depend_on_the_image():
     filled = calibrate(strip(conv_net()), size=64)
-    assert not is_stripped(filled)
+    assert not any_stripped(filled)
     x = images(11, (2, 3, 64, 64))
     c1, n1, c2, y = evaluate(filled, x, "c1", "n1", "c2", "y")
     assert 0.6 < c1.std() < 1.6 and 0.6 < n1.std() < 1.6 and 0.6 < c2.std() < 2.5
@@ -110,9 +112,9 @@ def test_weights_that_are_only_a_fill_are_drawn_and_stored():
         model.graph.node.insert(0, helper.make_node("ConstantOfShape", [shape.name], [name], value=value))
     stored = store_fills(model)
     assert [node.op_type for node in stored.graph.node] == [node.op_type for node in conv_net().graph.node]
-    assert is_stripped(stored) and (array(stored, "scale") == np.full(48, 0.02, np.float32)).all()
+    assert any_stripped(stored) and (array(stored, "scale") == np.full(48, 0.02, np.float32)).all()
     refilled = calibrate(model, size=32, refill=True)
-    assert not is_stripped(refilled)
+    assert not any_stripped(refilled)
     assert array(refilled, "w1").shape == fills["w1"] and array(refilled, "w2").std() > 0.01
     a, b = evaluate(refilled, images(1, (2, 3, 32, 32)))[0]
     assert np.linalg.norm(a - b) > 0.1 * np.linalg.norm(a)
@@ -233,9 +235,11 @@ def test_images_are_smooth_and_differ():
 
 def test_command_line(tmp_path):
     onnx.save(strip(conv_net()), tmp_path / "in.onnx")
-    command = [sys.executable, "-m", "optgraph.onnx.calibrate", "in.onnx", "out.onnx", "--size", "32", "--seed", "2"]
+    command = [sys.executable, "-m", "optgraph", "calibrate", "in.onnx", "out.onnx", "--size", "32", "--seed", "2"]
     subprocess.run(command, cwd=tmp_path, check=True)
     assert onnx.load(tmp_path / "out.onnx") == calibrate(strip(conv_net()), seed=2, size=32)
+    subprocess.run([*command, "--refill"], cwd=tmp_path, check=True)
+    assert onnx.load(tmp_path / "out.onnx") == calibrate(strip(conv_net()), seed=2, size=32, refill=True)
 
 
 @pytest.mark.parametrize("name", ["torch_bn_inception_v3", "keras_torch_resnet50_v2", "dynamo_mobilenet_v1"])

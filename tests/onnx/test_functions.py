@@ -8,8 +8,8 @@ import pytest
 
 from optgraph.onnx.functions import call_conv_relu
 from optgraph.onnx.read import read
+from optgraph.onnx.sessions import session
 from optgraph.onnx.write import save_onnx, to_onnx
-from optgraph.run.backends import session
 from tests.support.networks import Builder, inception_a, inception_resnet, kinds, xception
 
 

@@ -54,7 +54,7 @@ def test_every_byte_read_was_written_and_is_still_there(build) -> None:
         for view in call.reads.values():
             if view.base not in plan.inputs:
                 assert {arena.get(i) for i in elements(view)} == {view.base}
-        for view in call.written():
+        for view in call.written:
             arena.update(dict.fromkeys(elements(view).tolist(), view.base))
     for view in plan.outputs.values():
         assert {arena.get(i) for i in elements(view)} == {view.base}

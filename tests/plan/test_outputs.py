@@ -12,9 +12,9 @@ from onnx import TensorProto, helper
 import optgraph
 from optgraph.base.errors import InputError, ModelError
 from optgraph.compare.bench import bench
-from optgraph.compare.oracle import Reference
 from optgraph.compare.verify import verify
 from optgraph.onnx.parts import cut
+from optgraph.onnx.sessions import InnerValues
 from tests.support.cli_models import NODES, call, classifier, ok, ok_json, saved
 from tests.support.paths import ROOT
 
@@ -26,7 +26,7 @@ def images() -> np.ndarray:
 
 def inside(x: np.ndarray, *names: str) -> dict[str, np.ndarray]:
     """What ONNX Runtime has for these values of the classifier."""
-    (values,) = Reference(classifier()).run(names, {"x": x})
+    (values,) = InnerValues(classifier()).run(names, {"x": x})
     return values
 
 

@@ -10,12 +10,15 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from optgraph.base.dtypes import ITEMSIZE
 from optgraph.ir.graph import Graph
+from optgraph.kernels.frame.kernel import Kernel
+from optgraph.kernels.frame.view import View
 from optgraph.onnx.read import read
 from optgraph.passes import pipeline
 from optgraph.plan.lowering import lower
 from optgraph.plan.memory import Lifetime, allocate
-from optgraph.plan.plan import ITEMSIZE, Call, Plan, View
+from optgraph.plan.plan import Call, Plan
 from optgraph.plan.schedule import STREAMS, Block, Footprint, dependences, streams, waves
 from tests.support.networks import Builder, inception_a, inception_resnet, preactivation_resnet, xception
 from tests.support.paths import GRAPHS
@@ -85,11 +88,11 @@ def conflicts(
 
     @cache
     def written(i: int) -> np.ndarray:
-        return touched(calls[i].written())
+        return touched(calls[i].written)
 
     @cache
     def used(i: int) -> np.ndarray:
-        return touched([*calls[i].reads.values(), *calls[i].written()])
+        return touched(calls[i].views())
 
     before = ancestors(stream, waits)
     together = [(i, j) for j in range(len(calls)) for i in range(j) if i not in before[j]]
@@ -100,7 +103,7 @@ def blocks_of(plan: Plan) -> dict[str, Block]:
     """Where each buffer is, by the views of it."""
     ends: dict[str, int] = {}
     for call in plan.calls:
-        for view in (*call.reads.values(), *call.written()):
+        for view in call.views():
             ends[view.base] = max(ends.get(view.base, 0), Footprint.of(view).end)
     return {name: (offset, offset + ends[name]) for name, offset in plan.offsets.items()}
 
@@ -110,11 +113,14 @@ def one_by_one(plan: Plan) -> list[Lifetime]:
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     for i, call in enumerate(plan.calls):
-        for view in (*call.reads.values(), *call.written()):
+        for view in call.views():
             first.setdefault(view.base, i)
             last[view.base] = i
     last.update({view.base: len(plan.calls) for view in plan.outputs.values()})
     return [Lifetime(name, end - start, first[name], last[name]) for name, (start, end) in blocks_of(plan).items()]
+
+
+NOTHING = Kernel(lambda: None)
 
 
 # ---- footprints
@@ -180,11 +186,11 @@ def test_reader_of_a_slice_needs_no_writer_of_another() -> None:
         return View(base, (2, 3, 3, channels), (90, 30, 10, 1), "float16", start)
 
     calls = [
-        Call("k", "a", {}, {"out": view("whole", 0, 4)}),
-        Call("k", "b", {}, {"out": view("whole", 4, 6)}),
-        Call("k", "c", {"x": view("whole", 4, 6)}, {"out": view("c", 0, 10)}),
-        Call("k", "d", {"x": view("whole", 0, 10)}, {"out": view("d", 0, 10)}),
-        Call("k", "e", {"x": view("whole", 3, 2), "other": view("c", 0, 10)}, {"out": view("e", 0, 10)}),
+        Call(NOTHING, "a", {"out": view("whole", 0, 4)}),
+        Call(NOTHING, "b", {"out": view("whole", 4, 6)}),
+        Call(NOTHING, "c", {"x": view("whole", 4, 6), "out": view("c", 0, 10)}),
+        Call(NOTHING, "d", {"x": view("whole", 0, 10), "out": view("d", 0, 10)}),
+        Call(NOTHING, "e", {"x": view("whole", 3, 2), "other": view("c", 0, 10), "out": view("e", 0, 10)}),
     ]
     assert dependences(calls) == ((), (), (1,), (0, 1), (0, 1, 2))
     assert waves(dependences(calls)) == (0, 0, 1, 1, 2)
@@ -281,8 +287,8 @@ def programs(draw: st.DrawFn) -> list[Call]:
         for part in range(count):
             reads = draw(st.lists(st.sampled_from(available), max_size=3, unique=True)) if available else []
             out = View(f"b{number}", (draw(st.integers(1, 100)), 4), (pitch, 1), "float16", 4 * part)
-            calls.append(Call("k", f"{number}.{part}", {f"x{i}": view for i, view in enumerate(reads)}, {"out": out}))
-        rows = max(call.written()[0].shape[0] for call in calls[-count:])
+            calls.append(Call(NOTHING, f"{number}.{part}", {"xs": tuple(reads), "out": out}))
+        rows = max(call.written[0].shape[0] for call in calls[-count:])
         whole.append(View(f"b{number}", (rows, pitch), (pitch, 1), "float16"))
     return calls
 
@@ -295,7 +301,7 @@ def test_any_program_on_any_memory_that_fits_it(calls: list[Call], by_wave: bool
     last: dict[str, int] = {}
     sizes: dict[str, int] = {}
     for i, call in zip(times, calls, strict=True):
-        for view in (*call.reads.values(), *call.written()):
+        for view in call.views():
             first.setdefault(view.base, i)
             last[view.base] = i
             sizes[view.base] = max(sizes.get(view.base, 0), Footprint.of(view).end)

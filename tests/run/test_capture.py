@@ -14,6 +14,7 @@ import torch
 from optgraph.ir.graph import Graph
 from optgraph.passes import pipeline
 from optgraph.plan.plan import Schedule
+from optgraph.plan.plans import Plans
 from optgraph.run.capture import capture, enqueue
 from optgraph.run.engine import Context, Engine
 from tests.support.networks import Builder, inception_a, inception_resnet, xception
@@ -95,7 +96,7 @@ def results(context: Context, device: Device, schedule: Schedule, seed: int) -> 
 def test_any_order_the_streams_allow_gives_the_same_bits(build: Callable[[], Graph], device: Device) -> None:
     graph = build()
     pipeline.apply(graph, pipeline.FUSE)
-    with Engine(graph, "fp32", torch.device("cpu")).context(1) as context:
+    with Engine(Plans(graph, "fp32"), torch.device("cpu")).context(1) as context:
         context.load({"x": torch.randn(context.plan.inputs["x"].shape, generator=torch.Generator().manual_seed(3))})
         context.run()
         expected = context.results()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import threading
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +12,17 @@ import torch
 
 from optgraph.ahead import cubins
 from optgraph.ahead.cubins import Cubin, TensorMap, layout
+from optgraph.base.devices import SM_90, Target
 from optgraph.base.errors import OptgraphError
 from optgraph.ir.values import RELU
 from optgraph.kernels.elementwise import elementwise
 from optgraph.kernels.frame import sources
-from optgraph.kernels.frame.choice import Tile
-from optgraph.kernels.frame.launch import Block, Launch, targeting
+from optgraph.kernels.frame.arguments import Jit
+from optgraph.kernels.frame.ends import Epilogue, Prologue
+from optgraph.kernels.frame.launch import Launch, targeting
+from optgraph.kernels.frame.tile import Tile
+from optgraph.kernels.frame.variant import Block
+from optgraph.kernels.frame.work import Work
 from optgraph.kernels.pointwise import pointwise
 from optgraph.run import driver
 from optgraph.run.driver import Driver, Kernels
@@ -37,8 +41,8 @@ def bytes_of(parameters: Any, sizes: list[int]) -> list[bytes]:
 
 def made_up(**arguments: Any) -> Launch:
     """A launch with these arguments, of a kernel that is not called."""
-    fn = SimpleNamespace(arg_names=[*arguments, "BLOCK"])
-    return Launch("pointwise", fn, (5, 3), arguments, {"BLOCK": 64}, num_warps=8)
+    tile = Tile(64, 64, num_warps=8)
+    return Launch("pointwise", Jit("nowhere", "none"), (5, 3), arguments, {"BLOCK": 64}, tile, Work([], []))
 
 
 # ---- loading
@@ -124,10 +128,11 @@ def test_a_tensor_map(cuda: FakeCuda) -> None:
 
 def test_parameters_of_real_kernels_are_as_large_as_compiled(cuda: FakeCuda) -> None:
     half, tile = torch.empty(1, 32, 32, 64, dtype=torch.float16), Tile(64, 64, 64, box=(1, 1, 64))
-    with targeting("sm_90"):
+    biased = Epilogue(torch.empty(64))
+    with targeting(SM_90):
         launches = [
-            pointwise(half, half[0, 0].new_empty(64, 64), torch.empty(64), [torch.empty_like(half)], tile=tile),
-            elementwise(half, torch.empty_like(half), act=RELU),
+            pointwise(half, half[0, 0].new_empty(64, 64), [torch.empty_like(half)], after=biased, tile=tile),
+            elementwise(half, torch.empty_like(half), before=Prologue(act=RELU)),
         ]
     for launch in launches:
         taken = launch.kernel == "pointwise"  # blocks, of x and weight
@@ -157,13 +162,15 @@ def test_a_machine_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def launch() -> Launch:
     x = torch.empty(1, 8, 8, 8, dtype=torch.float16)
-    with targeting("sm_90"):
-        return elementwise(x, torch.empty_like(x), act=RELU)
+    with targeting(SM_90):
+        return elementwise(x, torch.empty_like(x), before=Prologue(act=RELU))
 
 
 def made(target: str, like: Launch) -> Cubin:
     """The cubin of `like` for `target`; its entry tells them apart."""
-    return sample(key=cubins.key(like.variant, target), target=target, entry=target, parameters=kinds(like))
+    return sample(
+        key=cubins.key(like.variant, Target.parse(target)), target=target, entry=target, parameters=kinds(like)
+    )
 
 
 def kinds(like: Launch) -> tuple[Any, ...]:
@@ -184,9 +191,9 @@ def kinds(like: Launch) -> tuple[Any, ...]:
 def test_a_miss_is_compiled(
     capability: tuple[int, int], there: list[str], entry: bytes, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted: list[str] = []
+    wanted: list[Target] = []
 
-    def obtain(variant: Any, target: str) -> Cubin:
+    def obtain(variant: Any, target: Target) -> Cubin:
         wanted.append(target)
         return sample(entry="compiled", parameters=kinds(launch()))
 
@@ -198,7 +205,7 @@ def test_a_miss_is_compiled(
     assert [call[2] for call in cuda.named("cuModuleGetFunction")] == [entry]
     assert len(cuda.named("cuLaunchKernel")) == 2
     assert kernels.compiled == len(wanted) == (entry == b"compiled")
-    assert wanted in ([], ["sm_{}{}".format(*capability)])
+    assert wanted in ([], [Target(capability)])
 
 
 def test_other_sources_are_a_miss(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:

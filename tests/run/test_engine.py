@@ -11,9 +11,13 @@ import torch
 from optgraph import ops
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import RELU, Act, Value
+from optgraph.kernels.frame.arguments import Jit
 from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.tile import Tile
+from optgraph.kernels.frame.work import Work
 from optgraph.passes import pipeline
 from optgraph.plan.plan import Schedule
+from optgraph.plan.plans import Plans
 from optgraph.run import reference
 from optgraph.run.engine import Context, Engine, with_workspaces
 from tests.support.networks import Builder, inception_a, inception_resnet, preactivation_resnet, xception
@@ -24,7 +28,7 @@ CPU = torch.device("cpu")
 def engine(graph: Graph, dtype: str = "fp32") -> Engine:
     fused = graph.copy()
     pipeline.apply(fused, pipeline.FUSE)
-    return Engine(fused, dtype, CPU)
+    return Engine(Plans(fused, dtype), CPU)
 
 
 def relative(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -37,7 +41,7 @@ def test_blocks_match_the_reference(build, batch) -> None:
     graph = build()
     x = torch.randn(batch, *(int(d) for d in graph.shape("x")[1:]))
     expected = reference.run(graph, {"x": x}, torch.float64)
-    actual = engine(graph)({"x": x})
+    actual = engine(graph)({"x": x}, len(x))
     assert actual.keys() == expected.keys()
     for name in expected:
         assert relative(actual[name], expected[name]) < 1e-6
@@ -47,7 +51,7 @@ def test_half_precision() -> None:
     graph = inception_resnet()
     x = torch.randn(2, *(int(d) for d in graph.shape("x")[1:]))
     expected = reference.run(graph, {"x": x}, torch.float64)["y0"]
-    error = relative(engine(graph, "fp16")({"x": x})["y0"], expected)
+    error = relative(engine(graph, "fp16")({"x": x}, len(x))["y0"], expected)
     assert 1e-6 < error < 5e-3
 
 
@@ -56,7 +60,7 @@ def test_batches_of_any_size_through_one_engine() -> None:
     run = engine(graph)
     for batch in (2, 1, 3, 2):
         x = torch.randn(batch, *(int(d) for d in graph.shape("x")[1:]))
-        assert relative(run({"x": x})["y0"], reference.run(graph, {"x": x}, torch.float64)["y0"]) < 1e-6
+        assert relative(run({"x": x}, len(x))["y0"], reference.run(graph, {"x": x}, torch.float64)["y0"]) < 1e-6
 
 
 def test_threads_share_an_engine() -> None:
@@ -67,7 +71,7 @@ def test_threads_share_an_engine() -> None:
 
     def work(start: int) -> None:
         for i in range(start, len(images), 3):
-            results[i] = run({"x": images[i]})["y0"]
+            results[i] = run({"x": images[i]}, 1)["y0"]
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
     for thread in threads:
@@ -88,14 +92,14 @@ def test_two_contexts_of_an_engine_have_buffers_of_their_own() -> None:
 
 def test_launches_of_one_stream_share_a_workspace() -> None:
     def launch(workspace: int) -> Launch:
-        return Launch("k", None, (1,), {}, {}, workspace=workspace)
+        return Launch("k", Jit("k", "k"), (1,), {}, {}, Tile(16, 16), Work([], []), workspace=workspace)
 
     def plain() -> None: ...
 
     launches = [launch(0), launch(4096), launch(8192), launch(64), plain]
     bound = with_workspaces(launches, (0, 0, 1, 0, 1), CPU)
     assert bound[0] is launches[0] and bound[4] is plain
-    first, other, again = (b.args["workspace"] for b in bound[1:4] if isinstance(b, Launch))
+    first, other, again = (b.arguments["workspace"] for b in bound[1:4] if isinstance(b, Launch))
     assert isinstance(first, torch.Tensor) and isinstance(other, torch.Tensor) and isinstance(again, torch.Tensor)
     assert first.data_ptr() == again.data_ptr() != other.data_ptr()
     assert first.nbytes == 4096 and other.nbytes == 8192
@@ -171,7 +175,7 @@ def test_fallbacks_run_in_the_middle_of_a_plan() -> None:
     assert {f.op for f in run.plan(2).fallbacks} == {"Binary", "Reshape"}
     x = torch.randn(2, 6, 8, 8)
     expected = reference.run(graph, {"x": x}, torch.float64)
-    actual = run({"x": x})
+    actual = run({"x": x}, len(x))
     for name in expected:
         assert relative(actual[name], expected[name]) < 1e-6
 
@@ -186,7 +190,7 @@ def test_leftovers_run_as_elementwise_kernels() -> None:
     run = engine(graph)
     assert run.plan(1).fallbacks == ()
     x = torch.randn(3, 5, 6, 6)
-    assert relative(run({"x": x})["y0"], reference.run(graph, {"x": x}, torch.float64)["y0"]) < 1e-6
+    assert relative(run({"x": x}, len(x))["y0"], reference.run(graph, {"x": x}, torch.float64)["y0"]) < 1e-6
 
 
 def test_classifier_head() -> None:
@@ -200,10 +204,10 @@ def test_classifier_head() -> None:
     logits = graph.add(ops.Gemm(), [flat, w, bias]).output
     graph.outputs = {"logits": logits, "probabilities": graph.add(ops.Softmax(axis=1), [logits]).output}
     run = engine(graph)
-    assert run.plan(1).launches_by_kernel() == {"global_pool": 1, "head": 1, "softmax": 1}
+    assert run.plan(1).launches_by_kernel() == {"global_pool": 1, "dense": 1, "softmax": 1}
     image = torch.randn(3, 37, 4, 3)
     expected = reference.run(graph, {"x": image}, torch.float64)
-    actual = run({"x": image})
+    actual = run({"x": image}, len(image))
     for name in expected:
         assert relative(actual[name], expected[name]) < 1e-6
     assert torch.allclose(actual["probabilities"].sum(1), torch.ones(3))

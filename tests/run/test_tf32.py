@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from optgraph.kernels import conv2d, head, pointwise, separable
+from optgraph.base.dtypes import nearest_tf32
+from optgraph.ir.values import Window
+from optgraph.kernels import conv2d, dense, pointwise, separable
 from optgraph.passes import pipeline
 from optgraph.plan.lowering import lower
 from optgraph.plan.plan import Packed
-from optgraph.plan.weights import Weights, nearest_tf32
+from optgraph.plan.weights import Weights, as_is
 from tests.support.networks import xception
 
 
@@ -41,28 +43,28 @@ def launches(precision: str) -> dict[str, tuple[Callable[[torch.Tensor], Any], C
         launcher(x, *weights, outs, precision=precision, **options)()
         return out
 
-    pads = {"pads": (1, 1, 1, 1)}
+    three, one = {"window": Window((3, 3), pads=(1, 1, 1, 1))}, {"window": Window((1, 1))}
     return {
         "pointwise": (
-            lambda x: run(pointwise.pointwise, x, square, None),
-            lambda x: pointwise.reference(x, square, None, [image(x)])[0],
+            lambda x: run(pointwise.pointwise, x, square),
+            lambda x: pointwise.reference(x, square, [image(x)])[0],
         ),
         "conv2d": (
-            lambda x: run(conv2d.conv2d, x, window, None, **pads),
-            lambda x: conv2d.reference(x, window, None, image(x), **pads),
+            lambda x: run(conv2d.conv2d, x, window, **three),
+            lambda x: conv2d.reference(x, window, image(x), **three),
         ),
         "separable": (
-            lambda x: run(separable.separable, x, depthwise, None, square, None),
-            lambda x: separable.reference(x, depthwise, None, square, None, image(x)),
+            lambda x: run(separable.separable, x, depthwise, square, **one),
+            lambda x: separable.reference(x, depthwise, square, image(x), **one),
         ),
-        "head": (
-            lambda x: run(head.head, x.reshape(-1, 24), square, None),
-            lambda x: head.reference(x.reshape(-1, 24), square, None, x),
+        "dense": (
+            lambda x: run(dense.dense, x.reshape(-1, 24), square),
+            lambda x: dense.reference(x.reshape(-1, 24), square, x),
         ),
     }
 
 
-@pytest.mark.parametrize("kernel", ["pointwise", "conv2d", "separable", "head"])
+@pytest.mark.parametrize("kernel", ["pointwise", "conv2d", "separable", "dense"])
 def test_kernels_round_what_they_multiply(kernel: str) -> None:
     x = torch.randn(1, 5, 6, 24, generator=torch.Generator().manual_seed(0))
     compute, reference = launches("tf32")[kernel]
@@ -81,12 +83,12 @@ def test_nan_reaches_the_result() -> None:
 def test_matrices_are_rounded_when_packed_and_vectors_are_not() -> None:
     graph = xception()
     pipeline.apply(graph, pipeline.SIMPLIFY + pipeline.FUSE)
-    found = {(p.pack.rpartition(".")[2], p.precision) for p in lower(graph, dtype="tf32").packed.values()}
-    assert found >= {("pointwise:pack", "tf32"), ("separable:pack_depthwise", "ieee"), ("weights:as_is", "ieee")}
-    assert {precision for pack, precision in found if pack == "weights:as_is"} == {"ieee"}
+    found = {(p.pack, p.precision) for p in lower(graph, dtype="tf32").packed.values()}
+    assert found >= {(pointwise.pack, "tf32"), (separable.pack_depthwise, "ieee"), (as_is, "ieee")}
+    assert {precision for pack, precision in found if pack is as_is} == {"ieee"}
     assert all(p.precision == "ieee" for p in lower(graph, dtype="fp32").packed.values())
     array = np.random.default_rng(0).standard_normal((3, 4), dtype=np.float32)
     weights = Weights({"w": array}, torch.device("cpu"))
-    stored = weights.get("w", Packed("optgraph.plan.weights:as_is", ("w",), "float32", {}, "tf32"))
+    stored = weights.get("w", Packed(as_is, ("w",), "float32", {}, "tf32"))
     torch.testing.assert_close(stored, nearest_tf32(torch.tensor(array)), rtol=0, atol=0)
     assert not torch.equal(stored, torch.tensor(array))

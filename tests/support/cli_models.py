@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner, Result
 
@@ -93,3 +94,14 @@ def ok(*arguments: object) -> str:
 def ok_json(*arguments: object) -> Any:
     """The same with --json: all of stdout is one JSON value."""
     return json.loads(ok(*arguments, "--json"))
+
+
+def expected(model: Path, x: np.ndarray) -> np.ndarray:
+    """What ONNX Runtime gives for a model of one input and one output."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def close(got: np.ndarray, reference: np.ndarray) -> None:
+    assert got.shape == reference.shape
+    assert np.linalg.norm(got - reference) <= 1e-5 * np.linalg.norm(reference)

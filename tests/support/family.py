@@ -15,7 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from optgraph.onnx.calibrate import STRIPPED_ABOVE, bare, calibrate, store_fills
+from optgraph.onnx.calibrate import calibrate
+from optgraph.onnx.stripped import STRIPPED_ABOVE, bare, store_fills
 from tests.support.paths import GRAPHS
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"

@@ -1,4 +1,4 @@
-"""What the GPU tests check, for any device: `tests/test_gpu_checks.py` runs it in the interpreter on small graphs."""
+"""What the GPU tests check, for any device: `tests/tune/test_layers.py` runs it in the interpreter on small graphs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from optgraph.run.engine import Engine
-from optgraph.tune.layers import Bind, Layer, Operands
+from optgraph.tune.layers import Bind, Layer
 
 
 def wrong_layers(layers: Iterable[Layer], device: torch.device, bind: Bind = lambda launch: launch) -> list[str]:
@@ -18,7 +18,7 @@ def wrong_layers(layers: Iterable[Layer], device: torch.device, bind: Bind = lam
     """
     lines = []
     for layer in layers:
-        operands = Operands(layer, device)
+        operands = layer.operands(device)
         try:
             error = operands.error(bind(operands.launch()))
         except Exception as reason:  # a broken kernel must not hide the others
@@ -55,13 +55,13 @@ def replay_differs(engine: Engine, first: torch.Tensor, second: torch.Tensor) ->
 def threads_differ(engine: Engine, images: Sequence[torch.Tensor], threads: int = 2, rounds: int = 3) -> list[str]:
     """Which images get another answer, in any bit, when several threads run the engine at a time."""
     (name,) = engine.plan(len(images[0])).inputs
-    expected = [engine({name: image}) for image in images]
+    expected = [engine({name: image}, len(image)) for image in images]
     wrong: list[str] = []
 
     def work(start: int) -> None:
         for _ in range(rounds):
             for i in range(start, len(images), threads):
-                found = engine({name: images[i]})
+                found = engine({name: images[i]}, len(images[i]))
                 wrong.extend(f"image {i}: {o}" for o in found if not torch.equal(found[o], expected[i][o]))
 
     running = [threading.Thread(target=work, args=(start,)) for start in range(threads)]

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from optgraph.ir.graph import Graph
+from optgraph.kernels.frame.sample import Operands
 from optgraph.passes import pipeline
 from optgraph.plan.lowering import lower
+from optgraph.plan.plans import Plans
 from optgraph.run.engine import Context, Engine
-from optgraph.tune.layers import Layer, Operands, layers
+from optgraph.tune.layers import Layer, layers
 from tests.support.gpu_checks import replay_differs, threads_differ, wrong_layers
 from tests.support.networks import Builder, inception_a, xception
 
@@ -27,9 +29,9 @@ def of(graph: Graph, batch: int = 1, dtype: str = "fp32") -> dict[Layer, int]:
     return layers(lower(graph, batch, dtype), graph)
 
 
-def first(name: str, **arguments: int | str) -> Operands:
+def first(name: str, **arguments: int | str) -> Layer:
     found = of(fused(inception_a()), **arguments)  # type: ignore[arg-type]
-    return Operands(next(layer for layer in found if layer.name == name), CPU)
+    return next(layer for layer in found if layer.name == name)
 
 
 def test_equal_calls_are_one_layer() -> None:
@@ -44,7 +46,7 @@ def test_equal_calls_are_one_layer() -> None:
 
 
 def test_a_layer_says_what_it_is() -> None:
-    layer = first("conv2d", batch=2).layer
+    layer = first("conv2d", batch=2)
     assert str(layer).startswith("conv2d x 2×") and "weight 1×" in str(layer) and "out 2×" in str(layer)
 
 
@@ -55,24 +57,25 @@ def test_kernels_are_right_on_layers_by_themselves(build, dtype) -> None:
 
 
 def test_bounds_follow_the_types_and_the_length_of_the_sums() -> None:
-    layer = first("conv2d", dtype="fp32").layer
-    terms = math.prod(dict(layer.operands)["weight"].shape[:-1])
+    layer = first("conv2d", dtype="fp32")
+    terms = math.prod(layer.sample.arguments["weight"].shape[:-1])
     assert layer.bound == pytest.approx(1e-6 * math.sqrt(terms)) and terms > 9
-    bounds = [first("conv2d", dtype=dtype).layer.bound for dtype in ("tf32", "fp16", "bf16")]
+    bounds = [first("conv2d", dtype=dtype).bound for dtype in ("tf32", "fp16", "bf16")]
     assert bounds == [2e-3, 2e-3, 1.6e-2]
 
 
 def test_operands_differ_by_seed_only() -> None:
-    layer = first("conv2d").layer
-    x, again, other = (Operands(layer, CPU, seed).tensors["x"] for seed in (0, 0, 1))
+    layer = first("conv2d")
+    x, again, other = (layer.operands(CPU, seed).arguments["x"] for seed in (0, 0, 1))
     assert torch.equal(x, again) and not torch.equal(x, other)
 
 
 def test_what_is_not_written_or_written_elsewhere_is_an_infinite_error() -> None:
-    operands = first("conv2d")
+    layer = first("conv2d")
+    operands = layer.operands(CPU)
     (out,) = operands.results()
     (right,) = operands.expected()
-    assert operands.error(lambda: out.copy_(right)) < operands.layer.bound
+    assert operands.error(lambda: out.copy_(right)) < layer.bound
     assert operands.error(lambda: None) == math.inf
     assert operands.error(lambda: out[:, 1:].copy_(right[:, 1:])) == math.inf
     storage = out._base
@@ -90,9 +93,9 @@ def test_a_wrong_kernel_is_named_and_hides_no_other(monkeypatch) -> None:
     launch = Operands.launch
 
     def broken(self: Operands) -> object:
-        if self.layer.name == "conv2d":
+        if self.kernel.name == "conv2d":
             raise RuntimeError("out of resource")
-        return (lambda: None) if self.layer.name == "pool" else launch(self)
+        return (lambda: None) if self.kernel.name == "pool" else launch(self)
 
     monkeypatch.setattr(Operands, "launch", broken)
     lines = wrong_layers(found, CPU)
@@ -104,7 +107,7 @@ def test_a_wrong_kernel_is_named_and_hides_no_other(monkeypatch) -> None:
 
 
 def engine(graph: Graph) -> Engine:
-    return Engine(fused(graph), "fp32", CPU)
+    return Engine(Plans(fused(graph), "fp32"), CPU)
 
 
 def test_a_replay_that_computes_something_else_is_found(monkeypatch) -> None:

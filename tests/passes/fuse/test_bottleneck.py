@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from optgraph.ahead.build import find_uses
+from optgraph.base.devices import SM_90
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import RELU, Act, Value
 from optgraph.ops import Conv
@@ -13,6 +14,7 @@ from optgraph.passes import pipeline
 from optgraph.passes.fuse import bottleneck, epilogue
 from optgraph.plan import lowering as lowering
 from optgraph.plan.lowering import lower
+from optgraph.plan.plans import Plans
 from optgraph.run import reference
 from optgraph.run.engine import Engine
 from tests.support.networks import Builder, difference, kinds, of_kind
@@ -192,7 +194,7 @@ def forms(graph: Graph, batch: int, monkeypatch: pytest.MonkeyPatch) -> list[tup
     for one in (False, True):
         monkeypatch.setattr(lowering, "pays", lambda *_, one=one, **__: one)
         launches = lower(graph, batch).launches_by_kernel()
-        found.append((launches, Engine(graph, "fp32", torch.device("cpu"))({"x": x})["y0"]))
+        found.append((launches, Engine(Plans(graph, "fp32"), torch.device("cpu"))({"x": x}, len(x))["y0"]))
     expected = reference.run(graph, {"x": x}, torch.float64)["y0"]
     for _, y in found:
         assert (y - expected).norm() < 2e-6 * expected.norm()
@@ -254,7 +256,7 @@ def test_one_launch_saves_writing_and_reading_what_lies_between(monkeypatch: pyt
     for one in (False, True):
         monkeypatch.setattr(lowering, "pays", lambda *_, one=one, **__: one)
         calls = lower(graph, 3, "fp16").calls
-        moved.append(sum(view.bytes for call in calls for view in (*call.reads.values(), *call.written())))
+        moved.append(sum(view.bytes for call in calls for view in call.views()))
     assert moved[0] - moved[1] == 2 * 2 * (3 * 24 * 24 * 32) * 2  # two values, two bytes each, written and read
 
 
@@ -265,7 +267,7 @@ def test_batches_that_share_kernels_decide_alike():
 
 
 def test_few_variants_serve_all_layers_and_batches():
-    uses = find_uses(bottlenecks(32, size=24), "fp16", (23, 64), ["sm_90"])
+    uses = find_uses(Plans(bottlenecks(32, size=24), "fp16"), (23, 64), [SM_90])
     assert [use.launches for use in uses if use.variant.kernel == "bottleneck"] == [{1: 0, 8: 0, 23: 2, 64: 2}]
 
 

@@ -4,12 +4,13 @@ import torch
 
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import RELU, Value
+from optgraph.onnx.sessions import session
 from optgraph.onnx.write import to_onnx
 from optgraph.ops import Gemm, GlobalPool, Reshape
 from optgraph.passes.fuse import flatten
 from optgraph.plan.lowering import lower
+from optgraph.plan.plans import Plans
 from optgraph.run import reference
-from optgraph.run.backends import session
 from optgraph.run.engine import Engine
 from tests.support.networks import Builder, difference, kinds
 
@@ -46,10 +47,10 @@ def test_kernels_and_export_agree(source):
     after, _ = flattened(graph)
     x = torch.randn(3, 6, 5, 5)
     expected = reference.run(graph, {"x": x}, torch.float64)["y0"]
-    engine = Engine(after, "fp32", torch.device("cpu"))
+    engine = Engine(Plans(after, "fp32"), torch.device("cpu"))
     assert engine.plan(3).fallbacks == ()
     exported = session(to_onnx(after).SerializeToString()).run(None, {"x": x.numpy()})[0]
-    for actual in (engine({"x": x})["y0"], torch.from_numpy(exported)):
+    for actual in (engine({"x": x}, len(x))["y0"], torch.from_numpy(exported)):
         assert (actual - expected).norm() < 1e-6 * expected.norm()
 
 

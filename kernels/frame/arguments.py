@@ -1,0 +1,107 @@
+"""What a kernel takes in one argument: groups of run-time numbers, pointers and jit functions.
+
+Triton takes a named tuple apart, and passes each field as if it were an argument of its own; a field that is None or a
+function is a constant. One level deep: Triton 3.6 loses the constants in a tuple within a tuple.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import torch
+
+from optgraph.ir.values import Act, Window
+from optgraph.kernels.frame.operands import strides4
+
+OURS = "optgraph.kernels.jit"
+
+
+class Jit(NamedTuple):
+    """A jit function by name: launchers work where Triton is not."""
+
+    module: str
+    name: str
+
+    def load(self) -> Any:
+        """The function. Imports Triton."""
+        return getattr(import_module(self.module), self.name)
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.name}"
+
+
+def ours(name: str) -> Jit:
+    """A kernel of ours: the function of that name in the file of that name."""
+    return Jit(f"{OURS}.{name}", name)
+
+
+class Scalar(NamedTuple):
+    """A function of a block of float32 and two numbers: what an Act is to a kernel."""
+
+    fn: Jit
+    a: float
+    b: float
+
+    @classmethod
+    def of(cls, act: Act) -> Scalar:
+        return cls(Jit(f"{OURS}.activations", act.kind), act.a, act.b)
+
+
+class Image(NamedTuple):
+    """Sizes of [N, H, W, C] and its strides, in elements. That of the channels is a constant of the kernel."""
+
+    height: int
+    width: int
+    stride_n: int
+    stride_h: int
+    stride_w: int
+
+    @classmethod
+    def of(cls, x: torch.Tensor) -> Image:
+        return cls(x.shape[1], x.shape[2], *strides4(x)[:3])
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        return self[2:]
+
+
+class Sliding(NamedTuple):
+    """A Window: pads at the end show in the size of the output only."""
+
+    kernel_h: int
+    kernel_w: int
+    stride_h: int
+    stride_w: int
+    top: int
+    left: int
+    dilation_h: int
+    dilation_w: int
+
+    @classmethod
+    def of(cls, window: Window) -> Sliding:
+        return cls(*window.kernel, *window.stride, *window.pads[:2], *window.dilation)
+
+
+class Pre(NamedTuple):
+    """act(x * scale + shift); scale and shift are float32 [C] or None."""
+
+    scale: torch.Tensor | None
+    shift: torch.Tensor | None
+    act: Jit
+    a: float
+    b: float
+
+
+class End(NamedTuple):
+    """post(act(y + bias) + residual); bias is float32 [C] or None, residual dense pixels or None."""
+
+    bias: torch.Tensor | None
+    act: Jit
+    a: float
+    b: float
+    residual: torch.Tensor | None
+    residual_row: int
+    post: Jit
+    post_a: float
+    post_b: float

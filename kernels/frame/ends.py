@@ -1,0 +1,99 @@
+"""What a launch does before and after its own work: y = post(act(op(pre(x)) + bias) + residual).
+
+pre(x) = pre_act(x * pre_scale + pre_shift); a position outside the image is zero after it (-inf to a maximum).
+
+Both hold views where a plan has them, tensors where a launcher does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from optgraph.ir.values import IDENTITY, Act
+from optgraph.kernels.frame.arguments import End, Pre, Scalar
+from optgraph.kernels.frame.operands import check_shape, check_vector, row_stride
+from optgraph.kernels.frame.work import Read
+
+
+@dataclass(frozen=True)
+class Prologue:
+    """act(x * scale + shift). scale, shift: float32 [channels of x], or None."""
+
+    scale: Any = None
+    shift: Any = None
+    act: Act = IDENTITY
+
+    def __bool__(self) -> bool:
+        return self.affine or bool(self.act)
+
+    @property
+    def affine(self) -> bool:
+        return self.scale is not None or self.shift is not None
+
+    def check(self, channels: int) -> None:
+        """Raises ValueError if a vector does not fit."""
+        check_vector(self.scale, channels, "pre_scale")
+        check_vector(self.shift, channels, "pre_shift")
+
+    def argument(self) -> Pre | None:
+        """What the kernel takes; None if there is nothing to do."""
+        return Pre(self.scale, self.shift, *Scalar.of(self.act)) if self else None
+
+    @property
+    def vectors(self) -> Mapping[str, torch.Tensor | None]:
+        return {"pre_scale": self.scale, "pre_shift": self.shift}
+
+    def moves(self, value: float) -> bool:
+        """Whether it makes something else of `value`, such as the zeros of a padding."""
+        moved = self.shift is not None or (self.scale is not None and value != 0.0)
+        return moved or self.act.apply(torch.tensor(value)).item() != value
+
+    def reference(self, x: torch.Tensor) -> torch.Tensor:
+        """In float64."""
+        x = x.double()
+        if self.scale is not None:
+            x = x * self.scale.double()
+        if self.shift is not None:
+            x = x + self.shift.double()
+        return self.act.apply(x)
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """post(act(y + bias) + residual). bias: float32 [channels of the output], or None; residual: as the output."""
+
+    bias: Any = None
+    act: Act = IDENTITY
+    residual: Any = None
+    post: Act = IDENTITY
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError if an operand does not fit an output of that shape."""
+        check_vector(self.bias, shape[-1], "bias")
+        if self.residual is not None:
+            check_shape(self.residual, shape, "residual")
+
+    @property
+    def residual_row(self) -> int:
+        return 0 if self.residual is None else row_stride(self.residual, "residual")
+
+    def argument(self) -> End:
+        """What the kernel takes."""
+        return End(self.bias, *Scalar.of(self.act), self.residual, self.residual_row, *Scalar.of(self.post))
+
+    @property
+    def vectors(self) -> Mapping[str, torch.Tensor | None]:
+        return {"bias": self.bias}
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        return () if self.residual is None else (Read(self.residual),)
+
+    def reference(self, y: torch.Tensor) -> torch.Tensor:
+        """In float64."""
+        y = self.act.apply(y if self.bias is None else y + self.bias.double())
+        return self.post.apply(y if self.residual is None else y + self.residual.double())

@@ -1,0 +1,201 @@
+"""Tiles of the kernels that end in a matrix product: pure functions of its size and the target, testable with no GPU.
+
+Each choice is the candidate of least estimated cost, unless `optgraph tune` has measured which is fastest. On a GPU a
+big block reads each operand fewer times, but a small map at batch 1 then has fewer blocks than there are SMs. Triton's
+interpreter runs programs one after another with numpy inside, where a loaded element, masked or not, costs 10 ns and a
+multiply-add 0.01 ns (measured): there, the fewest loads win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from optgraph.base.devices import Device, Target
+from optgraph.kernels.frame.tile import MAX_NUMEL, Box, Problem, Tile, blocks_along, cdiv, ceil_pow2, padding_blocks
+from optgraph.kernels.frame.work import Program
+
+
+@dataclass(frozen=True)
+class Gemm(Problem):
+    """A GEMM-like launch, as far as its tile depends on it.
+
+    extent: output pixels, as (images, rows, columns), or (1, all of them, 1) where the split is of no matter.
+    n:      columns of each segment; no tile straddles two.
+    k:      depth of one tap, in channels; padded to block_k.
+    taps:   of a convolution.
+    depthwise: taps of the window that is reduced before the GEMM, or 0: every block of columns repeats it.
+    plain:  neither prologue nor residual; beside them the biggest accumulators would spill.
+    tma:    whether the copy engine may load x and weight.
+    splittable: whether the kernel can share a tile's depth among programs.
+    """
+
+    extent: Box
+    n: tuple[int, ...]
+    k: int
+    itemsize: int
+    taps: int = 1
+    depthwise: int = 0
+    plain: bool = True
+    tma: bool = False
+    splittable: bool = True
+
+    @property
+    def m(self) -> int:
+        return self.extent[0] * self.extent[1] * self.extent[2]
+
+    def candidates(self, target: Target) -> list[Tile]:
+        return _candidates(self, target)
+
+    def program(self, tile: Tile, residual: bool) -> Program:
+        """What one program does. Of the reads of overlapping windows most meet L1: they count for two."""
+        depth = _depth(tile, self)
+        area = tile.block_m * tile.columns
+        fetched = (tile.block_m * (2 if self.depthwise else 1) + tile.columns) * depth
+        stored = area * (2 if residual else 1)
+        return Program(
+            bytes=(fetched + stored) * self.itemsize,
+            product=2 * area * depth,
+            window=2 * tile.block_m * depth * self.depthwise,
+        )
+
+
+# Few shapes, so that a network needs few compiled variants. wgmma (sm_90) wants 64 rows per four warps.
+_GEMM_16BIT: tuple[Tile, ...] = (
+    Tile(128, 256, 64, 8, 3),
+    Tile(128, 128, 64, 8, 3),
+    Tile(128, 64, 64, 4, 4),
+    Tile(64, 64, 64, 4, 4),
+    Tile(128, 32, 64, 4, 4),
+    Tile(64, 32, 64, 4, 4),
+)
+_GEMM_32BIT: tuple[Tile, ...] = (
+    Tile(128, 64, 32, 8, 3),
+    Tile(64, 64, 32, 4, 3),
+    Tile(64, 32, 32, 4, 3),
+    Tile(16, 64, 32, 4, 3),
+)
+# Boxes that between them waste little of maps 8 to 149 pixels wide, with one image or several in a block.
+_BOXES: dict[int, tuple[Box, ...]] = {
+    128: ((1, 128, 1), (8, 16, 1), (1, 8, 16), (2, 8, 8), (8, 4, 4)),
+    64: ((1, 64, 1), (1, 8, 8), (4, 4, 4)),
+}
+_WIDE = 64 * 384  # accumulators beside which a prologue or a residual would spill
+_SPLITS = (2, 4, 8)
+_SPLIT_BELOW = 64 * 64  # only a small tile is ever split
+
+# Registers bound these: fewer warps or deeper blocks spill on sm_80.
+_SEPARABLE_16BIT: tuple[Tile, ...] = (
+    Tile(64, 128, 64, 8, 1, accumulators=3),  # two blocks for Xception's 728 channels
+    Tile(64, 256, 64, 8, 1),
+    Tile(64, 128, 64, 8, 1),
+    Tile(64, 64, 32, 4, 1),
+    Tile(32, 128, 32, 4, 1),
+    Tile(32, 64, 64, 4, 1),
+    Tile(16, 64, 64, 4, 1),
+)
+_SEPARABLE_32BIT: tuple[Tile, ...] = (
+    Tile(64, 64, 32, 8, 1),
+    Tile(32, 128, 32, 4, 1),
+    Tile(32, 64, 32, 4, 1),
+    Tile(16, 64, 32, 4, 1),
+)
+
+
+def _candidates(problem: Gemm, target: Target) -> list[Tile]:
+    if target.interpreted:
+        tiles = list(_interpreter_tiles(problem.m, max(problem.n), problem.k))
+        return sorted(tiles, key=lambda tile: _interpreter_cost(tile, problem))
+    device = target.device
+    itemsize = problem.itemsize
+    if problem.depthwise:
+        table = _SEPARABLE_16BIT if itemsize == 2 else _SEPARABLE_32BIT
+    else:
+        table = _GEMM_16BIT if itemsize == 2 else _GEMM_32BIT
+    block_k = max(16, ceil_pow2(problem.k))
+    if any(size * itemsize % 16 for size in (problem.k, *problem.n)):
+        # Elements are loaded one by one, each with an address in registers: bigger blocks would spill.
+        table = tuple(tile for tile in table if tile.block_m * tile.columns <= 64 * 64)
+        block_k = min(block_k, 64 // itemsize)
+    if not problem.plain:
+        table = tuple(tile for tile in table if tile.block_m * tile.columns < _WIDE)
+    tiles = [replace(tile, block_k=min(tile.block_k, block_k)) for tile in table]
+    if problem.tma and device.tma and itemsize == 2:
+        tiles += [replace(tile, box=box) for tile in tiles for box in _boxes(tile, problem)]
+    if problem.taps > 1:
+        # Beside the widest accumulators there are no registers for every pixel's taps.
+        tiles = [tile for tile in tiles if tile.box or tile.block_m * tile.columns < 128 * 256]
+    tiles += [
+        replace(tile, splits=splits) for tile in tiles for splits in _SPLITS if _splits(tile, splits, problem, device)
+    ]
+    fitting = [tile for tile in tiles if _shared_bytes(tile, itemsize) <= device.block_shared]
+    return sorted(fitting, key=lambda tile: _gpu_cost(tile, problem, device))
+
+
+def _boxes(tile: Tile, problem: Gemm) -> list[Box]:
+    """Only a run of pixels where they are all in a row."""
+    run = (1, tile.block_m, 1)
+    flat = problem.extent[0] == problem.extent[2] == 1 and problem.taps == 1
+    return [box for box in _BOXES.get(tile.block_m, ()) if box == run or not flat]
+
+
+def _splits(tile: Tile, splits: int, problem: Gemm, device: Device) -> bool:
+    """Whether SMs are idle otherwise, and each of `splits` programs would have a pipeline's worth of steps."""
+    steps = problem.taps * cdiv(problem.k, tile.block_k)
+    small = tile.block_m * tile.block_n <= _SPLIT_BELOW and _blocks(tile, problem) < device.sms
+    return small and problem.splittable and steps >= 4 * splits
+
+
+def _interpreter_tiles(m: int, n: int, k: int) -> Iterator[Tile]:
+    for block_m in padding_blocks(m, 16, 4096):
+        for block_n in padding_blocks(n, 16, 2048):
+            for block_k in padding_blocks(k, 16, 512):
+                if max(block_m * block_n, block_m * block_k, block_n * block_k) <= MAX_NUMEL:
+                    yield Tile(block_m, block_n, block_k)
+
+
+def _blocks(tile: Tile, problem: Gemm) -> int:
+    """Output tiles, before any is split."""
+    rows = blocks_along(problem.extent, tile.box) if tile.box else cdiv(problem.m, tile.block_m)
+    return rows * sum(cdiv(size, tile.columns) for size in problem.n)
+
+
+def _interpreter_cost(tile: Tile, problem: Gemm) -> float:
+    """Estimated nanoseconds."""
+    a, b, c = tile.block_m * tile.block_k, tile.block_k * tile.block_n, tile.block_m * tile.block_n
+    reads = max(1, problem.depthwise)
+    step = 10.0 * (a * reads + b) + 0.01 * a * tile.block_n + 0.5 * c + 2e5 * reads
+    return _blocks(tile, problem) * (problem.taps * cdiv(problem.k, tile.block_k) * step + 11.0 * c + 5e5)
+
+
+def _depth(tile: Tile, problem: Gemm) -> int:
+    """The depth that one program goes through, padding included."""
+    return cdiv(problem.taps * cdiv(problem.k, tile.block_k), tile.splits) * tile.block_k
+
+
+def _shared_bytes(tile: Tile, itemsize: int) -> int:
+    return (tile.block_m + tile.block_n) * tile.block_k * itemsize * tile.num_stages
+
+
+def _gpu_cost(tile: Tile, problem: Gemm, device: Device) -> tuple[float, int]:
+    """Estimated clocks: waves of blocks over the SMs, each a time for its multiply-adds and one for what it reads.
+
+    The constants are round figures from data sheets (32 bytes a clock from L2 to an SM, a microsecond to start and
+    drain a block); only their order of magnitude matters. The two add up, as their overlap is never whole. Ties go to
+    the fewer programs.
+    """
+    programs = _blocks(tile, problem) * tile.splits
+    itemsize, depthwise = problem.itemsize, problem.depthwise
+    depth = _depth(tile, problem)
+    fma = device.fma if itemsize == 2 else 128
+    # A tap takes a conversion, a multiply-add and part of a load and of a mask.
+    compute = tile.block_m * depth * (tile.columns / fma + 2.5 * depthwise / 128)
+    # Of a depthwise window's taps most hit L1: counted as two reads of x. Threads that address every pixel themselves
+    # are taken to be a quarter slower than the copy engine: a guess.
+    rows = tile.block_m * (2 if depthwise else 1)
+    loads = (rows + tile.columns) * depth * itemsize / 32 * (1.0 if tile.box else 1.25)
+    store = tile.block_m * tile.columns * itemsize / 32
+    if tile.splits > 1:
+        # The last program of a tile reads what all of them wrote, after a round trip to L2.
+        store += 1000.0 + tile.block_m * tile.block_n * 4 * (1 + tile.splits) / 32
+    return cdiv(programs, device.sms) * (compute + loads + store + 1500.0), programs

@@ -1,0 +1,123 @@
+"""A Sample is one call of a kernel by itself, without a network; Operands are tensors for it, and judge the result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from optgraph.base.dtypes import torch_dtype
+from optgraph.kernels.frame.kernel import Kernel
+from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.tile import Tile
+from optgraph.kernels.frame.tree import leaves, mapped
+from optgraph.kernels.frame.view import View
+
+IMAGE, WEIGHT = "image", "weight"  # what a view of a sample is on: its own activations, or a constant
+GUARD = 64  # elements behind an operand that no kernel may touch
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A launcher's arguments with a View, on a storage of its own, for each tensor. `outputs` names those it writes."""
+
+    arguments: Mapping[str, Any]
+    outputs: tuple[str, ...] = ("out",)
+
+    def leaves(self) -> Iterator[tuple[str, Any]]:
+        """Every argument by its path, those in tuples, prologues and epilogues one by one."""
+        for name, tree in self.arguments.items():
+            yield from leaves(name, tree)
+
+    def views(self) -> dict[str, View]:
+        """Those that stand for tensors."""
+        return {path: leaf for path, leaf in self.leaves() if isinstance(leaf, View)}
+
+
+def image(n: int, h: int, w: int, c: int, dtype: str = "float32", *, planes: bool = False, beside: int = 0) -> View:
+    """Activations [N, H, W, C]. planes: in memory N×C×H×W. beside: so many channels before and behind them are no part
+    of it, as in a slice of a concatenation."""
+    if planes:
+        return View.whole(IMAGE, (n, c, h, w), dtype).nhwc
+    return View.whole(IMAGE, (n, h, w, c + 2 * beside), dtype).part(3, beside, c)
+
+
+def weight(*shape: int, dtype: str = "float32") -> View:
+    """A packed constant; in float32, a bias or a scale."""
+    return View.whole(WEIGHT, shape, dtype)
+
+
+class Operands:
+    """The tensors of a sample: random inputs, with NaN around them, and outputs that are all NaN.
+
+    On the meta device they have no bytes; then only `launch` makes sense.
+    """
+
+    def __init__(self, kernel: Kernel, sample: Sample, device: torch.device, seed: int = 0) -> None:
+        self.kernel, self.sample = kernel, sample
+        self._device = device
+        self._random = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
+        self.arguments = {name: self._tensors(name, tree) for name, tree in sample.arguments.items()}
+
+    def launch(self, tile: Tile | None = None) -> Launch:
+        """The launcher's Launch on these tensors, with its scratch memory; `tile` in place of the one it would choose.
+
+        Raises ValueError if the kernel cannot take that tile.
+        """
+        launch: Launch = self.kernel.launcher(**self.arguments, **({} if tile is None else {"tile": tile}))
+        if launch.workspace:
+            return launch.with_workspace(torch.zeros(launch.workspace, dtype=torch.uint8, device=self._device))
+        return launch
+
+    def expected(self) -> list[torch.Tensor]:
+        """What the kernel's reference makes of the inputs, in float64."""
+        assert self.kernel.reference is not None
+        found = self.kernel.reference(**{name: value for name, value in self.arguments.items() if name != "tile"})
+        return list(found) if isinstance(found, list | tuple) else [found]
+
+    def results(self) -> list[torch.Tensor]:
+        found = (self.arguments[name] for name in self.sample.outputs)
+        return [tensor for slot in found for tensor in (slot if isinstance(slot, tuple) else (slot,))]
+
+    def poison(self) -> None:
+        """Fills the outputs, and what surrounds them, with NaN."""
+        for tensor in self.results():
+            _storage(tensor).fill_(math.nan)
+
+    def error(self, run: Callable[[], object], expected: list[torch.Tensor] | None = None) -> float:
+        """Relative L2 of what `run` leaves in the poisoned outputs, the worst of them.
+
+        Infinite where it left a NaN or an Inf, or wrote outside of an output.
+        """
+        self.poison()
+        run()
+        return max(map(_error, self.results(), expected or self.expected()))
+
+    def _tensors(self, name: str, tree: Any) -> Any:
+        output = name in self.sample.outputs
+        return mapped(tree, lambda leaf: self._tensor(leaf, output) if isinstance(leaf, View) else leaf)
+
+    def _tensor(self, view: View, output: bool) -> torch.Tensor:
+        dtype = torch_dtype(view.dtype)
+        last = sum((size - 1) * stride for size, stride in zip(view.shape, view.strides, strict=True))
+        storage = torch.full((view.offset + last + 1 + GUARD,), math.nan, dtype=dtype, device=self._device)
+        tensor = storage.as_strided(view.shape, view.strides, view.offset)
+        if not output and self._random is not None:
+            # Weights of such a scale that sums of products keep the size of their terms.
+            scale = math.prod(view.shape[:-1]) ** -0.5 if view.base == WEIGHT else 1.0
+            tensor.copy_(torch.randn(view.shape, generator=self._random, device=self._device) * scale)
+        return tensor
+
+
+def _storage(tensor: torch.Tensor) -> torch.Tensor:
+    """All of the memory that `tensor` is a view of."""
+    return tensor if tensor._base is None else tensor._base
+
+
+def _error(result: torch.Tensor, expected: torch.Tensor) -> float:
+    if int(_storage(result).isfinite().sum()) != result.numel() or not result.isfinite().all():
+        return math.inf
+    return float((result.double() - expected).norm() / expected.norm())

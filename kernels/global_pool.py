@@ -1,0 +1,93 @@
+"""Max and average pooling over whole images.
+
+    out = act(pool(pre_act(x * pre_scale + pre_shift)))
+
+[N, H, W, C] becomes [N, 1, 1, C]. Programs split (n, channel blocks) finely, because one image of 8x8x2048 has to
+occupy the whole GPU. x with any strides, out dense pixels: a concat slice is fine.
+
+Bound by bytes. A NaN in an image is a NaN out, also of a maximum.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from optgraph.base.devices import Target
+from optgraph.ir.values import IDENTITY, Act
+from optgraph.kernels.frame.arguments import Image, Scalar, ours
+from optgraph.kernels.frame.ends import Prologue
+from optgraph.kernels.frame.kernel import Kernel
+from optgraph.kernels.frame.launch import Launch, target_of
+from optgraph.kernels.frame.operands import check_shape, row_stride, strides4
+from optgraph.kernels.frame.rows import alignment
+from optgraph.kernels.frame.tile import Tile, cdiv, ceil_pow2, planned_batch
+from optgraph.kernels.frame.work import Read, Work
+from optgraph.kernels.pool import neutral_to
+
+_PROGRAMS = 128  # about one per SM
+
+
+def global_pool(
+    x: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    kind: str,
+    before: Prologue = Prologue(),
+    act: Act = IDENTITY,
+    tile: Tile | None = None,
+) -> Launch:
+    """One launch of a pool of `kind` "max" or "average" over H and W into out [N, 1, 1, C]."""
+    stride_c = strides4(x)[3]
+    batch, height, width, channels = x.shape
+    neutral = neutral_to(kind)
+    before.check(channels)
+    check_shape(out, (batch, 1, 1, channels), "out")
+    tile = tile or global_tile(batch, height * width, channels, target_of(x))
+    image = Image.of(x)
+    return Launch(
+        "global_pool",
+        ours("global_pool"),
+        (batch, cdiv(channels, tile.block_n)),
+        {
+            "x": x,
+            "out": out,
+            "image": image,
+            "pre": before.argument(),
+            "act": Scalar.of(act),
+            "pixels": height * width,
+            "channels": channels,
+            "out_n": row_stride(out, "out"),
+        },
+        {
+            "STRIDE_C": stride_c,
+            "CLEAR": before.moves(neutral),  # what lies outside must come out of the prologue as it went in
+            "MAX": kind == "max",
+            "ALIGN": alignment(channels, *image.strides),
+            **tile.blocks(),
+        },
+        tile,
+        Work((Read(x),), (out,), before.vectors, terms=height * width),
+    )
+
+
+def global_tile(batch: int, pixels: int, channels: int, target: Target) -> Tile:
+    """Channel blocks as wide as still leaves every SM a program, but no narrower than a 32-byte sector."""
+    if target.interpreted:
+        block_n = min(ceil_pow2(channels), 4096)
+        return Tile(min(ceil_pow2(pixels), 2**18 // block_n), block_n, num_stages=1)
+    batch = planned_batch(batch, target)
+    block_n = 128
+    while block_n > 16 and batch * cdiv(channels, block_n) < _PROGRAMS:
+        block_n //= 2
+    return Tile(min(ceil_pow2(pixels), 4096 // block_n), block_n, num_stages=1)
+
+
+def reference(
+    x: torch.Tensor, out: torch.Tensor, *, kind: str, before: Prologue = Prologue(), act: Act = IDENTITY
+) -> torch.Tensor:
+    """The same in float64; `out` is not read."""
+    x = before.reference(x)
+    return act.apply(x.amax((1, 2), keepdim=True) if kind == "max" else x.mean((1, 2), keepdim=True))
+
+
+GLOBAL_POOL = Kernel(global_pool, reference)

@@ -1,0 +1,126 @@
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+"""kh x kw convolution as an implicit GEMM; see `kernels/conv2d.py`."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from optgraph.kernels.jit.epilogue import activated, multiplicand, prologue, store_rows
+from optgraph.kernels.jit.split_k import joined, span
+
+
+# fmt: off
+@triton.jit
+def conv2d(
+    x, weight, out, workspace, image, window, pre, end,
+    out_height, out_width, rows, channels, columns, splits, out_row,  # channels and columns of one group
+    boxes,  # TMA: the output as boxes see it, and from one kernel row to the next along its second axis
+    STRIDE_C: tl.constexpr, FLATTEN: tl.constexpr, SPLIT: tl.constexpr,
+    TMA: tl.constexpr, BOX0: tl.constexpr, BOX1: tl.constexpr, BOX2: tl.constexpr, PRECISION: tl.constexpr,
+    ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
+):
+    # Shows the compiler the divisibility of sizes (see addressing).
+    channels, columns = channels // ALIGN_K * ALIGN_K, columns // ALIGN_N * ALIGN_N
+    stride_n, stride_h = image.stride_n // ALIGN_K * ALIGN_K, image.stride_h // ALIGN_K * ALIGN_K
+    stride_w = image.stride_w // ALIGN_K * ALIGN_K
+    kh, kw, dilation_h, dilation_w = window.kernel_h, window.kernel_w, window.dilation_h, window.dilation_w
+    tap_h, tap_w = dilation_h * stride_h, dilation_w * stride_w  # from one tap to the next
+    # GROUP_M row tiles walk the columns together: both operands stay in L2.
+    if TMA:
+        tiles1, tiles2 = tl.cdiv(boxes.size1, BOX1), tl.cdiv(boxes.size2, BOX2)
+        tiles_m = tl.cdiv(boxes.size0, BOX0) * tiles1 * tiles2
+    else:
+        tiles_m = tl.cdiv(rows, BLOCK_M)
+    tiles_n = tl.cdiv(columns, BLOCK_N)
+    pid = tl.program_id(0)
+    first_m = pid // (GROUP_M * tiles_n) * GROUP_M
+    group_m = tl.minimum(tiles_m - first_m, GROUP_M)
+    within = pid % (GROUP_M * tiles_n)
+    pid_m = first_m + within % group_m
+    first_n = within // group_m * BLOCK_N
+    n = first_n + tl.arange(0, BLOCK_N)  # [BLOCK_N], within the group
+    k = tl.arange(0, BLOCK_K)
+    n_mask = n < columns
+    group = tl.program_id(1)
+    first_channel = group * channels
+
+    if TMA:
+        first2 = pid_m % tiles2 * BOX2
+        first1 = pid_m // tiles2 % tiles1 * BOX1
+        first0 = pid_m // tiles2 // tiles1 * BOX0
+        i = tl.arange(0, BLOCK_M)
+        i0, i1, i2 = first0 + i // (BOX1 * BOX2), first1 + i // BOX2 % BOX1, first2 + i % BOX2
+        m = (i0 * boxes.size1 + i1) * boxes.size2 + i2  # [BLOCK_M]
+        m_mask = (i0 < boxes.size0) & (i1 < boxes.size1) & (i2 < boxes.size2)
+    else:
+        m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
+        m_mask = m < rows
+        ow = m % out_width
+        oh = m // out_width % out_height
+        picture = (m // out_width // out_height).to(tl.int64)
+        top = oh * window.stride_h - window.top
+        left = ow * window.stride_w - window.left
+        origin = picture * stride_n + top.to(tl.int64) * stride_h + left.to(tl.int64) * stride_w
+        x_rows = x + first_channel.to(tl.int64) * STRIDE_C + origin[:, None]  # [BLOCK_M, 1], may point before x
+        weight += group.to(tl.int64) * (kh * kw * channels * columns)
+        # Taps r_first <= r < r_end and s_first <= s < s_end of a row are inside x.
+        r_first = tl.cdiv(tl.maximum(-top, 0), dilation_h)
+        r_end = tl.where(m_mask, tl.cdiv(tl.maximum(image.height - top, 0), dilation_h), 0)
+        s_first = tl.cdiv(tl.maximum(-left, 0), dilation_w)
+        s_end = tl.cdiv(tl.maximum(image.width - left, 0), dilation_w)
+        x_block = x_rows + (k * STRIDE_C)[None, :]  # [BLOCK_M, BLOCK_K]
+        weight_block = weight + (k[:, None] * columns + n[None, :])  # [BLOCK_K, BLOCK_N]
+
+    # One loop over (tap, channel block): the software pipeline never drains between taps.
+    blocks = tl.cdiv(channels, BLOCK_K)
+    steps = tl.cdiv(kh * kw * channels, BLOCK_K) if FLATTEN else kh * kw * blocks
+    first, last = 0, steps
+    if SPLIT:
+        first, last = span(steps, tl.program_id(2), splits)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for step in range(first, last):
+        if FLATTEN:
+            index = step * BLOCK_K + k
+            c = index % channels
+            tap = index // channels
+            r = tap // kw  # [BLOCK_K]
+            s = tap % kw
+            k_mask = index < kh * kw * channels
+            a_mask = (r_first[:, None] <= r[None, :]) & (r[None, :] < r_end[:, None])  # [BLOCK_M, BLOCK_K]
+            a_mask &= (s_first[:, None] <= s[None, :]) & (s[None, :] < s_end[:, None]) & k_mask[None, :]
+            a = tl.load(x_rows + (r * tap_h + s * tap_w + c * STRIDE_C)[None, :], a_mask, other=0.0)
+            b = tl.load(weight_block + step * BLOCK_K * columns, k_mask[:, None] & n_mask[None, :], other=0.0)
+        else:
+            tap = step // blocks
+            base = (step - tap * blocks) * BLOCK_K
+            r = tap // kw
+            s = tap % kw
+            c = base + k
+            if TMA:
+                # Beyond the last channel of a tap x gives zeros, which silence the next tap's weights.
+                box = x.load([first0, first1 + (r - window.top) * boxes.step, first2 + s - window.left, base])
+                a = box.reshape(BLOCK_M, BLOCK_K)
+                b = weight.load([tap * channels + base, first_n])
+            else:
+                k_mask = k < channels - base
+                inside = (r_first <= r) & (r < r_end) & (s_first <= s) & (s < s_end)  # [BLOCK_M]
+                a_mask = inside[:, None] & k_mask[None, :]
+                a = tl.load(x_block + (r * tap_h + s * tap_w + base * STRIDE_C), a_mask, other=0.0)
+                block = (tap * channels + base) * columns
+                b = tl.load(weight_block + block, k_mask[:, None] & n_mask[None, :], other=0.0)
+        if pre is not None:
+            a = prologue(a, pre, first_channel + c, k_mask)
+            a = tl.where(a_mask, a, 0.0)
+        acc = tl.dot(multiplicand(a.to(b.dtype), PRECISION), b, acc, input_precision=PRECISION)
+
+    whole = True
+    if SPLIT:
+        tile = group * tl.num_programs(0) + pid
+        acc, whole = joined(acc, workspace, tile, tl.program_id(2), splits, BLOCK_M, BLOCK_N)
+    if whole:
+        column = group * columns + n
+        acc = activated(acc, end, column, n_mask)
+        store_rows(acc, end, out, out_row, m.to(tl.int64), column, m_mask, n_mask, ALIGN_N)
+# fmt: on

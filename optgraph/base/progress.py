@@ -1,0 +1,11 @@
+"""How long work says how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[str, float], None]  # what is being done, and how much of it, from 0 to 1
+
+
+def silent(what: str, done: float) -> None:
+    """A Progress that nobody sees."""

@@ -1,0 +1,127 @@
+"""Commands that compile a model, or say what would become of it: compile, inspect, check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optgraph.cli.options import ARTIFACT, Json, Model, ModelOptions, OnnxModel, ReadOptions, batch_sizes
+from optgraph.report.terminal import busy, progress, show
+
+
+def compile(
+    model: OnnxModel,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Default: MODEL.optgraph, beside the model.")
+    ] = None,
+    batch: Annotated[str, typer.Option(metavar="N,...", help="Batch sizes to report the memory of.")] = "1",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="GPUs to compile the kernels for, for any batch size: sm_80 (A100), sm_86, sm_89, sm_90 (H100). "
+            "There, the file then runs with no compiling.",
+        ),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a model with nodes that have no kernel.")] = False,
+    *,
+    options: ModelOptions,
+    json: Json = False,
+) -> None:
+    """Compile a model into one .optgraph file, and show what each pass did.
+
+    \b
+    Examples:
+      optgraph compile inception_v3.onnx
+      optgraph compile xception.onnx -o fast.optgraph --dtype fp16 --batch 1,8 --target sm_80,sm_90
+      optgraph compile dynamic.onnx --input-shape N,3,299,299
+      optgraph compile model.onnx -o features.optgraph --cut /global_pool/output_0
+    """
+    from optgraph.api import net
+    from optgraph.base.files import check_output
+    from optgraph.report import facts, tables
+
+    batches = batch_sizes(batch)
+    output = output or model.with_suffix(ARTIFACT)
+    check_output(output, model)
+    targets = list(dict.fromkeys(target.split(","))) if target else []
+    with progress() as tell:
+        tell(f"compiling {model.name}", 0.0)
+        settings = options.settings(model)
+        compiled = net.compile(
+            model, "torch", **settings, strict=strict, batches=batches, targets=targets, progress=tell
+        )
+        data = facts.net_dict(compiled, batches)
+        data |= {"variants": facts.variants_dict(compiled), "passes": facts.passes_dict(compiled.reports)}
+        data["output"] = str(output)
+        compiled.save(output)
+    variants = data["variants"]
+    shown = [tables.passes_table(data["passes"]), tables.net_table(data)]
+    lines = [f"wrote {output}"]
+    if variants:
+        shown.append(tables.variants_table(variants))
+        lines.insert(0, tables.variants_line(variants))
+    show(json, data, *shown, *lines)
+
+
+def inspect(
+    model: Model,
+    dot: Annotated[Path | None, typer.Option(help="Write the fused graph as Graphviz.")] = None,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="List the launches, with a prediction of their times, in place of the graph.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time, for --cost.")] = 1,
+    target: Annotated[str, typer.Option(metavar="NAME", help="sm_90 (H100) or sm_80 (A100), for --cost.")] = "sm_90",
+    *,
+    options: ModelOptions,
+    json: Json = False,
+) -> None:
+    """Show the fused graph, its launches, and the bytes it moves.
+
+    \b
+    Examples:
+      optgraph inspect xception.optgraph
+      optgraph inspect model.onnx --json
+      optgraph inspect model.onnx --dot graph.dot
+      optgraph inspect model.onnx --dtype fp16 --cost --batch 8 --target sm_80
+    """
+    from optgraph.base.files import check_output, replacing
+    from optgraph.ir import text
+    from optgraph.report import facts, tables
+
+    if dot is not None:
+        check_output(dot, model)
+    with busy(f"reading {model.name}"):
+        net = options.net(model, "torch")
+        data = facts.net_dict(net, net.batches)
+        if cost:
+            data["cost"] = facts.cost_dict(net, batch, target)
+    if dot is not None:
+        with replacing(dot) as file:
+            file.write(text.graph_dot(net.fused).encode())
+    if cost:
+        shown = tables.cost_table(data["cost"]), tables.net_table(data), tables.prediction_table(data["cost"])
+        show(json, data, *shown)
+    else:
+        show(json, data, text.graph_text(net.fused).rstrip(), tables.net_table(data))
+
+
+def check(model: OnnxModel, options: ReadOptions, json: Json = False) -> None:
+    """List all nodes that cannot be compiled, and those without a kernel. Needs no weights. Exit code 1 if some cannot.
+
+    \b
+    Examples:
+      optgraph check model.onnx
+      optgraph check dynamic.onnx --input-shape N,3,299,299 --json
+    """
+    from optgraph.api.check import check
+    from optgraph.report import tables
+
+    with busy(f"checking {model.name}"):
+        found = check(model, options.shape(), options.outputs(), options.limits())
+    data = found.to_json()
+    shown = [tables.unsupported_table(data["unsupported"])] if data["unsupported"] else []
+    show(json, data, *shown, tables.compatibility_table(data))
+    raise typer.Exit(0 if found.ok else 1)

@@ -1,0 +1,166 @@
+"""The options that commands share: declared once, and what they say in the words of the Python API."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from optgraph.base.errors import InputError
+
+if TYPE_CHECKING:
+    from optgraph.api.net import Net
+    from optgraph.base.budget import Budget
+    from optgraph.onnx.read import InputShape
+
+ARTIFACT = ".optgraph"
+
+OnnxModel = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX model.", show_default=False)]
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="An ONNX model, or a compiled .optgraph file.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Backend = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="auto (a GPU's kernels, else ONNX Runtime), triton, interpret (the kernels on the CPU, slowly), "
+        "onnxruntime or torch.",
+    ),
+]
+Original = Annotated[
+    Path | None,
+    typer.Option(metavar="M.onnx", help="What a .optgraph was compiled from. Default: the file of its name beside it."),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What kernels store and multiply in: fp32 (the default), tf32, fp16 or bf16. A .optgraph has its own.",
+    ),
+]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-shape",
+        metavar="SHAPE",
+        help="Fixes open dimensions: N,3,299,299, where N stays open, or NAME=SHAPE if there are several inputs.",
+    ),
+]
+Cut = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TENSOR",
+        help="Cuts the model off at a tensor, which it then answers with in place of its outputs: `outputs` in Python. "
+        "Repeat for several.",
+    ),
+]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="NAME=NUMBER",
+        help="Raises a limit on what a model may ask for: nodes, folded_bytes, arena_bytes or nesting.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How an ONNX model is read."""
+
+    input_shape: Shapes = None
+    cut: Cut = None
+    budget: Limits = None
+
+    def shape(self) -> InputShape | dict[str, InputShape] | None:
+        """What --input-shape says: one shape, or shapes by input name. Raises InputError for what says none."""
+        arguments = self.input_shape or ()
+        shapes: dict[str, InputShape] = {}
+        for argument in arguments:
+            name, _, dims = argument.rpartition("=")
+            if name in shapes or (not name and len(arguments) > 1):
+                raise InputError(f"--input-shape {argument}: give each input its own, NAME=N,3,299,299")
+            try:
+                shapes[name] = [None if d.strip() in ("N", "?") else int(d) for d in dims.split(",")]
+            except ValueError:
+                raise InputError(f"--input-shape {argument}: expects sizes such as N,3,299,299") from None
+        return shapes.get("", shapes) or None
+
+    def outputs(self) -> Sequence[str]:
+        """What --cut says, which the API calls `outputs`."""
+        return self.cut or ()
+
+    def limits(self) -> Budget:
+        """What --budget says. Raises InputError for a limit that there is not."""
+        from optgraph.base.budget import Budget
+
+        return Budget.parse(self.budget or [])
+
+
+@dataclass(frozen=True)
+class ModelOptions(ReadOptions):
+    """How a model is compiled, where it is not an .optgraph, which has all of this but the budget settled."""
+
+    dtype: Dtype = None
+
+    def settings(self, model: Path) -> dict[str, Any]:
+        """The arguments of `net.compile` that these are. Raises InputError if `model` has its own."""
+        if model.suffix == ARTIFACT and (self.dtype or self.input_shape or self.cut):
+            given = "--dtype, --input-shape and --cut"
+            raise InputError(f"{model}: its dtype, shapes and outputs are settled: give {given} to compile")
+        return {
+            "dtype": self.dtype or "fp32",
+            "input_shape": self.shape(),
+            "outputs": self.outputs(),
+            "budget": self.limits(),
+        }
+
+    def net(self, model: Path, backend: str) -> Net:
+        """A .optgraph file loaded, or an ONNX model compiled."""
+        from optgraph.api import net
+
+        settings = self.settings(model)
+        if model.suffix == ARTIFACT:
+            return net.load(model, backend, budget=settings["budget"])
+        return net.compile(model, backend, **settings)
+
+
+def batch_sizes(argument: str) -> list[int]:
+    """The sizes of a --batch such as '1,8'. Raises InputError for anything else."""
+    sizes = [int(size) if size.strip().isdecimal() else 0 for size in argument.split(",")]
+    if min(sizes) < 1:
+        raise InputError(f"--batch {argument}: expects sizes such as 1,8")
+    return sizes
+
+
+def flattened(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with an option a field in place of each parameter that is a dataclass of options.
+
+    So typer sees them all, and the command gets one object.
+    """
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        kind = parameter.annotation
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            groups[parameter.name] = kind
+            parameters += inspect.signature(kind, eval_str=True).parameters.values()
+        else:
+            parameters.append(parameter)
+
+    @functools.wraps(command)
+    def flat(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in dataclasses.fields(group)})
+        command(**given)
+
+    keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    flat.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+    return flat

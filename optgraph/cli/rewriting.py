@@ -1,0 +1,73 @@
+"""Commands from one ONNX file to another: optimize, calibrate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optgraph.cli.options import Json, OnnxModel, ReadOptions
+from optgraph.report.terminal import busy, show
+
+
+def optimize(
+    model: OnnxModel,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="Where.", show_default=False)],
+    plain: Annotated[bool, typer.Option("--plain", help="Keep Conv and Relu apart: no function in the model.")] = False,
+    *,
+    options: ReadOptions,
+    json: Json = False,
+) -> None:
+    """Write the simplified model as standard ONNX, for any runtime.
+
+    A Conv and the Relu after it become one call of a function that the model carries, which is standard ONNX from
+    IR version 8 on. For a tool that cannot read functions, use --plain.
+
+    \b
+    Examples:
+      optgraph optimize model.onnx -o smaller.onnx
+      optgraph optimize model.onnx -o smaller.onnx --plain
+    """
+    from optgraph.base.files import check_output
+    from optgraph.ir.checks import check_finite, check_size
+    from optgraph.onnx import read
+    from optgraph.onnx.write import save_onnx
+    from optgraph.passes import pipeline
+    from optgraph.report import facts, tables
+
+    check_output(output, model)
+    with busy(f"optimizing {model.name}"):
+        graph = read.read(model, options.shape(), outputs=options.outputs(), budget=options.limits())
+        check_size(graph)
+        check_finite(graph)
+        passes = facts.passes_dict(pipeline.apply(graph, pipeline.SIMPLIFY))
+        nodes = save_onnx(graph, output, functions=not plain)
+    data = {"nodes": graph.source_nodes, "optimized_nodes": nodes, "passes": passes, "output": str(output)}
+    summary = f"{data['nodes']} operators before, {data['optimized_nodes']} after"
+    show(json, data, tables.passes_table(passes), summary, f"wrote {output}")
+
+
+def calibrate(
+    model: OnnxModel,
+    output: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="Where.", show_default=False)],
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights and the images.")] = 0,
+    size: Annotated[int, typer.Option(min=1, help="Height and width of the images, where the model allows it.")] = 128,
+    refill: Annotated[bool, typer.Option("--refill", help="Draw the weights that are there anew, too.")] = False,
+) -> None:
+    """Fill a model whose weights were stripped with random ones of sound scale.
+
+    \b
+    Example:
+      optgraph calibrate stripped.onnx whole.onnx --size 96
+    """
+    from optgraph.base.files import check_output, replacing
+    from optgraph.onnx.calibrate import calibrate
+    from optgraph.onnx.load import load_model
+
+    check_output(output, model)
+    with busy(f"calibrating {model.name}"):
+        filled = calibrate(load_model(model), seed, size, refill)
+    with replacing(output) as file:
+        file.write(filled.SerializeToString())
+    show(False, {}, f"wrote {output}")

@@ -1,0 +1,152 @@
+"""Commands that run a model: for its answers, to compare them, to time it, to make it faster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from optgraph.cli.options import Backend, Json, Model, ModelOptions, Original, batch_sizes
+from optgraph.report.terminal import busy, progress, show
+
+
+def run(
+    model: Model,
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]SOURCE",
+            help="x.npy, as it is; a .png or .jpg, resized to the input's height and width, RGB, scaled to -1..1, "
+            "N×C×H×W or N×H×W×C as the input asks; or random, normal with seed 0. Repeat with NAME= for several "
+            "inputs. Default: random.",
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A .npy, or .npz for several outputs.")] = None,
+    backend: Backend = "auto",
+    *,
+    options: ModelOptions,
+    json: Json = False,
+) -> None:
+    """Run a model on one input, and show the top 5 classes.
+
+    \b
+    Examples:
+      optgraph run xception.optgraph --input cat.png
+      optgraph run model.onnx --input x.npy --output y.npy --backend interpret
+      optgraph run two_inputs.onnx --input left=a.npy --input right=random
+    """
+    from optgraph.base.files import check_output
+    from optgraph.cli import images
+    from optgraph.compare.verify import computed_dtype
+    from optgraph.report import facts, tables
+
+    with busy(f"loading {model.name}"):
+        net = options.net(model, backend)
+    feeds = images.read_inputs(input or [images.RANDOM], net.inputs)
+    if output is not None:
+        images.check_results(output, list(net.outputs))
+        check_output(output, model)
+    with busy(f"running on {net.backend}"):
+        start = time.perf_counter()
+        found: Any = net(feeds)
+        seconds = time.perf_counter() - start
+    results = found if isinstance(found, Mapping) else {next(iter(net.outputs)): found}
+    data: dict[str, Any] = {"backend": net.backend, "dtype": computed_dtype(net), "ms": round(seconds * 1e3, 3)}
+    data["outputs"] = facts.results_dict(results)
+    lines = [f"{data['ms']:.1f} ms on {net.backend}, first run"]
+    if output is not None:
+        images.write_results(output, results)
+        data["output"] = str(output)
+        lines.append(f"wrote {output}")
+    show(json, data, tables.results_table(data["outputs"]), *lines)
+
+
+def verify(
+    model: Model,
+    backend: Backend = "auto",
+    original: Original = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images to compare on.")] = 1,
+    *,
+    options: ModelOptions,
+    json: Json = False,
+) -> None:
+    """Compare a backend with ONNX Runtime on the original model, region by region. Exit code 1 if they differ.
+
+    \b
+    Examples:
+      optgraph verify model.onnx --backend interpret
+      optgraph verify fast.optgraph --original model.onnx --batch 4 --json
+    """
+    from optgraph.compare.verify import verify
+    from optgraph.report import tables
+
+    settings = options.settings(model)
+    with progress() as tell:
+        found = verify(model, backend, original=original, batch=batch, progress=tell, **settings)
+    data = found.to_json()
+    show(json, data, tables.verification_table(data))
+    raise typer.Exit(0 if found.ok else 1)
+
+
+def bench(
+    model: Model,
+    against: Annotated[str, typer.Option(metavar="NAME", help="What to compare with: onnxruntime.")] = "onnxruntime",
+    backend: Backend = "auto",
+    original: Original = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of both sides, on the CPU. Default: all.")] = None,
+    *,
+    options: ModelOptions,
+    json: Json = False,
+) -> None:
+    """Time a backend against ONNX Runtime on the original model, run by run in turns.
+
+    \b
+    Examples:
+      optgraph bench model.onnx --threads 2
+      optgraph bench fast.optgraph --backend triton --batch 8 --json
+    """
+    from optgraph.compare.bench import bench
+    from optgraph.report import tables
+
+    settings = options.settings(model)
+    with progress() as tell:
+        found = bench(model, against, backend, batch, threads=threads, original=original, progress=tell, **settings)
+    data = found.to_json()
+    show(json, data, tables.comparison_table(data))
+
+
+def tune(
+    model: Model,
+    batch: Annotated[str, typer.Option(metavar="N,...", help="Batch sizes whose launches to tune.")] = "1,8,64",
+    minutes: Annotated[float, typer.Option(min=0, help="Start nothing new after so long; the next call goes on.")] = 10,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Default: OPTGRAPH_TUNED, or the package's.")
+    ] = None,
+    *,
+    options: ModelOptions,
+    json: Json = False,
+) -> None:
+    """Measure which tile of each launch is fastest on this GPU, for models compiled later. Exit code 1: not all yet.
+
+    \b
+    Examples:
+      optgraph tune model.onnx --dtype fp16
+      optgraph tune fast.optgraph --batch 1 --minutes 5 -o tuned
+    """
+    from optgraph.report import tables
+    from optgraph.tune import tune
+
+    batches = batch_sizes(batch)
+    bench = tune.gpu_bench()
+    with busy(f"reading {model.name}"):
+        net = options.net(model, "torch")
+    store = tune.open_store(bench.target, output)
+    with progress() as tell:
+        finished = tune.tune(net.fused, net.dtype, batches, bench, store, minutes, tell)
+    data = {"output": str(store.path), "finished": finished} | tune.summary(store)
+    show(json, data, tables.tuning_table(data), "all launches tuned" if finished else "call again to tune the others")
+    raise typer.Exit(0 if finished else 1)

@@ -1,0 +1,92 @@
+"""Shapes and types of a model's inputs: as the file declares them, and as the user overrides them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+from onnx import TensorProto, helper
+
+from optgraph.base.dtypes import ITEMSIZE
+from optgraph.base.errors import InputError, ModelError
+from optgraph.ir.values import BATCH, Dim, Shape, Value
+
+InputShape = Sequence[int | str | None]
+
+
+def overrides_by_name(
+    override: InputShape | Mapping[str, InputShape] | None, names: Sequence[str]
+) -> Mapping[str, InputShape]:
+    """The shapes that the user gave, by input. Raises InputError for an input that is not there."""
+    if override is None:
+        return {}
+    if not isinstance(override, Mapping):
+        if len(names) > 1:
+            raise InputError(f"the model has {len(names)} inputs: give a shape by name ({', '.join(names)})")
+        return {names[0]: override}
+    for name in override:
+        if name not in names:
+            raise InputError(f"no input '{name}': the model has {', '.join(names)}")
+    return override
+
+
+def input_value(info: onnx.ValueInfoProto, override: InputShape | None) -> Value:
+    """Shape and dtype of an input. Raises ModelError for one that we cannot compile, InputError for an override of
+    another rank."""
+    return Value(_input_shape(info, override), _input_dtype(info))
+
+
+def declared_value(info: onnx.ValueInfoProto) -> Value | None:
+    """The shape and dtype that a file declares for a value inside; None if it leaves more than the batch open."""
+    proto = info.type.tensor_type
+    dims = [d.dim_value if d.dim_value > 0 else None for d in proto.shape.dim]
+    if not proto.HasField("shape") or None in dims[1:]:
+        return None
+    try:
+        return Value(tuple(d or BATCH for d in dims), _input_dtype(info))
+    except ModelError:
+        return None
+
+
+def require_dtype(dtype: str) -> None:
+    """Raises ModelError for a type of numbers that no backend computes with."""
+    if dtype not in ITEMSIZE:
+        raise ModelError(f"tensors of type {dtype} are not supported", f"export with one of {', '.join(ITEMSIZE)}")
+
+
+def _input_dtype(info: onnx.ValueInfoProto) -> str:
+    kind = info.type.tensor_type.elem_type
+    if not info.type.HasField("tensor_type") or kind in (TensorProto.UNDEFINED, TensorProto.STRING):
+        raise ModelError(f"input '{info.name}' is not a numeric tensor")
+    try:
+        dtype = str(helper.tensor_dtype_to_np_dtype(kind))
+    except KeyError:
+        raise ModelError(f"input '{info.name}' is of a type that ONNX does not have ({kind})") from None
+    require_dtype(dtype)
+    return dtype
+
+
+def _input_shape(info: onnx.ValueInfoProto, override: InputShape | None) -> Shape:
+    proto = info.type.tensor_type
+    if not proto.HasField("shape") and override is None:
+        raise ModelError(f"input '{info.name}' has no shape", "give one with --input-shape, such as N,3,299,299")
+    declared: list[Dim | None] = [
+        d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in proto.shape.dim
+    ]
+    if override is not None:
+        if declared and len(override) != len(declared):
+            raise InputError(f"input '{info.name}' has {len(declared)} dimensions, the given shape {len(override)}")
+        declared = [None if d in (None, 0, -1) else d for d in override]
+    shape: list[Dim] = []
+    for i, d in enumerate(declared):
+        if i == 0 and (d is None or isinstance(d, str)):
+            shape.append(BATCH)
+        elif isinstance(d, int) and d > 0:
+            shape.append(d)
+        else:
+            example = ",".join(["N", *(str(s) if s else "299" for s in declared[1:])])
+            raise ModelError(
+                f"input '{info.name}' leaves dimension {i} open ({example.replace('299', '?')})",
+                f"fix it with --input-shape {example}",
+            )
+    return tuple(shape)

@@ -1,0 +1,82 @@
+"""ONNX Runtime on the CPU: every session is made here; and any value inside a model, through some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+from onnx import helper
+
+from optgraph.base.errors import OptgraphError
+from optgraph.onnx.parts import upstream
+
+Feeds = Mapping[str, np.ndarray]
+
+CHUNK = 16  # inner values held at a time
+
+
+def session(model: bytes | str, threads: int = 0, optimize: bool = True) -> Any:
+    """An ONNX Runtime CPU session for a model's bytes or path. threads: 0 means all cores.
+
+    Raises OptgraphError if ONNX Runtime refuses it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what is wrong is raised, too
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises types of its own that share no base but Exception
+        raise OptgraphError(f"ONNX Runtime does not accept the model: {str(error).splitlines()[0]}") from None
+
+
+class InnerValues:
+    """Any value that a node of `model` computes, with nothing optimised unless asked."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        # As import does, so that the names inside are the same.
+        self._model = onnx.inliner.inline_local_functions(model) if model.functions else model
+        self._computed = {name for node in self._model.graph.node for name in node.output if name}
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a node of the model computes `name`."""
+        return name in self._computed
+
+    def run(self, names: Sequence[str], *runs: Feeds, optimize: bool = False) -> list[dict[str, np.ndarray]]:
+        """The named values, for each of the feeds, which are all of one shape."""
+        names = list(dict.fromkeys(names))
+        running = session(self._upto(names, runs[0]).SerializeToString(), optimize=optimize)
+        return [dict(zip(names, running.run(names, dict(feeds)), strict=True)) for feeds in runs]
+
+    def stream(self, names: Sequence[str], feeds: Feeds) -> Iterator[np.ndarray]:
+        """The named values one after the other, at most CHUNK of them in memory."""
+        for start in range(0, len(names), CHUNK):
+            yield from self._chunk(names[start : start + CHUNK], feeds)
+
+    def _chunk(self, names: Sequence[str], feeds: Feeds) -> Iterator[np.ndarray]:
+        (values,) = self.run(names, feeds)
+        for name in names:
+            yield values[name]
+
+    def _upto(self, names: Sequence[str], feeds: Feeds) -> onnx.ModelProto:
+        """The model as far as the last of `names`, which are its outputs; its inputs are of the shapes of `feeds`."""
+        whole = self._model.graph
+        # Import refuses subgraphs, whose reading of outer values does not show.
+        nodes, read = upstream(whole, names)
+        read.update(names)
+        part = onnx.ModelProto(ir_version=max(4, self._model.ir_version), opset_import=self._model.opset_import)
+        part.graph.name = whole.name or "reference"
+        part.graph.node.extend(nodes)
+        part.graph.input.extend(
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in feeds.items()
+        )
+        part.graph.initializer.extend(tensor for tensor in whole.initializer if tensor.name in read)
+        part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        return part

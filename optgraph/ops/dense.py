@@ -1,0 +1,152 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+
+from optgraph.base.errors import ModelError, NoKernelError
+from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, check_vector, fixed, present
+from optgraph.ir.values import IDENTITY, Act, Value, broadcast
+from optgraph.kernels import dense
+from optgraph.kernels.dense import DENSE
+from optgraph.kernels.frame.view import View, contiguous
+from optgraph.ops import exporting
+from optgraph.ops.importing import KeepError, given, require_floating
+from optgraph.plan.lowering import Lowering
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemm(Op):
+    """act(x @ w.T + b): x is [M, K], or images [M, C, H, W] of K = C·H·W elements each (`flatten`); w is [N, K]."""
+
+    slots = ("x", "w", "b")
+    act: Act = IDENTITY
+
+    def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
+        x, w = present(inputs, 0), present(inputs, 1)
+        if len(x.shape) not in (2, 4) or len(w.shape) != 2 or math.prod(map(fixed, x.shape[1:])) != w.shape[1]:
+            raise ModelError(f"cannot multiply {list(x.shape)} by the transpose of {list(w.shape)}")
+        check_vector(inputs, 2, w.shape[0])
+        return (Value((x.shape[0], w.shape[0]), x.dtype),)
+
+    def epilogue(self, node: Node) -> str:
+        return "act"
+
+    @staticmethod
+    def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+        if attrs.get("transA", 0):
+            raise KeepError
+        require_floating(importer, node.input[0])
+        weight = _weight(importer, node.input[1], float(attrs.get("alpha", 1.0)), bool(attrs.get("transB", 0)))
+        inputs = [node.input[0], weight]
+        if given(node, 2):
+            columns = importer.shape(weight)[0]
+            if not isinstance(columns, int):
+                raise KeepError
+            inputs.append(_bias(importer, node.input[2], float(attrs.get("beta", 1.0)), columns))
+        importer.add(Gemm(), inputs)
+
+    handlers: ClassVar[Handlers] = {"Gemm": from_onnx}
+
+    def export(self, to: Exporter, node: Node) -> None:
+        x, *weights = (to.name(value) for value in node.inputs)
+        if len(to.value(node.inputs[0]).shape) == 4:
+            x = to.emit("Flatten", [x])
+        y = to.emit("Gemm", [x, *weights], transB=1)
+        exporting.finish(to, node.output, y, self.act)
+
+    def compute(self, inputs: Inputs) -> Outputs:
+        x, w, b = self.per_slot(inputs)
+        y = x.flatten(1) @ w.T
+        return (self.act.apply(y if b is None else y + b),)
+
+    def lower(self, context: Lowering, node: Node) -> None:
+        x, image = _flat(context.read(node.inputs[0]))
+        context.call(
+            DENSE,
+            node,
+            x=x,
+            weight=context.matrix(dense.pack, context.constant(node, "w"), **image),
+            bias=context.vector(node.get("b")),
+            # Logits stay float32: a softmax or a user reads them, and there are few.
+            out=context.write(node.output, dtype="float32"),
+            act=self.act,
+            precision=context.precision,
+        )
+
+
+def _weight(importer: Importer, name: str, alpha: float, transposed: bool) -> str:
+    """The weight times `alpha`, as [N, K]."""
+    if alpha == 1.0 and transposed:
+        return name
+    weight = importer.constant(name)
+    if weight is None:
+        raise KeepError
+    weight = weight if transposed else weight.T
+    scaled = weight if alpha == 1.0 else (weight.astype(np.float64) * alpha).astype(weight.dtype)
+    return importer.add_constant(np.asarray(scaled, order="C"), name)
+
+
+def _bias(importer: Importer, name: str, beta: float, columns: int) -> str:
+    """The bias times `beta`, as [N]."""
+    array = importer.constant(name)
+    if array is None:
+        if beta != 1.0 or importer.shape(name) != (columns,):
+            raise KeepError
+        return name
+    if array.shape not in ((), (1,), (1, 1), (columns,), (1, columns)):
+        raise KeepError
+    if beta == 1.0 and array.shape == (columns,):
+        return name
+    row = np.broadcast_to(array.reshape(-1).astype(np.float64) * beta, (columns,))
+    return importer.add_constant(row.astype(array.dtype), name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatMul(Op):
+    """x @ y, the leading axes broadcast as in numpy."""
+
+    slots = ("x", "y")
+
+    def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
+        x, y = present(inputs, 0), present(inputs, 1)
+        if len(x.shape) < 2 or len(y.shape) < 2 or x.shape[-1] != y.shape[-2]:
+            raise ModelError(f"cannot multiply {list(x.shape)} by {list(y.shape)}")
+        return (Value((*broadcast(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1]), x.dtype),)
+
+    @staticmethod
+    def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+        if min(len(importer.shape(name)) for name in node.input) < 2:
+            raise KeepError
+        importer.add(MatMul(), node.input)
+
+    handlers: ClassVar[Handlers] = {"MatMul": from_onnx}
+
+    def export(self, to: Exporter, node: Node) -> None:
+        exporting.one_node(to, node, "MatMul")
+
+    def compute(self, inputs: Inputs) -> Outputs:
+        x, y = self.per_slot(inputs)
+        return (x @ y,)
+
+
+OPS = (Gemm, MatMul)
+
+
+def _flat(view: View) -> tuple[View, dict[str, Any]]:
+    """A view of [M, K] or M images as rows, and what the weight's packing must know of the order in a row."""
+    if len(view.shape) == 2:
+        return view, {}
+    m, c, h, w = view.shape
+    row = replace(view, shape=(m, c * h * w), strides=(view.strides[0], 1))
+    if view.strides[1:] == contiguous(view.shape[1:]):
+        return row, {}
+    if view.strides[1:] != (1, w * c, c):
+        raise NoKernelError(f"images of strides {list(view.strides)} do not lie in one piece")
+    return row, {"image": (c, h, w)}

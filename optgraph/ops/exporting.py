@@ -1,0 +1,99 @@
+"""What the operators' `export` share. The forms are those of opset 14 on, with the later changes where they matter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx import helper
+
+from optgraph.base.errors import ModelError
+from optgraph.ir.op import Exporter, Node
+from optgraph.ir.values import Act
+
+OPSET = 17  # of everything that asks for no later one; ONNX Runtime 1.22 and much older ones read it
+
+
+def element(dtype: str) -> int:
+    """The ONNX element type of a numpy dtype name."""
+    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+
+def scalar(number: float, dtype: str) -> np.ndarray:
+    return np.array(number, np.dtype(dtype))
+
+
+def integers(to: Exporter, numbers: Sequence[int], hint: str) -> str:
+    """The name of a new initializer of int64."""
+    return to.constant(np.array(numbers, np.int64), hint)
+
+
+def one_node(to: Exporter, node: Node, op_type: str, /, **attrs: Any) -> None:
+    """`node` as one ONNX node on the same inputs."""
+    to.emit(op_type, [to.name(value) for value in node.inputs], [to.name(node.output)], **attrs)
+
+
+def activated(to: Exporter, x: str, act: Act, dtype: str) -> str:
+    """The ONNX name of act(x)."""
+    match act.kind:
+        case "identity":
+            return x
+        case "relu":
+            return to.emit("Relu", [x])
+        case "clip":
+            bounds = [
+                "" if math.isinf(bound) else to.constant(scalar(bound, dtype), hint)
+                for bound, hint in ((act.a, "min"), (act.b, "max"))
+            ]
+            return to.emit("Clip", [x, *bounds])
+        case "leaky_relu":
+            return to.emit("LeakyRelu", [x], alpha=act.a)
+        case "sigmoid":
+            return to.emit("Sigmoid", [x])
+        case "silu":
+            return to.emit("Mul", [x, to.emit("Sigmoid", [x])])
+        case "tanh":
+            return to.emit("Tanh", [x])
+        case "hard_sigmoid":
+            return to.emit("HardSigmoid", [x], alpha=act.a, beta=act.b)
+        case "hard_swish":
+            return to.emit("HardSwish", [x])
+        case _:
+            raise ModelError(f"unknown activation '{act.kind}'")
+
+
+def finish(to: Exporter, output: str, y: str, act: Act) -> None:
+    """Makes act(y) the graph's value `output`."""
+    to.bind(output, activated(to, y, act, to.value(output).dtype))
+
+
+def column(to: Exporter, vector: str, rank: int) -> str:
+    """A value of [C], shaped to broadcast along axis 1 of a tensor of `rank`."""
+    array = to.array(vector)
+    shape = (-1, *[1] * (rank - 2))
+    if array is not None:
+        return to.constant(array.reshape(shape), "column")
+    return to.emit("Reshape", [to.name(vector), integers(to, shape, "shape")])
+
+
+def scaled(to: Exporter, x: str, scale: str, shift: str, act: Act) -> str:
+    """act(x * scale + shift) along axis 1 of the value `x`, without a scale of ones or a shift of zeros."""
+    value = to.value(x)
+    y = to.name(x)
+    if scale and not _is_full(to, scale, 1):
+        y = to.emit("Mul", [y, column(to, scale, len(value.shape))])
+    if shift and not _is_full(to, shift, 0):
+        y = to.emit("Add", [y, column(to, shift, len(value.shape))])
+    return activated(to, y, act, value.dtype)
+
+
+def _is_full(to: Exporter, value: str, number: int) -> bool:
+    array = to.array(value)
+    return array is not None and bool((array == number).all())
+
+
+def prologue(to: Exporter, node: Node, act: Act) -> str:
+    """The input `x` of a node after its prologue: pre_act(x * pre_scale + pre_shift)."""
+    return scaled(to, node.get("x"), node.get("pre_scale"), node.get("pre_shift"), act)

@@ -1,0 +1,186 @@
+"""Any ONNX operator that is none of ours, kept as it came and run by ONNX's own reference implementation.
+
+Operators change between opsets: Softmax ran over all axes from `axis` on until 13, Upsample became Resize. ONNX's
+reference implementation knows only some of the old meanings, and one file has one opset, so an old operator first goes
+through ONNX's version converter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper, version_converter
+
+from optgraph.base.errors import ModelError
+from optgraph.ir.op import Exporter, Importer, Inputs, Node, Op, Outputs
+from optgraph.ir.values import BATCH, Dim, Value
+from optgraph.ops.exporting import OPSET, element
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_BATCHES = (1009, 2003)  # primes, so that no product of other sizes is taken for one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opaque(Op):
+    """The node itself (`proto`: its serialized NodeProto). `values` holds the outputs' shapes, found at import."""
+
+    op_type: str = field(repr=False)
+    domain: str = field(repr=False)
+    proto: bytes = field(repr=False)
+    values: tuple[Value, ...] = field(repr=False)
+
+    @property
+    def kind(self) -> str:
+        return self.op_type
+
+    def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
+        return self.values
+
+    @staticmethod
+    def from_schema(importer: Importer, node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> None:
+        """Keeps `node` as it is; ONNX's own shape inference finds its outputs. Raises ModelError if it cannot."""
+        # It computes no size from a symbol, as Resize would have to. Where two batch sizes come out, that is the batch.
+        first, second = (_inferred(importer, node, schema, batch) for batch in _BATCHES)
+        values = []
+        for (shape, dtype), (other, _) in zip(first, second, strict=True):
+            unknown = (f"{node.output[0]}.{i}" for i in range(len(shape)))
+            dims = zip(shape, other, unknown, strict=True)
+            values.append(Value(tuple(a if a == b else BATCH if (a, b) == _BATCHES else u for a, b, u in dims), dtype))
+        op = Opaque(op_type=node.op_type, domain=schema.domain, proto=node.SerializeToString(), values=tuple(values))
+        importer.add(op, node.input, node.output)
+
+    def export(self, to: Exporter, node: Node) -> None:
+        graph = self._graph(to.source_opset, to.opset)
+        present = [value for value in node.inputs if value]
+        names = {"": ""}
+        for infos, values in ((graph.input, present), (graph.output, node.outputs)):
+            names |= {info.name: to.name(value) for info, value in zip(infos, values, strict=True)}
+        names |= {tensor.name: to.constant(numpy_helper.to_array(tensor), tensor.name) for tensor in graph.initializer}
+        for part in graph.node:
+            for slots in (part.input, part.output):
+                for i, local in enumerate(slots):
+                    if local not in names:
+                        names[local] = to.fresh(local)
+                    slots[i] = names[local]
+            to.add(part)
+
+    def least_opset(self, source: int) -> int:
+        return 0 if self.domain else source  # it is never downgraded
+
+    def compute(self, inputs: Inputs) -> Outputs:
+        return self.function({"": OPSET})(inputs)
+
+    def function(self, opsets: Mapping[str, int]) -> Callable[[Inputs], Outputs]:
+        import torch
+        from onnx.reference import ReferenceEvaluator
+
+        opset = max(opsets[""], OPSET)
+        graph = self._graph(opsets[""], opset)
+        names = [value.name for value in graph.input]
+        imports = [helper.make_opsetid("", opset)]
+        if self.domain:
+            imports.append(helper.make_opsetid(self.domain, opsets.get(self.domain, 1)))
+        try:
+            evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=imports))
+        except Exception as error:
+            raise ModelError(f"ONNX has no reference implementation of it: {_line(error)}") from error
+
+        def call(tensors: Inputs) -> Outputs:
+            device = next((t.device for t in tensors if t is not None), torch.device("cpu"))
+            present = [_to_numpy(t) for t in tensors if t is not None]
+            feeds = dict(zip(names, present, strict=True))
+            try:
+                return tuple(torch.from_numpy(np.array(a)).to(device) for a in evaluator.run(None, feeds))
+            except Exception as error:
+                raise ModelError(f"ONNX's reference implementation failed: {_line(error)}") from error
+
+        return call
+
+    def _graph(self, opset: int, target: int) -> onnx.GraphProto:
+        """The node, written for `opset`, as a graph for `target` of in0, in1, ... -> out0, out1, ...; absent inputs
+        are ''.
+
+        One node, unless the operator has changed in between. Raises ModelError for an operator that ONNX does not know
+        or cannot convert.
+        """
+        node = onnx.NodeProto.FromString(self.proto)
+        node.domain = self.domain
+        # Named by slot, since rewrites rename the values around a node.
+        inputs = [f"in{i}" if name else "" for i, name in enumerate(node.input)]
+        outputs = [f"out{i}" for i in range(len(node.output))]
+        del node.input[:], node.output[:]
+        node.input.extend(inputs)
+        node.output.extend(outputs)
+        graph = helper.make_graph(
+            [node],
+            self.op_type,
+            [helper.make_empty_tensor_value_info(name) for name in inputs if name],
+            [helper.make_empty_tensor_value_info(name) for name in outputs],
+        )
+        if self.domain or self._since(opset) == self._since(target):
+            return graph
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+        try:
+            return version_converter.convert_version(model, target).graph
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"cannot be converted from opset {opset} to {target}: {reason}") from None
+
+    def _since(self, opset: int) -> int:
+        """The opset that gave the operator the meaning it has in `opset`."""
+        try:
+            return int(onnx.defs.get_schema(self.op_type, opset, "").since_version)
+        except onnx.defs.SchemaError:
+            raise ModelError(f"ONNX opset {opset} has no such operator") from None
+
+
+def _inferred(
+    importer: Importer, node: onnx.NodeProto, schema: onnx.defs.OpSchema, batch: int
+) -> list[tuple[list[Dim], str]]:
+    """Shape and dtype of each output for a batch of that size; a dimension that is not known gets a name."""
+    types, data = {}, {}
+    for name in filter(None, node.input):
+        shape = [batch if d == BATCH else d for d in importer.shape(name)]
+        types[name] = helper.make_tensor_type_proto(element(importer.dtype(name)), shape)
+        array = importer.constant(name)
+        if array is not None and array.size <= 4096:
+            data[name] = numpy_helper.from_array(array, name)
+    model = importer.model
+    try:
+        inferred = onnx.shape_inference.infer_node_outputs(
+            schema, node, types, data, opset_imports=list(model.opset_import), ir_version=model.ir_version
+        )
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        raise ModelError(str(error).splitlines()[0]) from None
+    found = []
+    for name in node.output:
+        proto = inferred.get(name)
+        if proto is None or not proto.HasField("tensor_type") or not proto.tensor_type.HasField("shape"):
+            raise ModelError("the shape of its output cannot be found", "fix the input shapes with --input-shape")
+        dims: list[Dim] = [
+            d.dim_value if d.HasField("dim_value") else d.dim_param or f"{node.output[0]}.{i}"
+            for i, d in enumerate(proto.tensor_type.shape.dim)
+        ]
+        found.append((dims, str(helper.tensor_dtype_to_np_dtype(proto.tensor_type.elem_type))))
+    return found
+
+
+def _to_numpy(tensor: Tensor) -> np.ndarray:
+    import torch
+
+    tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # numpy has no bfloat16
+    array: np.ndarray = tensor.detach().cpu().numpy()
+    return array
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+OPS = (Opaque,)

@@ -1,0 +1,152 @@
+"""What the commands report, as plain dicts: a net or its results in figures. The JSON, and what the tables show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from optgraph.base.devices import SM_90
+from optgraph.cost.occupancy import blocks_per_sm
+from optgraph.cost.predict import predict, predictable
+from optgraph.cost.work import moved_per_image, weight_bytes
+from optgraph.passes.pipeline import PassReport
+
+if TYPE_CHECKING:
+    from optgraph.api.net import Net
+
+Dict = dict[str, Any]
+TOP = 5  # classes of an image
+
+
+def net_dict(net: Net, batches: Sequence[int] = (1,)) -> Dict:
+    """A compiled network in figures: operators, launches, bytes. Arena sizes are for each of `batches`."""
+    plans = {batch: net.plan(batch) for batch in batches}
+    plan = plans[batches[0]]
+    return {
+        "model": net.source.name,
+        "dtype": net.dtype,
+        "nodes": net.source.nodes,
+        "simplified_nodes": len(net.simplified),
+        "fused_nodes": len(net.fused),
+        "fused_ops": dict(sorted(Counter(node.op.kind for node in net.fused.nodes()).items())),
+        "launches": len(plan.calls),
+        "launches_by_kernel": plan.launches_by_kernel(),
+        "fallbacks": [{"node": f.node, "op": f.op, "reason": f.reason} for f in plan.fallbacks],
+        "bytes_per_image": {"before": net.source.bytes_per_image, "after": moved_per_image(plan, net.plans.shapes)},
+        "arena_bytes": plan.arena_bytes,
+        "arena_bytes_by_batch": {batch: p.arena_bytes for batch, p in plans.items()},
+        "weight_bytes": weight_bytes(net.fused, net.dtype),
+        "predicted": _predicted(net),
+        "cubins": dict(Counter(cubin.target for cubin in net.cubins)),
+    }
+
+
+def _predicted(net: Net) -> Dict:
+    """The cost model's time of the smallest batch on an H100."""
+    plan = net.plan(1, SM_90)
+    return {"device": SM_90.device.name, "batch": plan.batch, "us": _us(predict(plan, net.plans.shapes).overlapped)}
+
+
+def cost_dict(net: Net, batch: int, target: str) -> Dict:
+    """Every launch of `net` for `batch` images, and what the cost model says of it on 'sm_80' or 'sm_90'.
+
+    Nothing in it is measured. Times are in microseconds; all figures are for the whole batch.
+    Raises InputError for another target.
+    """
+    plan = net.plan(batch, predictable(target))
+    prediction = predict(plan, net.plans.shapes)
+    return {
+        "device": prediction.device.name,
+        "target": target,
+        "batch": plan.batch,
+        "waves": plan.waves,
+        "predicted_us": _us(prediction.overlapped),
+        "sequential_us": _us(prediction.sequential),
+        "roofline_us": _us(prediction.roofline),
+        "launches": [
+            {
+                "wave": wave,
+                "kernel": launch.cost.call.name,
+                "node": launch.cost.call.node,
+                "outputs": [list(view.shape) for view in launch.cost.call.written],
+                "programs": launch.cost.programs,
+                "read_bytes": launch.cost.work.read,
+                "written_bytes": launch.cost.work.written,
+                "weight_bytes": launch.cost.work.weight_bytes,
+                "flops": sum(launch.cost.work.flops.values()),
+                "us": _us(launch.time),
+                "bound": launch.bound,
+            }
+            for wave, launch in zip(plan.schedule.wave, prediction.launches, strict=True)
+        ],
+    }
+
+
+def _us(seconds: float) -> float:
+    return round(seconds * 1e6, 2)
+
+
+def variants_dict(net: Net) -> list[Dict]:
+    """The kernels that `compile` made for its targets, by Triton's and NVIDIA's own figures.
+
+    launches: how many use it, by batch size. blocks, waves: of the largest of these launches, on a whole such GPU.
+    """
+    rows = []
+    for use, cubin in zip(net.uses, net.cubins, strict=True):
+        resident = blocks_per_sm(cubin.registers, cubin.shared_bytes, cubin.num_warps, use.target)
+        at_once = resident * use.target.device.sms
+        rows.append(
+            {
+                "kernel": cubin.kernel,
+                "variant": use.description,
+                "target": cubin.target,
+                "registers": cubin.registers,
+                "spills": cubin.spill_bytes,
+                "shared_bytes": cubin.shared_bytes,
+                "mma": cubin.mma,
+                "wgmma": cubin.wgmma,
+                "tma": cubin.tma,
+                "warps": cubin.num_warps,
+                "stages": use.variant.num_stages,
+                "launches": dict(use.launches),
+                "code_bytes": len(cubin.code),
+                "blocks_per_sm": resident,
+                "blocks": use.blocks,
+                "waves": round(use.blocks / at_once, 2) if at_once else None,
+            }
+        )
+    return rows
+
+
+def passes_dict(reports: Iterable[PassReport]) -> list[Dict]:
+    """What each pass did, in order; times in milliseconds."""
+    return [
+        {
+            "name": r.name,
+            "title": r.title,
+            "rewrites": r.rewrites,
+            "nodes_before": r.nodes_before,
+            "nodes_after": r.nodes_after,
+            "ms": round(r.seconds * 1e3, 3),
+            "refusals": [{"rule": f.rule, "node": f.node, "reason": f.reason} for f in r.refusals],
+        }
+        for r in reports
+    ]
+
+
+def results_dict(results: Mapping[str, np.ndarray]) -> Dict:
+    """Shape and dtype of each output, and the best classes of each image where it is N×classes."""
+    return {name: {"shape": list(a.shape), "dtype": str(a.dtype), "top": _top(a)} for name, a in results.items()}
+
+
+def _top(array: np.ndarray) -> list[list[Dict]] | None:
+    """For each image the highest scores, best first; None if the array does not look like scores of classes."""
+    if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind != "f":
+        return None
+    best = np.argsort(-array, axis=1, kind="stable")[:, :TOP]
+    return [
+        [{"class": int(c), "score": float(row[c])} for c in classes] for row, classes in zip(array, best, strict=True)
+    ]

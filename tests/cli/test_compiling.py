@@ -1,0 +1,110 @@
+"""compile, inspect: what they print, write and exit with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.cli_models import NODES, call, classifier, ok, ok_json, saved
+
+
+def test_compile_writes_beside_the_model_and_reports(model: Path) -> None:
+    out = ok("compile", model, "--batch", "1,8")
+    assert model.with_suffix(".optgraph").is_file()
+    for text in (
+        "batchnorm",
+        f"{NODES}, simplified to",
+        "at batch 1, ",
+        "at batch 8",
+        "placement",
+        "on an H100 SXM; not measured",
+    ):
+        assert text in out
+
+
+def test_compile_json(tmp_path: Path, model: Path) -> None:
+    output = tmp_path / "other.optgraph"
+    found = ok_json("compile", model, "-o", output, "--batch", "2,6")
+    assert found["output"] == str(output) and output.is_file()
+    assert found["nodes"] == NODES
+    assert found["fallbacks"] == []
+    assert found["arena_bytes_by_batch"]["6"] > 2 * found["arena_bytes_by_batch"]["2"] > 0
+    rewrites = {p["name"]: p["rewrites"] for p in found["passes"]}
+    assert rewrites["remove_noops"] == rewrites["batchnorm"] == rewrites["merge_siblings"] == 1
+    assert found["passes"][-1]["nodes_after"] == found["fused_nodes"] < found["simplified_nodes"] < NODES
+    assert all(p["ms"] >= 0 for p in found["passes"])
+
+
+def test_inspect_json(model: Path) -> None:
+    """The stem, the merged siblings, the pool, the matrix and the softmax; the concat costs nothing."""
+    found = ok_json("inspect", model)
+    assert found["launches"] == 5 == sum(found["launches_by_kernel"].values())
+    assert found["nodes"] == NODES
+    # 3×12×12 in, 8×12×12 out and in again, 11×12×12 out and in again, 11 out and in, 10 out, in and out.
+    assert found["bytes_per_image"]["after"] == 4 * (144 * (3 + 2 * 8 + 2 * 11) + 2 * 11 + 3 * 10)
+    assert found["bytes_per_image"]["before"] > 2 * found["bytes_per_image"]["after"]
+    # The batchnorm has become a bias of the stem; the siblings gain one each or none.
+    assert found["weight_bytes"] >= 4 * (8 * 27 + 8 + 11 * 8 + 110 + 10)
+    assert found["arena_bytes"] >= 4 * 144 * (8 + 11)
+
+
+def test_inspect_counts_fp16_in_half(model: Path) -> None:
+    single, half = (ok_json("inspect", model, "--dtype", dtype) for dtype in ("fp32", "fp16"))
+    assert half["weight_bytes"] == single["weight_bytes"] / 2
+    assert half["bytes_per_image"]["before"] == single["bytes_per_image"]["before"] / 2
+
+
+def test_inspect_of_an_artifact_is_that_of_its_model(model: Path) -> None:
+    ok("compile", model, "--dtype", "fp16", "--batch", "4")
+    found = ok_json("inspect", model.with_suffix(".optgraph"))
+    of_model = ok_json("inspect", model, "--dtype", "fp16")
+    for key in ("arena_bytes", "arena_bytes_by_batch"):
+        assert found.pop(key) != of_model.pop(key)
+    assert found == of_model
+
+
+def test_inspect_lists_the_fused_graph(model: Path) -> None:
+    out = ok("inspect", model)
+    assert "y: N×10 = Softmax[axis=1](x=logits" in out
+    assert "MergedPointwise" in out
+
+
+def test_inspect_cost(model: Path) -> None:
+    found = ok_json("inspect", model, "--dtype", "fp16", "--cost", "--batch", "8", "--target", "sm_80")
+    cost = found["cost"]
+    assert (cost["target"], cost["batch"], len(cost["launches"])) == ("sm_80", 8, found["launches"])
+    assert cost["launches"][0]["kernel"] == "conv2d"
+    assert cost["launches"][0]["flops"] == 2 * 8 * 144 * 8 * 27
+    assert (
+        cost["launches"][0]["read_bytes"] == 8 * 4 * 144 * 3 and cost["launches"][0]["written_bytes"] == 8 * 2 * 144 * 8
+    )
+    assert "cost" not in ok_json("inspect", model)
+    out = ok("inspect", model, "--cost")
+    assert "on an H100 SXM at batch 1; not measured" in out and "8×12×12" not in out
+    assert "pointwise" in out and "MergedPointwise[" not in out
+
+
+def test_inspect_cost_of_an_unknown_device(model: Path) -> None:
+    result = call("inspect", model, "--cost", "--target", "sm_70")
+    assert (result.exit_code, result.stderr) == (2, "error: no prediction for target 'sm_70': use sm_90 or sm_80\n")
+
+
+def test_inspect_dot(tmp_path: Path, model: Path) -> None:
+    found = ok_json("inspect", model, "--dot", tmp_path / "graph.dot")
+    dot = (tmp_path / "graph.dot").read_text()
+    assert dot.count(" [label=") == found["fused_nodes"] + 2
+    assert '"Softmax[axis=1]\\nN×10"' in dot
+    assert dot.count("->") >= found["fused_nodes"] + 1
+    assert dot.startswith("digraph {") and dot.endswith("}\n")
+
+
+def test_a_fallback_is_reported(tmp_path: Path) -> None:
+    path = saved(tmp_path, classifier(op="Erf"))
+    (fallback,) = ok_json("inspect", path)["fallbacks"]
+    assert fallback["op"] == "Erf" and "/act/Erf" in fallback["node"] and fallback["reason"]
+    out = ok("compile", path)
+    assert f"{fallback['node']} (Erf): {fallback['reason']}" in out
+
+
+def test_a_fixed_batch_counts_per_image(tmp_path: Path, model: Path) -> None:
+    fixed = saved(tmp_path, classifier(shape=(4, 3, 12, 12)), "fixed.onnx")
+    assert ok_json("inspect", fixed)["bytes_per_image"] == ok_json("inspect", model)["bytes_per_image"]

@@ -1,0 +1,171 @@
+"""run, verify, bench: what they print, write and exit with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from optgraph.api import net
+from tests.support.cli_models import call, classifier, close, expected, ok, ok_json, saved
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch", "interpret"])
+def test_run(tmp_path: Path, model: Path, backend: str) -> None:
+    x = np.random.default_rng(1).standard_normal((3, 3, 12, 12)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    found = ok_json("run", model, "--backend", backend, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy")
+    y = np.load(tmp_path / "y.npy")
+    close(y, expected(model, x))
+    assert found["backend"] == backend and found["ms"] > 0
+    assert found["outputs"]["y"]["shape"] == [3, 10]
+    top = found["outputs"]["y"]["top"]
+    assert [[c["class"] for c in image] for image in top] == np.argsort(-y, axis=1)[:, :5].tolist()
+    assert top[2][0]["score"] == pytest.approx(float(y[2].max()))
+
+
+def test_run_an_artifact(tmp_path: Path, model: Path) -> None:
+    ok("compile", model)
+    for path in (model, model.with_suffix(".optgraph")):
+        ok("run", path, "--output", tmp_path / f"{path.suffix}.npy")
+    close(np.load(tmp_path / ".optgraph.npy"), np.load(tmp_path / ".onnx.npy"))
+
+
+def test_run_says_what_it_computed_in(model: Path) -> None:
+    """ONNX Runtime and torch know only float32, whatever the kernels were to use."""
+    dtypes = {
+        b: ok_json("run", model, "--dtype", "fp16", "--backend", b)["dtype"] for b in ("interpret", "onnxruntime")
+    }
+    assert dtypes == {"interpret": "fp16", "onnxruntime": "fp32"}
+
+
+def test_random_input_is_always_the_same(tmp_path: Path, model: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((1, 3, 12, 12)).astype(np.float32)
+    out = ok("run", model, "--input", "random", "--output", tmp_path / "y.npy")
+    y = np.load(tmp_path / "y.npy")
+    close(y, expected(model, x))
+    assert f"{y.argmax()} ({y.max():.4g})" in out and "1×10" in out and "ms on onnxruntime" in out
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_an_image(tmp_path: Path, suffix: str, layout: str) -> None:
+    """Resized, scaled to [-1, 1], and laid out as the input asks; a PNG may have a palette or be transparent."""
+    proto = classifier()
+    if layout == "NHWC":
+        proto = classifier(shape=("n", 12, 12, 3))
+        proto.graph.node[0].CopyFrom(helper.make_node("Transpose", ["x"], ["same"], perm=[0, 3, 1, 2]))
+    model = saved(tmp_path, proto)
+    picture = Image.fromarray(np.random.default_rng(2).integers(0, 256, (31, 20, 3), np.uint8))
+    if suffix == "png":
+        picture = picture.quantize(64)
+    picture.save(tmp_path / f"x.{suffix}")
+    ok("run", model, "--input", tmp_path / f"x.{suffix}", "--output", tmp_path / "y.npy")
+    seen = Image.open(tmp_path / f"x.{suffix}").convert("RGB").resize((12, 12), Image.Resampling.BILINEAR)
+    x = (np.asarray(seen, np.float32) / 127.5 - 1.0)[None]
+    assert -1.0 <= x.min() < -0.2 and 0.2 < x.max() <= 1.0
+    close(np.load(tmp_path / "y.npy"), expected(model, x.transpose(0, 3, 1, 2).copy() if layout == "NCHW" else x))
+
+
+def two_inputs(directory: Path) -> Path:
+    """left + right and left × right; one output is called as an argument of numpy.savez, one has a slash."""
+    shape = ["n", 4, 5, 5]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("left", "right", "file", "a/b")]
+    nodes = [
+        helper.make_node("Add", ["left", "right"], ["file"]),
+        helper.make_node("Mul", ["left", "right"], ["a/b"]),
+    ]
+    graph = helper.make_graph(nodes, "two", values[:2], values[2:])
+    return saved(directory, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+def test_several_inputs_and_outputs(tmp_path: Path) -> None:
+    model = two_inputs(tmp_path)
+    rng = np.random.default_rng(3)
+    left, right = (rng.standard_normal((2, 4, 5, 5)).astype(np.float32) for _ in range(2))
+    np.save(tmp_path / "a.npy", left)
+    np.save(tmp_path / "b.npy", right)
+    pair = ("--input", f"right={tmp_path / 'b.npy'}", "--input", f"left={tmp_path / 'a.npy'}")
+    found = ok_json("run", model, *pair, "--output", tmp_path / "y.npz")
+    with np.load(tmp_path / "y.npz") as archive:
+        assert sorted(archive.files) == ["a/b", "file"]
+        close(archive["file"], left + right)
+        close(archive["a/b"], left * right)
+    assert found["outputs"]["file"]["top"] is None
+    for arguments, says in (
+        ((*pair, "--output", tmp_path / "y.npy"), ".npz"),
+        (pair[:2], "'left' is missing: --input left=FILE"),
+        (("--input", tmp_path / "a.npy"), "left, right"),
+        ((*pair[:2], "--input", "left=random"), "different batch sizes"),
+    ):
+        result = call("run", model, *arguments)
+        assert result.exit_code == 2 and says in result.stderr
+    ok("run", model, "--input", "right=random", "--input", "random")
+
+
+def test_json_has_no_nan(tmp_path: Path, model: Path) -> None:
+    np.save(tmp_path / "x.npy", np.full((1, 3, 12, 12), np.nan, np.float32))
+    found = ok_json("run", model, "--input", tmp_path / "x.npy", "--backend", "torch")
+    assert found["outputs"]["y"]["top"][0][0]["score"] is None
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "interpret"])
+def test_verify(model: Path, backend: str) -> None:
+    found = ok_json("verify", model, "--backend", backend, "--batch", 2)
+    assert found["ok"] is True and found["backend"] == backend and found["batch"] == 2
+    assert 0 < found["outputs"][0]["rel_l2"] < found["bound"]
+    assert found["first_bad_region"] is None
+
+
+def test_verify_says_no(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A net that computes something else: exit code 1, and the first region that is wrong."""
+    compiled = net.compile
+    other = saved(tmp_path, classifier(weights={"right.w": np.ones((5, 8, 1, 1), np.float32)}), "other.onnx")
+    monkeypatch.setattr("optgraph.compare.verify.compile", lambda path, *rest, **more: compiled(other, *rest, **more))
+    result = call("verify", model, "--backend", "torch", "--json")
+    assert result.exit_code == 1 and result.stderr == ""
+    found = json.loads(result.stdout)
+    assert found["ok"] is False and found["reason"]
+    assert "/right/Conv" in found["first_bad_region"]["onnx_nodes"]
+    result = call("verify", model, "--backend", "torch")
+    assert result.exit_code == 1 and "not ok: " in result.stdout and "/right/Conv" in result.stdout
+
+
+def test_verify_an_artifact(tmp_path: Path, model: Path) -> None:
+    ok("compile", model)
+    artifact = model.with_suffix(".optgraph")
+    assert "ok" in ok("verify", artifact)
+    moved = model.rename(tmp_path / "moved.onnx")
+    result = call("verify", artifact)
+    assert result.exit_code == 2 and "no such file" in result.stderr
+    assert ok_json("verify", artifact, "--original", moved)["ok"]
+    other = saved(tmp_path, classifier(op="Sigmoid"), "other.onnx")
+    result = call("verify", artifact, "--original", other)
+    assert result.exit_code == 2 and "not what model.optgraph was compiled from" in result.stderr
+
+
+def test_bench(model: Path) -> None:
+    found = ok_json("bench", model, "--backend", "torch", "--batch", 2, "--threads", 1)
+    assert (found["backend"], found["against"], found["batch"], found["threads"]) == ("torch", "onnxruntime", 2, 1)
+    for side in ("ours", "theirs"):
+        assert 0 < found["spread"][side]["min"] <= found[f"{side}_ms"] <= found["spread"][side]["max"]
+    assert found["ratio_of_medians"] == found["theirs_ms"] / found["ours_ms"]
+
+
+def test_bench_shows_what_was_measured(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optgraph.compare.bench.interleave", lambda *_: ([0.004, 0.006, 0.005], [0.008, 0.018, 0.01]))
+    found = ok_json("bench", model)
+    times = {key: found[key] for key in ("ours_ms", "theirs_ms", "ratio", "repeats")}
+    assert times == pytest.approx({"ours_ms": 5.0, "theirs_ms": 10.0, "ratio": 2.0, "repeats": 3})
+    out = ok("bench", model)
+    for text in (
+        "5.00 ms (4.00 to 6.00, IQR 1.00)",
+        "10.00 ms (8.00 to 18.00, IQR 5.00)",
+        "speed-up",
+        "2.00× by pairs",
+    ):
+        assert text in out

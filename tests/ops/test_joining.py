@@ -1,0 +1,71 @@
+"""Tensors put together and taken apart: against numpy, in ONNX Runtime, and as ONNX has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from optgraph import ops
+from optgraph.ir.graph import Graph
+from tests.support.definitions import evaluate, rand
+from tests.support.onnx_checks import exported, imported, single, types, weights
+
+
+def test_reference_of_concat_and_split() -> None:
+    x = rand(2, 6, 3)
+    pieces = evaluate(ops.Split(axis=1, sizes=(1, 3, 2)), x)
+    assert [p.shape for p in pieces] == [(2, 1, 3), (2, 3, 3), (2, 2, 3)]
+    np.testing.assert_array_equal(pieces[1], x[:, 1:4])
+    (joined,) = evaluate(ops.Concat(axis=1, in_place=(True, False, True)), *pieces)
+    np.testing.assert_array_equal(joined, x)
+
+
+INT_MAX, INT_MIN = 2**63 - 1, -(2**63)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "step", "expected"),
+    [
+        (1, 4, 1, slice(1, 4)),
+        (-3, INT_MAX, 1, slice(4, 7)),
+        (0, -1, 2, slice(0, 6, 2)),
+        (-100, 100, 3, slice(None, None, 3)),
+        (-1, INT_MIN, -1, slice(None, None, -1)),
+        (5, 1, -2, slice(5, 1, -2)),
+    ],
+)
+def test_reference_of_slice(start: int, end: int, step: int, expected: slice) -> None:
+    x = rand(2, 7, 4)
+    (out,) = evaluate(ops.Slice(starts=(start, 1), ends=(end, 3), axes=(1, 2), steps=(step, 1)), x)
+    np.testing.assert_array_equal(out, x[:, expected, 1:3])
+
+
+# What each becomes in ONNX.
+EXPORTS: dict[str, tuple[list[str], Callable[[], Graph]]] = {
+    "concat": (["Concat"], lambda: single(ops.Concat(axis=2), weights(1, 4, 3, 8), shape=(1, 4, 9, 8))),
+    "split": (["Split"], lambda: single(ops.Split(axis=1, sizes=(1, 3)))),
+    "slice": (
+        ["Slice"],
+        lambda: single(ops.Slice(starts=(-1, 2), ends=(-(2**63), 100), axes=(2, 3), steps=(-2, 1))),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_export(name: str) -> None:
+    expected, build = EXPORTS[name]
+    assert types(exported(build())) == expected
+
+
+CASES = {
+    "split_equal": [("Split", "x", "p q", {"axis": 1}), ("Sub", "p q", "y", {})],
+    "split_sizes": [("Split", "x sizes", "p q", {"axis": 1}), ("Concat", "q p", "y", {"axis": 1})],
+    "slice": [("Slice", "x starts ends axes steps", "y", {})],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_import(name: str) -> None:
+    imported(CASES[name])

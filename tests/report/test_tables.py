@@ -1,0 +1,131 @@
+"""The tables show all of a dict and nothing that is not in it."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from optgraph.passes import pipeline
+from optgraph.report import facts, tables
+from optgraph.report.terminal import dumps
+from tests.support.networks import inception_a
+from tests.support.reported import net, reports, small
+
+
+def text(table: Table) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_net_table() -> None:
+    shown = text(tables.net_table(facts.net_dict(net(small()), (1, 3))))
+    for part in ("m.onnx, fp32", "99, simplified to 2", "fallback 1, pointwise 1", "at batch 3", "260 bytes"):
+        assert part in shown
+    assert "10.4 KB -> 10.4 KB (+0%)" in shown
+    assert "two [2J (Binary): no kernel for an elementwise sub" in shown and "\x1b" not in shown
+
+
+def test_cost_tables() -> None:
+    data = facts.cost_dict(net(small()), 2, "sm_90")
+    header, *rows = text(tables.cost_table(data)).splitlines()
+    assert header.split() == ["node", "wave", "kernel", "output", "blocks", "MB", "weights", "GFLOP", "µs", "bound"]
+    conv, sub = (row.split() for row in rows)
+    assert conv[:4] == ["conv", "0", "pointwise", "2×9×9×5"] and conv[-1] == "latency"
+    assert "two [2J" in rows[1] and "fallback" in sub and "\x1b" not in rows[1]
+    shown = text(tables.prediction_table(data))
+    for part in ("on an H100 SXM at batch 2; not measured", "waves      2;", "latency 2", "20.7 KB of activations"):
+        assert part in shown
+
+
+def test_sibling_outputs_are_shown_by_their_channels() -> None:
+    graph = inception_a()
+    pipeline.apply(graph, pipeline.FUSE)
+    shown = text(tables.cost_table(facts.cost_dict(net(graph), 1, "sm_90")))
+    assert "1×9×9×8+6+5+4" in shown
+
+
+def test_passes_table() -> None:
+    shown = text(tables.passes_table(facts.passes_dict(reports()))).splitlines()
+    assert [line.split() for line in shown] == [
+        ["pass", "rewrites", "nodes", "after", "ms"],
+        ["first", "3", "7", "12.3"],
+        ["second", "0", "7", "0.0"],
+    ]
+
+
+def test_results_table() -> None:
+    shown = text(tables.results_table(facts.results_dict({"[bold]y": np.eye(2), "s": np.float32(1)[None][0:1]})))
+    assert "[bold]y" in shown and "0 (1), 1 (0)" in shown and "1 (1), 0 (0)" in shown
+
+
+def test_verification_table() -> None:
+    data = {
+        "ok": False,
+        "reason": "far off",
+        "backend": "torch",
+        "dtype": "fp32",
+        "reference": "onnxruntime 1",
+        "batch": 2,
+        "bound": 1e-5,
+        "noise": 2e-6,
+        "outputs": [{"name": "y", "rel_l2": None, "max_abs": 0.25}],
+        "regions_compared": 3,
+        "regions_total": 4,
+        "input_sensitivity": 0.5,
+        "first_bad_region": {"region": "conv", "op": "Conv", "onnx_nodes": ["c1", "r1"], "rel_l2": 0.125},
+    }
+    shown = text(tables.verification_table(data))
+    for part in (
+        "not ok: far off",
+        "y: not finite relative L2, 0.25",
+        "3 of 4",
+        "conv (Conv): 0.125",
+        "c1, r1",
+        "1e-05",
+    ):
+        assert part in shown
+    shown = text(tables.verification_table({**data, "ok": True, "first_bad_region": None}))
+    assert "far off" not in shown and "first wrong" not in shown
+
+
+def test_comparison_table() -> None:
+    spread = {"min": 1.0, "max": 3.0, "iqr": 0.5}
+    data = {
+        "model": "m.onnx",
+        "backend": "triton",
+        "against": "onnxruntime",
+        "dtype": "fp16",
+        "batch": 8,
+        "threads": 2,
+        "device": "H100",
+        "ours_ms": 2.0,
+        "theirs_ms": 5.0,
+        "ratio": 2.4,
+        "ratio_of_medians": 2.5,
+        "repeats": 20,
+        "spread": {"ours": spread, "theirs": spread},
+        "versions": {"torch": "2.13"},
+    }
+    shown = text(tables.comparison_table(data))
+    for part in ("2.00 ms (1.00 to 3.00, IQR 0.50)", "5.00 ms", "2.40× by pairs, 2.50×", "triton fp16, H100"):
+        assert part in shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 KB"), (95_300_000, "95.3 MB"), (2.5e12, "2500.0 GB")],
+)
+def test_sizes(count: float, shown: str) -> None:
+    assert tables.size(count) == shown
+
+
+def test_json_is_strict() -> None:
+    data = {"a": [math.nan, math.inf, 1.5], "b": {2: (True, None, "×")}}
+    assert json.loads(dumps(data)) == {"a": [None, None, 1.5], "b": {"2": [True, None, "×"]}}
