@@ -1,4 +1,4 @@
-"""What the GPU results say: the summary beside the targets, the plot, and the rows of the README's tables."""
+"""What the GPU results say: the summary beside the targets, the plot, and the rows of the tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fills the README's tables from benchmarks/results/*.json.
+"""Fills the tables of README.md and docs/results.md from benchmarks/results/*.json.
 
     python -m benchmarks.tables
 
@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks import gpu_report, record
 
-README = record.ROOT / "README.md"
+DOCUMENTS = (record.ROOT / "README.md", record.ROOT / "docs" / "results.md")
 MARKED = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Row = dict[str, Any]
@@ -210,14 +211,15 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
 }
 
 
-def names() -> Sequence[str]:
-    """The tables the README has, in order."""
-    return [match[2] for match in MARKED.finditer(README.read_text())]
+def names(document: Path) -> Sequence[str]:
+    """The tables that a document has, in order."""
+    return [match[2] for match in MARKED.finditer(document.read_text())]
 
 
 def main() -> None:
-    README.write_text(fill(README.read_text()))
-    print(f"filled {', '.join(names())} in {README}")
+    for document in DOCUMENTS:
+        document.write_text(fill(document.read_text()))
+        print(f"filled {', '.join(names(document))} in {document}")
 
 
 if __name__ == "__main__":

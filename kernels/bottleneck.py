@@ -17,12 +17,16 @@ return each program does all columns of its pixels, so few pixels keep few SMs b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, NamedTuple
+
 import torch
 
 from optgraph.base.devices import H100, Device, Target
-from optgraph.ir.values import IDENTITY, Act, Window
+from optgraph.ir.values import IDENTITY, RELU, Act, Window
 from optgraph.kernels import conv2d, pointwise
-from optgraph.kernels.frame.arguments import Image, Scalar, Sliding, ours
+from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
@@ -35,6 +39,7 @@ from optgraph.kernels.frame.operands import (
     strides4,
 )
 from optgraph.kernels.frame.rows import alignment
+from optgraph.kernels.frame.sample import Sample, image, vector, weight, window_sample
 from optgraph.kernels.frame.tile import MAX_NUMEL, Tile, cdiv, ceil_pow2, planned_batch
 from optgraph.kernels.frame.work import Program, Read, Work
 
@@ -100,17 +105,8 @@ def bottleneck(
             "pre": before.argument(),
             "mid": Scalar.of(mid),
             "end": after.argument(),
-            "out_height": height,
-            "out_width": width,
-            "rows": rows,
-            "channels": channels,
-            "hidden": hidden,
-            "rest_channels": rest_channels,
-            "columns": columns,
-            "hidden_start": rest_channels if rest_first else 0,
-            "rest_start": 0 if rest_first else hidden,
-            "rest_row": rest_row,
-            "out_row": out_row,
+            "size": Output(rows, height, width, columns, out_row, channels),
+            "joined": Joined(hidden, rest_channels, *((rest_channels, 0) if rest_first else (0, hidden)), rest_row),
         },
         {
             "PRECISION": precision,
@@ -129,6 +125,16 @@ def bottleneck(
             _program(tile, window.taps * channels, hidden, rest_channels, columns, after, weight.element_size()),
         ),
     )
+
+
+class Joined(NamedTuple):
+    """What the 1x1 reads: channels of h and of rest, the first rows of weight that are theirs, rest's row stride."""
+
+    hidden: int
+    rest: int
+    hidden_start: int
+    rest_start: int
+    rest_row: int
 
 
 def _program(tile: Tile, depth: int, hidden: int, rest: int, columns: int, after: Epilogue, itemsize: int) -> Program:
@@ -238,4 +244,51 @@ def reference(
     return pointwise.reference(z, weight, [out], after=after)[0]
 
 
-BOTTLENECK = Kernel(bottleneck, reference)
+def sample(
+    shape: tuple[int, int, int, int],
+    hidden: int,
+    columns: int,
+    window: Window,
+    *,
+    rest: int = 0,
+    after: Epilogue = Epilogue(bias=True),
+    **arguments: Any,
+) -> Sample:
+    """A call on x of `shape`, `hidden` and `rest` channels between the convolutions, and `columns` out; `conv_bias` is
+    there if the other bias is. Arguments as `window_sample` takes them."""
+    height, width = map(int, window.over(*shape[1:3]))
+    arguments |= {
+        "conv_weight": weight(1, *window.kernel, shape[3], hidden),
+        "weight": weight(hidden + rest, columns),
+        "conv_bias": vector(hidden) if after.bias else None,
+        "rest": image(shape[0], height, width, rest, beside=2) if rest else None,
+    }
+    return window_sample(shape, columns, window, after=after, precision="ieee", **arguments)
+
+
+def samples() -> Iterator[tuple[str, Sample]]:
+    """Odd sizes, windows of every kind, what is concatenated on either side, all ends."""
+    small, around, relu = Tile(32, 32, 32), Window((3, 3), pads=(1, 1, 1, 1)), Epilogue(True, RELU)
+    clip = Act("clip", 0.1, 0.5)  # of zero it is not zero: padding must be masked after it
+    for shape, tile in product([(1, 7, 5, 37), (3, 5, 3, 20), (2, 1, 1, 64)], [None, small, Tile(16, 64, 16)]):
+        x = image(*shape, beside=2)
+        yield "odd sizes", sample(shape, 41, 73, around, x=x, mid=RELU, after=relu, tile=tile)
+    for kernel, stride in product([(3, 3), (1, 7), (7, 1), (2, 4)], [(1, 1), (2, 1)]):
+        window, after = Window(kernel, stride, (0, 1, 2, 3)), Epilogue()
+        yield "kernels", sample((1, 7, 9, 20), 24, 33, window, rest=17, after=after, tile=small)
+    window = Window((3, 3), (2, 2), (2, 3, 2, 3), (2, 3))
+    yield "dilation and stride", sample((2, 9, 11, 20), 24, 33, window, tile=small)
+    for hidden, rest in ((48, 0), (48, 16), (64, 48), (7, 100), (192, 192), (256, 5)):
+        for first in (False, True):
+            shape = (1, 5, 7, 19)
+            yield "rest", sample(shape, hidden, 70, around, rest=rest, rest_first=first, mid=RELU, tile=small)
+    for scale, shift, act in product([None, True], [None, True], [IDENTITY, RELU, clip]):
+        before = Prologue(scale, shift, act)
+        yield "prologue", sample((1, 5, 7, 19), 21, 30, around, before=before, tile=Tile(64, 32, 16))
+    # A masked channel must not become sigmoid(0).
+    for mid, act, residual in product([IDENTITY, Act("sigmoid")], [IDENTITY, Act("silu")], [None, True]):
+        after = Epilogue(True, act, residual, RELU)
+        yield "epilogue", sample((1, 7, 9, 24), 37, 21, around, rest=20, mid=mid, after=after, tile=small)
+
+
+BOTTLENECK = Kernel(bottleneck, reference, samples)

@@ -19,25 +19,27 @@ Bound: FLOPs, 2*kh*kw*Cin for every output value; the taps of neighbouring pixel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from optgraph.ir.values import Window
-from optgraph.kernels.frame.arguments import Image, Sliding, ours
+from optgraph.ir.values import IDENTITY, RELU, Act, Window
+from optgraph.kernels.frame.arguments import Image, Output, Sliding, ours
 from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.ends import Epilogue, Prologue
-from optgraph.kernels.frame.gemm import Gemm
+from optgraph.kernels.frame.gemm import Gemm, product_constants
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, describable, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_shape, check_window, row_stride, strides4
-from optgraph.kernels.frame.rows import alignment
+from optgraph.kernels.frame.sample import Sample, image, weight, window_sample
 from optgraph.kernels.frame.split import unbound, workspace_bytes
 from optgraph.kernels.frame.tile import Box, Tile, blocks_along, cdiv, planned_batch
 from optgraph.kernels.frame.variant import Block
-from optgraph.kernels.frame.work import Read, Work
+from optgraph.kernels.frame.work import work_of
 
 _FLATTEN_BELOW = 16  # channels of a group: the least depth of a tl.dot
 
@@ -95,6 +97,7 @@ def conv2d(
     blocks = row_tiles * cdiv(columns, tile.block_n)
     workspace = workspace_bytes(blocks * groups, tile.splits, tile.block_m, tile.block_n)
     image, out_row = Image.of(x), row_stride(out, "out")
+    weights = {"weight": weight}
     return Launch(
         "conv2d",
         ours("conv2d"),
@@ -108,13 +111,8 @@ def conv2d(
             "window": Sliding.of(window),
             "pre": before.argument(),
             "end": after.argument(),
-            "out_height": height,
-            "out_width": width,
-            "rows": rows,
-            "channels": channels,
-            "columns": columns,
+            "size": Output(rows, height, width, columns, out_row, channels),
             "splits": tile.splits,
-            "out_row": out_row,
             "boxes": boxes,
         },
         {
@@ -123,19 +121,11 @@ def conv2d(
             "SPLIT": tile.splits > 1,
             "TMA": tile.box is not None,
             **{f"BOX{axis}": size for axis, size in enumerate(tile.box or (0, 0, 0))},
-            "PRECISION": precision,
-            "ALIGN_K": alignment(channels, *image.strides) if stride_c == 1 else 1,
-            "ALIGN_N": alignment(columns, out_row, after.residual_row),
-            **tile.blocks("MNK"),
+            **product_constants(image, stride_c, channels, (columns, out_row, after.residual_row), precision, tile),
             "GROUP_M": 8,
         },
         tile,
-        Work(
-            (Read(x, window, (height, width)), *after.reads),
-            (out,),
-            {"weight": weight, **before.vectors, **after.vectors},
-            problem.program(tile, after.residual is not None),
-        ),
+        work_of(x, out, window, weights, (before, after), problem.program(tile, after.residual is not None)),
         problem,
         workspace,
     )
@@ -215,4 +205,57 @@ def reference(
     return after.reference(y.permute(0, 2, 3, 1))
 
 
-CONV2D = Kernel(conv2d, reference)
+def sample(
+    shape: tuple[int, int, int, int], columns: int, window: Window, *, groups: int = 1, **arguments: Any
+) -> Sample:
+    """A call on x of `shape` that makes `columns` channels; arguments as `window_sample` takes them."""
+    matrix = weight(groups, *window.kernel, shape[3] // groups, columns // groups)
+    return window_sample(shape, columns, window, weight=matrix, groups=groups, precision="ieee", **arguments)
+
+
+def samples() -> Iterator[tuple[str, Sample]]:
+    """Every way to fetch, with all that can go with it."""
+    small, same, around = Tile(64, 32, 32), Window((3, 3)), Window((3, 3), pads=(1, 1, 1, 1))
+    clip = Act("clip", 0.1, 0.5)  # of zero it is not zero: padding must be masked after it
+    relu, everything = Epilogue(True, RELU), Epilogue(True, residual=True, post=RELU)
+    for (h, w), tile in product([(3, 3), (1, 7), (7, 1), (2, 5), (1, 1)], [None, small]):
+        window = Window((h, w), pads=(h // 2, w // 2, h // 2, w // 2))
+        yield "kernels", sample((3, 7, 9, 37), 40, window, after=relu, tile=tile)
+    for channels, stride in product([1, 3, 5, 15, 16, 17], [(1, 1), (2, 2)]):
+        window = replace(around, stride=stride)
+        yield "few channels", sample((2, 13, 5, channels), 21, window, tile=Tile(32, 32, 16))
+    for channels, pads, dilation in product([3, 20], [(0, 0, 0, 0), (0, 1, 2, 3), (2, 0, 0, 1)], [(1, 1), (2, 3)]):
+        window = Window((3, 3), (2, 1), pads, dilation)
+        yield "pads, strides, dilations", sample((2, 9, 11, channels), 5, window, tile=small)
+    for groups, channels, columns in ((2, 40, 60), (5, 15, 25), (7, 7, 7)):
+        ends = {"before": Prologue(True, True, RELU), "after": Epilogue(True, residual=True)}
+        yield "groups", sample((2, 7, 5, channels), columns, around, groups=groups, tile=small, **ends)
+    for channels, scale, shift, act in product([3, 19], [None, True], [None, True], [IDENTITY, RELU, clip]):
+        yield "prologue", sample((1, 5, 7, channels), 21, around, before=Prologue(scale, shift, act))
+    for act, residual in product([IDENTITY, RELU, Act("hard_swish")], [None, True]):
+        yield "epilogue", sample((1, 7, 9, 24), 21, around, after=Epilogue(True, act, residual, RELU))
+    windows = (
+        *(around, same, Window((2, 5), pads=(2, 1, 0, 3))),
+        Window((1, 7), pads=(0, 3, 0, 3)),  # images and rows merged
+        Window((1, 3), pads=(1, 1, 1, 1)),  # not: padding parts the rows of two images
+        Window((7, 1), pads=(3, 0, 3, 0)),  # rows and columns merged
+        *(Window((3, 1)), Window((3, 1), pads=(1, 2, 1, 0))),
+    )
+    for window, box in product(windows, [(1, 32, 1), (2, 16, 1), (1, 4, 8), (2, 4, 4)]):
+        yield "boxes", sample((2, 5, 6, 24), 24, window, after=relu, tile=Tile(32, 32, 32, box=box))
+    x, tile = image(2, 7, 9, 40, beside=8), Tile(64, 32, 64, box=(1, 8, 8))
+    yield "boxes of a slice", sample((2, 7, 9, 40), 24, around, x=x, after=everything, tile=tile)
+    for tile in (Tile(16, 16, 16, splits=4), Tile(16, 16, 16, box=(1, 4, 4), splits=8)):
+        yield "split", sample((1, 5, 7, 24), 40, around, after=Epilogue(True, RELU, residual=True), tile=tile)
+    for channels, groups in ((3, 1), (40, 2)):
+        window, tile = replace(same, stride=(2, 2)), Tile(16, 16, 16, splits=2)
+        yield "split", sample((1, 9, 7, channels), 24, window, groups=groups, tile=tile)
+    for channels in (3, 20):
+        x, window = image(3, 9, 7, channels, planes=True), Window((3, 3), (2, 2), (0, 0, 1, 1))
+        yield "planes", sample((3, 9, 7, channels), 16, window, x=x, tile=small)
+    yield "many tiles", sample((3, 13, 11, 16), 40, Window((1, 2)), tile=Tile(16, 16, 16))
+    x, window = image(1, 9, 9, 3, dtype="float32", planes=True), Window((3, 3), (2, 2))
+    yield "float32 input", sample((1, 9, 9, 3), 8, window, x=x, after=Epilogue())
+
+
+CONV2D = Kernel(conv2d, reference, samples)

@@ -8,10 +8,14 @@ the SMs; a tl.dot with 15 of its 16 rows masked costs less than the read.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
 import torch
 
 from optgraph.base.devices import Target
-from optgraph.ir.values import IDENTITY, Act
+from optgraph.ir.values import IDENTITY, RELU, Act
 from optgraph.kernels.frame.arguments import ours
 from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.ends import Epilogue
@@ -20,7 +24,9 @@ from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_shape, check_vector, row_stride2, strides2
 from optgraph.kernels.frame.rows import alignment
+from optgraph.kernels.frame.sample import Sample, image, vector, weight
 from optgraph.kernels.frame.tile import Tile, cdiv, planned_batch
+from optgraph.kernels.frame.view import View
 from optgraph.kernels.frame.work import Read, Work
 
 _SMALL_BATCH = 16
@@ -111,4 +117,22 @@ def reference(
     return Epilogue(bias, act).reference(x.double() @ weight.double())
 
 
-DENSE = Kernel(dense, reference)
+def samples() -> Iterator[tuple[str, Sample]]:
+    """Odd sizes, and inputs of every kind."""
+    sizes = (1, 10, 64), (3, 73, 37), (37, 5, 130), (1, 1, 1), (17, 33, 3)
+    for (m, n, k), tile, bias in product(sizes, [None, Tile(16, 16, 32), Tile(32, 64, 16)], [False, True]):
+        act = RELU if n > 1 else IDENTITY
+        yield "odd sizes", sample(image(m, k, beside=2), n, bias=bias, act=act, tile=tile)
+    yield "transposed", sample(image(40, 3).permute(1, 0), 7, tile=Tile(16, 16, 16))
+    yield "float32 input", sample(image(2, 20, dtype="float32"), 7)
+
+
+def sample(x: View, columns: int, *, bias: bool = False, **arguments: Any) -> Sample:
+    """A call on `x`."""
+    rows, channels = x.shape
+    out = image(rows, columns, beside=8)
+    operands = {"x": x, "weight": weight(channels, columns), "out": out, "bias": vector(columns) if bias else None}
+    return Sample({**operands, **arguments, "precision": "ieee"})
+
+
+DENSE = Kernel(dense, reference, samples)

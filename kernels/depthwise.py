@@ -12,17 +12,21 @@ instruction limit, so padding costs an extra select only where the prologue turn
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
-from optgraph.ir.values import Window
-from optgraph.kernels.frame.arguments import ours
+from optgraph.ir.values import IDENTITY, RELU, Act, Window
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.operands import check_contiguous, check_window
+from optgraph.kernels.frame.rowwise import windowed
+from optgraph.kernels.frame.sample import Sample, image, weight, window_sample
 from optgraph.kernels.frame.tile import Tile
-from optgraph.kernels.frame.windowed import windowed
 from optgraph.kernels.frame.work import Read, Work
 
 
@@ -42,7 +46,6 @@ def depthwise(
     before.check(x.shape[3])
     return windowed(
         "depthwise",
-        ours("depthwise"),
         {"x": x, "weight": weight, "out": out},
         {"CLEAR": before.moves(0.0)},
         window,
@@ -80,4 +83,30 @@ def reference(
     return after.reference(y.permute(0, 2, 3, 1))
 
 
-DEPTHWISE = Kernel(depthwise, reference)
+def sample(shape: tuple[int, int, int, int], window: Window, **arguments: Any) -> Sample:
+    """A call on x of `shape`; arguments as `window_sample` takes them."""
+    return window_sample(shape, shape[3], window, weight=weight(*window.kernel, shape[3]), **arguments)
+
+
+def samples() -> Iterator[tuple[str, Sample]]:
+    """Odd sizes, windows of every kind, all ends."""
+    small, around = Tile(32, 16), Window((3, 3), pads=(1, 1, 1, 1))
+    shapes = (1, 7, 9, 37), (3, 13, 5, 3), (1, 3, 3, 73), (2, 5, 6, 1)
+    for shape, planes, tile in product(shapes, [False, True], [None, small, Tile(64, 8)]):
+        x = image(*shape, planes=planes)
+        yield "odd sizes", sample(shape, around, x=x, after=Epilogue(True, RELU), tile=tile)
+    all_pads = (0, 0, 0, 0), (0, 0, 1, 1), (2, 1, 0, 3)
+    for kernel, pads, stride in product([(3, 3), (5, 5), (1, 7)], all_pads, [(1, 1), (2, 2), (2, 1)]):
+        yield "windows", sample((2, 9, 8, 5), Window(kernel, stride, pads), tile=Tile(64, 4))
+    for kernel in ((1, 1), (7, 1), (3, 9), (2, 11)):
+        yield "unusual kernels", sample((1, 8, 12, 5), Window(kernel, pads=(1, 1, 1, 1)))
+    yield "dilation", sample((1, 9, 11, 5), Window((3, 3), (1, 1), (2, 3, 2, 3), (2, 3)), tile=small)
+    for scale, shift, act in product([None, True], [None, True], [IDENTITY, RELU, Act("sigmoid")]):
+        before, clip = Prologue(scale, shift, act), Act("clip", -1.0, 1.0)
+        for after in (Epilogue(act=clip), Epilogue(True, clip, residual=True, post=RELU)):
+            yield "ends", sample((2, 4, 5, 19), around, before=before, after=after, tile=small)
+    x = image(1, 5, 5, 6, dtype="float32", planes=True)
+    yield "float32 input", sample((1, 5, 5, 6), Window((3, 3)), x=x, after=Epilogue())
+
+
+DEPTHWISE = Kernel(depthwise, reference, samples)

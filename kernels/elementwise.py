@@ -9,16 +9,20 @@ Bound by bytes: each operand is read once, the result written once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+
 import torch
 
-from optgraph.ir.values import IDENTITY, Act
-from optgraph.kernels.frame.arguments import Image, Scalar, ours
+from optgraph.ir.values import IDENTITY, RELU, Act
+from optgraph.kernels.frame.arguments import Scalar
 from optgraph.kernels.frame.ends import Prologue
 from optgraph.kernels.frame.kernel import Kernel
-from optgraph.kernels.frame.launch import Launch, target_of
-from optgraph.kernels.frame.operands import check_shape, row_stride, strides4
-from optgraph.kernels.frame.rows import alignment, row_tile
-from optgraph.kernels.frame.tile import Tile, cdiv
+from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.operands import check_shape, strides4
+from optgraph.kernels.frame.rowwise import rowwise
+from optgraph.kernels.frame.sample import Sample, image, prologue
+from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.work import Read, Work
 
 
@@ -33,43 +37,16 @@ def elementwise(
     tile: Tile | None = None,
 ) -> Launch:
     """One launch of any pointwise chain of this form; `out` may alias `x` or `other` where the strides are equal."""
-    stride_c = strides4(x)[3]
-    batch, height, width, channels = x.shape
-    check_shape(out, (batch, height, width, channels), "out")
-    before.check(channels)
+    strides4(x)
+    check_shape(out, tuple(x.shape), "out")
+    before.check(x.shape[3])
     if combine not in ("add", "mul"):
         raise ValueError(f"combine is {combine!r}, expected 'add' or 'mul'")
     *others, other_c = (0, 0, 0, 0) if other is None else _strides(other, tuple(x.shape))
-
-    pixels = batch * height * width
-    tile = tile or row_tile(pixels, channels, x.element_size(), target_of(x))
-    image, out_row = Image.of(x), row_stride(out, "out")
-    return Launch(
-        "elementwise",
-        ours("elementwise"),
-        (cdiv(pixels, tile.block_m), cdiv(channels, tile.block_n)),
-        {
-            "x": x,
-            "out": out,
-            "pre": before.argument(),
-            "other": other,
-            "other_strides": tuple(others),
-            "post": Scalar.of(post),
-            "image": image,
-            "pixels": pixels,
-            "channels": channels,
-            "out_row": out_row,
-        },
-        {
-            "STRIDE_C": stride_c,
-            "OTHER_C": other_c,
-            "MULTIPLY": combine == "mul",
-            "ALIGN": alignment(channels, *image.strides, *others, out_row),
-            **tile.blocks(),
-        },
-        tile,
-        Work((Read(x), *([] if other is None else [Read(other)])), (out,), before.vectors),
-    )
+    arguments = {"pre": before.argument(), "other": other, "other_strides": tuple(others), "post": Scalar.of(post)}
+    constants = {"OTHER_C": other_c, "MULTIPLY": combine == "mul"}
+    work = Work((Read(x), *([] if other is None else [Read(other)])), (out,), before.vectors)
+    return rowwise("elementwise", {"x": x, "out": out}, arguments, constants, work, tile, strides=tuple(others))
 
 
 def _strides(other: torch.Tensor, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -97,4 +74,22 @@ def reference(
     return post.apply(y)
 
 
-ELEMENTWISE = Kernel(elementwise, reference)
+def samples() -> Iterator[tuple[str, Sample]]:
+    """Copies and casts, and every combination of options."""
+    small, whole = Tile(16, 16), (3, 5, 7, 37)
+    shapes = (1, 7, 9, 37), (3, 13, 5, 3), (3, 1, 1, 73), (2, 4, 1, 1), (1, 3, 3, 24)
+    for shape, planes, tile in product(shapes, [False, True], [None, small, Tile(4, 128)]):
+        yield "copy", Sample({"x": image(*shape, planes=planes), "out": image(*shape, beside=8), "tile": tile})
+    for dtype in ("float32", "float16", "bfloat16"):
+        yield "cast", Sample({"x": image(2, 5, 7, 19, dtype=dtype), "out": image(2, 5, 7, 19, beside=8)})
+    alike = image(*whole), image(*whole, planes=True), image(*whole, beside=2)
+    others = None, *alike, image(3, 1, 1, 37, beside=2)
+    for other, scale, shift in product(others, [None, True], [None, True]):
+        ends = {"add": (Act("clip", -0.5, 1.0), RELU), "mul": (Act("sigmoid"), IDENTITY)}
+        for combine, (act, post) in ends.items():
+            options = {"before": prologue(Prologue(scale, shift, act), 37), "post": post, "tile": small}
+            operands = {"x": image(*whole), "out": image(*whole, beside=8), "other": other}
+            yield "every option", Sample({**operands, "combine": combine, **options})
+
+
+ELEMENTWISE = Kernel(elementwise, reference, samples)

@@ -10,16 +10,20 @@ Bound by bytes. A NaN in an image is a NaN out, also of a maximum.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+
 import torch
 
 from optgraph.base.devices import Target
-from optgraph.ir.values import IDENTITY, Act
+from optgraph.ir.values import IDENTITY, RELU, Act
 from optgraph.kernels.frame.arguments import Image, Scalar, ours
 from optgraph.kernels.frame.ends import Prologue
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
 from optgraph.kernels.frame.operands import check_shape, row_stride, strides4
 from optgraph.kernels.frame.rows import alignment
+from optgraph.kernels.frame.sample import Sample, image, prologue
 from optgraph.kernels.frame.tile import Tile, cdiv, ceil_pow2, planned_batch
 from optgraph.kernels.frame.work import Read, Work
 from optgraph.kernels.pool import neutral_to
@@ -90,4 +94,17 @@ def reference(
     return act.apply(x.amax((1, 2), keepdim=True) if kind == "max" else x.mean((1, 2), keepdim=True))
 
 
-GLOBAL_POOL = Kernel(global_pool, reference)
+def samples() -> Iterator[tuple[str, Sample]]:
+    """Odd sizes and every prologue."""
+    shapes = (1, 7, 9, 37), (3, 13, 5, 3), (1, 8, 8, 73), (2, 1, 1, 5)
+    for kind, shape, tile in product(["max", "average"], shapes, [None, Tile(8, 16), Tile(64, 32)]):
+        x, out = image(*shape, planes=tile is None), image(shape[0], 1, 1, shape[3], beside=8)
+        yield "odd sizes", Sample({"x": x, "out": out, "kind": kind, "act": Act("sigmoid"), "tile": tile})
+    acts = IDENTITY, RELU, Act("sigmoid")
+    for kind, scale, shift, act in product(["max", "average"], [None, True], [None, True], acts):
+        x, out, before = image(2, 5, 7, 19), image(2, 1, 1, 19, beside=8), prologue(Prologue(scale, shift, act), 19)
+        options = {"kind": kind, "before": before, "act": Act("tanh"), "tile": Tile(16, 8)}
+        yield "prologue", Sample({"x": x, "out": out, **options})
+
+
+GLOBAL_POOL = Kernel(global_pool, reference, samples)

@@ -8,14 +8,19 @@ Bound by bytes: a program holds a block of channels and reads their neighbours a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
 import torch
 
-from optgraph.kernels.frame.arguments import Image, ours
 from optgraph.kernels.frame.kernel import Kernel
-from optgraph.kernels.frame.launch import Launch, target_of
-from optgraph.kernels.frame.operands import check_shape, row_stride, strides4
-from optgraph.kernels.frame.rows import alignment, row_tile
-from optgraph.kernels.frame.tile import Tile, cdiv
+from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.operands import check_shape, strides4
+from optgraph.kernels.frame.rowwise import rowwise
+from optgraph.kernels.frame.sample import Sample, image
+from optgraph.kernels.frame.tile import Tile
+from optgraph.kernels.frame.view import View
 from optgraph.kernels.frame.work import Read, Work
 
 
@@ -30,37 +35,12 @@ def lrn(
     tile: Tile | None = None,
 ) -> Launch:
     """One launch; the parameters are those of ONNX LRN."""
-    stride_c = strides4(x)[3]
-    batch, height, width, channels = x.shape
-    check_shape(out, (batch, height, width, channels), "out")
-    pixels = batch * height * width
+    strides4(x)
+    check_shape(out, tuple(x.shape), "out")
+    arguments = {"scale": alpha / size, "beta": beta, "bias": bias}
     # One stage: the neighbours are in cache, and need no prefetch.
-    tile = tile or row_tile(pixels, channels, x.element_size(), target_of(x), stages=1)
-    image, out_row = Image.of(x), row_stride(out, "out")
-    return Launch(
-        "lrn",
-        ours("lrn"),
-        (cdiv(pixels, tile.block_m), cdiv(channels, tile.block_n)),
-        {
-            "x": x,
-            "out": out,
-            "image": image,
-            "pixels": pixels,
-            "channels": channels,
-            "out_row": out_row,
-            "scale": alpha / size,
-            "beta": beta,
-            "bias": bias,
-        },
-        {
-            "STRIDE_C": stride_c,
-            "SIZE": size,
-            "ALIGN": alignment(channels, *image.strides, out_row),
-            **tile.blocks(),
-        },
-        tile,
-        Work((Read(x),), (out,)),
-    )
+    work = Work((Read(x),), (out,))
+    return rowwise("lrn", {"x": x, "out": out}, arguments, {"SIZE": size}, work, tile, stages=1)
 
 
 def reference(x: torch.Tensor, out: torch.Tensor, *, size: int, alpha: float, beta: float, bias: float) -> torch.Tensor:
@@ -71,4 +51,21 @@ def reference(x: torch.Tensor, out: torch.Tensor, *, size: int, alpha: float, be
     return x * (bias + alpha / size * squares) ** -beta
 
 
-LRN = Kernel(lrn, reference)
+def samples() -> Iterator[tuple[str, Sample]]:
+    """Odd sizes and parameters; the sum decides, not the bias."""
+    shapes = (1, 7, 9, 37), (3, 5, 4, 3), (2, 3, 3, 96), (2, 4, 1, 1)
+    for shape, tile in product(shapes, [None, Tile(16, 16), Tile(4, 64)]):
+        x = image(*shape, planes=tile is None)
+        yield "odd sizes", _sample(x, size=5, alpha=2.0, beta=0.75, bias=0.5, tile=tile)
+    for size, beta in product([1, 2, 4, 5, 9, 50], [0.75, 1.0, -0.5]):
+        x = image(2, 3, 5, 21, beside=2)
+        yield "parameters", _sample(x, size=size, alpha=0.7, beta=beta, bias=2.0, tile=Tile(8, 8))
+    x = image(1, 2, 2, 6, beside=7)
+    yield "neighbours of a slice", _sample(x, size=5, alpha=2.0, beta=0.75, bias=0.5, tile=Tile(4, 4))
+
+
+def _sample(x: View, **parameters: Any) -> Sample:
+    return Sample({"x": x, "out": image(*x.shape, beside=8), **parameters})
+
+
+LRN = Kernel(lrn, reference, samples)

@@ -9,14 +9,17 @@ Bound by bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+
 import torch
 
-from optgraph.kernels.frame.arguments import Image, ours
 from optgraph.kernels.frame.kernel import Kernel
-from optgraph.kernels.frame.launch import Launch, target_of
-from optgraph.kernels.frame.operands import check_shape, row_stride, strides4
-from optgraph.kernels.frame.rows import alignment, row_tile
-from optgraph.kernels.frame.tile import Tile, cdiv
+from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.operands import check_shape, strides4
+from optgraph.kernels.frame.rowwise import rowwise
+from optgraph.kernels.frame.sample import Sample, image
+from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.work import Read, Work
 
 
@@ -30,39 +33,10 @@ def pad(
     tile: Tile | None = None,
 ) -> Launch:
     """One launch; `begin` is (top, left), and the shape of `out` says how much follows at the end."""
-    stride_c = strides4(x)[3]
-    batch, channels = x.shape[0], x.shape[3]
-    height, width = out.shape[1:3]
-    check_shape(out, (batch, height, width, channels), "out")
-    pixels = batch * height * width
-    tile = tile or row_tile(pixels, channels, x.element_size(), target_of(x))
-    image, out_row = Image.of(x), row_stride(out, "out")
-    return Launch(
-        "pad",
-        ours("pad"),
-        (cdiv(pixels, tile.block_m), cdiv(channels, tile.block_n)),
-        {
-            "x": x,
-            "out": out,
-            "image": image,
-            "pixels": pixels,
-            "out_height": height,
-            "out_width": width,
-            "channels": channels,
-            "out_row": out_row,
-            "top": begin[0],
-            "left": begin[1],
-            "value": value,
-        },
-        {
-            "STRIDE_C": stride_c,
-            "EDGE": edge,
-            "ALIGN": alignment(channels, *image.strides, out_row),
-            **tile.blocks(),
-        },
-        tile,
-        Work((Read(x),), (out,)),
-    )
+    strides4(x)
+    check_shape(out, (x.shape[0], *out.shape[1:3], x.shape[3]), "out")
+    arguments = {"top": begin[0], "left": begin[1], "value": value}
+    return rowwise("pad", {"x": x, "out": out}, arguments, {"EDGE": edge}, Work((Read(x),), (out,)), tile)
 
 
 def reference(
@@ -75,4 +49,14 @@ def reference(
     return nearest if edge else torch.where(inside[None, :, :, None], nearest, value)
 
 
-PAD = Kernel(pad, reference)
+def samples() -> Iterator[tuple[str, Sample]]:
+    """Pads and crops of odd sizes."""
+    all_pads = (1, 1, 1, 1), (0, 3, 2, 0), (-1, 2, 0, -2)
+    tiles = None, Tile(16, 16), Tile(4, 64)
+    for shape, edge, pads, tile in product([(1, 7, 9, 37), (3, 5, 4, 3)], [False, True], all_pads, tiles):
+        (n, h, w, c), (top, left, bottom, right) = shape, pads
+        x, out = image(*shape, planes=tile is None), image(n, h + top + bottom, w + left + right, c, beside=8)
+        yield "pads", Sample({"x": x, "out": out, "begin": pads[:2], "value": 0.5, "edge": edge, "tile": tile})
+
+
+PAD = Kernel(pad, reference, samples)

@@ -17,11 +17,13 @@ come through the copy engine (TMA); else every thread fetches its own addresses,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
 
 import torch
 
-from optgraph.ir.values import IDENTITY, Act, Window
+from optgraph.ir.values import IDENTITY, RELU, Act, Window
 from optgraph.kernels.frame.arguments import ours
 from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.ends import Epilogue, Prologue
@@ -30,9 +32,11 @@ from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, describable, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_shape, flat_pixels, row_stride, strides4
 from optgraph.kernels.frame.rows import alignment
+from optgraph.kernels.frame.sample import Sample, epilogue, image, prologue, weight
 from optgraph.kernels.frame.split import unbound, workspace_bytes
 from optgraph.kernels.frame.tile import Tile, cdiv, planned_batch
 from optgraph.kernels.frame.variant import Block
+from optgraph.kernels.frame.view import View
 from optgraph.kernels.frame.work import Read, Work
 
 MAX_SEGMENTS = 4
@@ -81,6 +85,8 @@ def pointwise(
     workspace = workspace_bytes(blocks, tile.splits, block_m, block_n)
     absent = MAX_SEGMENTS - len(outs)
     out_rows = [row_stride(out, f"outs[{i}]") for i, out in enumerate(outs)]
+    weights = {"weight": weight, **before.vectors, **after.vectors}
+    program = problem.program(tile, after.residual is not None)
     return Launch(
         "pointwise",
         ours("pointwise"),
@@ -92,11 +98,7 @@ def pointwise(
             "workspace": unbound(workspace),
             "pre": before.argument(),
             "end": end.argument(),
-            "rows": rows,
-            "width": width,
-            "pixels": pixels,
-            "channels": channels,
-            "columns": columns,
+            "size": (rows, pixels, width, channels, columns),
             "splits": tile.splits,
             "strides": (stride_n, stride_h * stride[0], stride_w * stride[1]),
             "sizes": (*sizes, *(0,) * absent),
@@ -116,12 +118,7 @@ def pointwise(
             "GROUP_M": 8,
         },
         tile,
-        Work(
-            (Read(x, Window((1, 1), stride), (height, width)), *after.reads),
-            tuple(outs),
-            {"weight": weight, **before.vectors, **after.vectors},
-            problem.program(tile, after.residual is not None),
-        ),
+        Work((Read(x, Window((1, 1), stride), (height, width)), *after.reads), tuple(outs), weights, program),
         problem,
         workspace,
     )
@@ -173,4 +170,59 @@ def reference(
     return [act.apply(part) for act, part in zip(acts or (IDENTITY,) * len(outs), parts, strict=True)]
 
 
-POINTWISE = Kernel(pointwise, reference)
+def sample(
+    shape: tuple[int, int, int, int],
+    *sizes: int,
+    x: View | None = None,
+    stride: tuple[int, int] = (1, 1),
+    before: Prologue = Prologue(),
+    after: Epilogue = Epilogue(bias=True),
+    **arguments: Any,
+) -> Sample:
+    """A call on x of `shape` with an output of each of `sizes` channels. before, after: True where they are to have an
+    operand."""
+    n, h, w, channels = shape
+    pixels, columns = (n, cdiv(h, stride[0]), cdiv(w, stride[1])), sum(sizes)
+    arguments |= {
+        "x": x or image(*shape),
+        "weight": weight(channels, columns),
+        "outs": tuple(image(*pixels, size, beside=3 + 4 * i) for i, size in enumerate(sizes)),
+        "stride": stride,
+        "before": prologue(before, channels),
+        "after": epilogue(after, *pixels, columns),
+        "precision": "ieee",
+    }
+    return Sample(arguments, ("outs",))
+
+
+def samples() -> Iterator[tuple[str, Sample]]:
+    """Odd sizes, several outputs, every way to fetch, all ends."""
+    small, boxed = Tile(16, 16, 16), Tile(32, 16, 16, box=(1, 32, 1))
+    clip, acts = Act("clip", 0.0, 0.5), (RELU, IDENTITY, RELU, RELU)
+    shapes = ((1, 7, 9, 37), 73), ((3, 13, 5, 3), 5), ((1, 1, 1, 64), 10), ((1, 5, 1, 1), 1)
+    for (shape, size), tile in product(shapes, [None, small, Tile(64, 32, 32)]):
+        yield "odd sizes", sample(shape, size, acts=(RELU,), tile=tile)
+    for stride in ((2, 2), (1, 2), (3, 1)):
+        yield "strides", sample((3, 7, 9, 24), 40, stride=stride, tile=Tile(32, 16, 16))
+    for sizes, tile in product([(64, 48), (5, 73, 8), (17, 1, 20, 3)], [None, small]):
+        for of_each in (acts[: len(sizes)], (clip,) * len(sizes)):
+            yield "segments", sample((2, 5, 7, 24), *sizes, acts=of_each, tile=tile)
+    yield "many tiles", sample((3, 13, 11, 16), 40, tile=small)  # 27 rows of them: three groups and a part of one
+    for sizes in ((72,), (40, 8, 24), (16, 8, 8, 8)):
+        yield "boxes", sample((3, 5, 7, 40), *sizes, acts=acts[: len(sizes)], tile=boxed)
+    x = image(1, 5, 7, 40, beside=8)  # the channels behind it must not be read as its own
+    before, after = Prologue(True, True, RELU), Epilogue(True, residual=True, post=RELU)
+    yield "boxes of a slice", sample((1, 5, 7, 40), 24, x=x, before=before, after=after, tile=boxed)
+    for splits, box in product([2, 4, 8], [None, (1, 16, 1)]):
+        tile = Tile(16, 16, 16, box=box, splits=splits)
+        yield "split", sample((1, 5, 7, 136), 40, 24, acts=(RELU, RELU), tile=tile)
+    for act in (IDENTITY, RELU, clip, Act("silu"), Act("leaky_relu", 0.1)):
+        for after in (Epilogue(True, act), Epilogue(True, act, residual=True, post=RELU)):
+            yield "epilogue", sample((2, 5, 7, 19), 21, after=after)
+    for scale, shift, act in product([None, True], [None, True], [IDENTITY, RELU, Act("sigmoid")]):
+        yield "prologue", sample((1, 5, 7, 19), 21, before=Prologue(scale, shift, act), tile=small)
+    for stride in ((1, 1), (2, 2)):
+        yield "planes", sample((3, 7, 9, 20), 24, x=image(3, 7, 9, 20, planes=True), stride=stride, tile=small)
+
+
+POINTWISE = Kernel(pointwise, reference, samples)

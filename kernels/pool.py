@@ -11,17 +11,21 @@ Bound by bytes. A NaN in a window is a NaN out, also of a maximum.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
-from optgraph.ir.values import Window
-from optgraph.kernels.frame.arguments import ours
+from optgraph.ir.values import IDENTITY, RELU, Act, Window
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.operands import check_window
+from optgraph.kernels.frame.rowwise import windowed
+from optgraph.kernels.frame.sample import Sample, image, window_sample
 from optgraph.kernels.frame.tile import Tile
-from optgraph.kernels.frame.windowed import windowed
 from optgraph.kernels.frame.work import Read, Work
 
 _NEUTRAL = {"average": 0.0, "max": float("-inf")}  # what padding is to each kind
@@ -44,7 +48,6 @@ def pool(
     check_prologue(before)
     return windowed(
         "pool",
-        ours("pool"),
         {"x": x, "out": out},
         {"MAX": kind == "max", "INCLUDE_PAD": count_include_pad, "CLEAR": before.moves(neutral)},
         window,
@@ -101,4 +104,32 @@ def _windows(image: torch.Tensor, window: Window) -> torch.Tensor:
     return torch.stack([image[:, :, h : h + last_h : sh, w : w + last_w : sw] for h, w in taps])
 
 
-POOL = Kernel(pool, reference)
+def samples() -> Iterator[tuple[str, Sample]]:
+    """Every kind of pool over odd sizes and windows of every kind, with all ends."""
+    for kind in ("max", "average"):
+        yield from _samples(kind=kind)
+    yield from _samples(kind="average", count_include_pad=True)
+
+
+def _samples(**kind: Any) -> Iterator[tuple[str, Sample]]:
+    small, around = Tile(32, 16), Window((3, 3), pads=(1, 1, 1, 1))
+
+    def sample(shape: tuple[int, int, int, int], window: Window, after: Epilogue = Epilogue(), **more: Any) -> Sample:
+        return window_sample(shape, shape[3], window, after=after, **kind, **more)
+
+    shapes = (1, 7, 9, 37), (3, 13, 5, 3), (1, 3, 3, 73), (2, 5, 6, 1)
+    for shape, tile in product(shapes, [None, small, Tile(64, 8)]):
+        yield "odd sizes", sample(shape, around, x=image(*shape, planes=tile is small), tile=tile)
+    all_pads = (0, 0, 0, 0), (0, 0, 1, 1), (1, 2, 0, 1)
+    for kernel, pads, stride in product([(3, 3), (2, 5)], all_pads, [(1, 1), (3, 2)]):
+        yield "windows", sample((2, 9, 8, 5), Window(kernel, stride, pads), tile=Tile(64, 4))
+    for kernel in ((1, 1), (8, 8), (1, 11), (9, 1)):
+        yield "unusual kernels", sample((1, 9, 11, 5), Window(kernel))
+    yield "dilation", sample((1, 9, 11, 5), Window((3, 3), (1, 1), (2, 1, 0, 3), (2, 3)), tile=small)
+    for act in (IDENTITY, RELU, Act("sigmoid")):
+        clip = Act("clip", -1.0, 1.0)
+        for after in (Epilogue(True, clip), Epilogue(None, clip, residual=True, post=RELU)):
+            yield "ends", sample((2, 4, 5, 19), around, after, before=Prologue(act=act), tile=small)
+
+
+POOL = Kernel(pool, reference, samples)

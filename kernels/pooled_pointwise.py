@@ -14,20 +14,25 @@ every shifted load in shared memory. The taps of one window row, unrolled, are t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
 import torch
 
-from optgraph.ir.values import Window
+from optgraph.ir.values import IDENTITY, RELU, Act, Window
 from optgraph.kernels import pool
-from optgraph.kernels.frame.arguments import Image, Sliding, ours
+from optgraph.kernels.frame.arguments import Image, Output, Sliding, ours
 from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.ends import Epilogue, Prologue
-from optgraph.kernels.frame.gemm import Gemm
+from optgraph.kernels.frame.gemm import Gemm, product_constants
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_window, row_stride, strides4
-from optgraph.kernels.frame.rows import alignment, patch_rows, positions, unrolled
+from optgraph.kernels.frame.rows import patch_rows, positions, unrolled
+from optgraph.kernels.frame.sample import Sample, image, weight, window_sample
 from optgraph.kernels.frame.tile import Tile, cdiv, planned_batch
-from optgraph.kernels.frame.work import Read, Work
+from optgraph.kernels.frame.work import work_of
 
 
 def pooled_pointwise(
@@ -52,19 +57,15 @@ def pooled_pointwise(
     after.check(tuple(out.shape))
 
     target = target_of(x)
-    problem = Gemm(
-        (1, planned_batch(batch, target) * height * width, 1),
-        (columns,),
-        channels,
-        weight.element_size(),
-        depthwise=window.taps,
-        plain=False,  # with one block of columns, there are none to share a window
-        splittable=False,
-    )
+    extent = (1, planned_batch(batch, target) * height * width, 1)
+    # Not plain: with one block of columns, there are none to share a window.
+    taps, plain = window.taps, False
+    problem = Gemm(extent, (columns,), channels, weight.element_size(), depthwise=taps, plain=plain, splittable=False)
     tile = tile or choose(problem, target)
     strip = patch_rows(height, width, window, tile.block_m, target)
     count = positions(batch, height, width, strip)
     image, stride_c, out_row = Image.of(x), strides4(x)[3], row_stride(out, "out")
+    weights = {"weight": weight}
     return Launch(
         "pooled_pointwise",
         ours("pooled_pointwise"),
@@ -77,12 +78,7 @@ def pooled_pointwise(
             "window": Sliding.of(window),
             "pre": before.argument(),
             "end": after.argument(),
-            "positions": count,
-            "out_height": height,
-            "out_width": width,
-            "channels": channels,
-            "columns": columns,
-            "out_row": out_row,
+            "size": Output(count, height, width, columns, out_row, channels),
         },
         {
             "STRIDE_C": stride_c,
@@ -90,18 +86,10 @@ def pooled_pointwise(
             "KW": window.kernel[1],
             "UNROLL": unrolled(window.kernel[1]),
             "STRIP": strip,
-            "PRECISION": precision,
-            "ALIGN_K": alignment(channels, *image.strides) if stride_c == 1 else 1,
-            "ALIGN_N": alignment(columns, out_row, after.residual_row),
-            **tile.blocks("MNK"),
+            **product_constants(image, stride_c, channels, (columns, out_row, after.residual_row), precision, tile),
         },
         tile,
-        Work(
-            (Read(x, window, (height, width)), *after.reads),
-            (out,),
-            {"weight": weight, **after.vectors},
-            problem.program(tile, after.residual is not None),
-        ),
+        work_of(x, out, window, weights, (before, after), problem.program(tile, after.residual is not None)),
         problem,
     )
 
@@ -121,4 +109,30 @@ def reference(
     return after.reference(p @ weight.double())
 
 
-POOLED_POINTWISE = Kernel(pooled_pointwise, reference)
+def sample(shape: tuple[int, int, int, int], columns: int, window: Window, **arguments: Any) -> Sample:
+    """A call on x of `shape` that makes `columns` channels; arguments as `window_sample` takes them."""
+    return window_sample(shape, columns, window, weight=weight(shape[3], columns), precision="ieee", **arguments)
+
+
+def samples() -> Iterator[tuple[str, Sample]]:
+    """Odd sizes, windows of every kind, all ends."""
+    small, around = Tile(32, 32, 32), Window((3, 3), pads=(1, 1, 1, 1))
+    shapes = (1, 7, 9, 37), (3, 13, 5, 3), (2, 1, 1, 64), (1, 4, 33, 16)
+    for shape, tile in product(shapes, [None, small, Tile(16, 64, 16)]):
+        yield "odd sizes", sample(shape, 41, around, after=Epilogue(True, RELU), tile=tile)
+    for (h, w), stride in product([(2, 2), (5, 5), (1, 3), (2, 11)], [(1, 1), (2, 2), (2, 1)]):
+        window = Window((h, w), stride, (h - 1, w // 2, 0, w - 1))  # none without a pixel
+        yield "kernels and strides", sample((2, 9, 11, 20), 24, window, after=Epilogue(), tile=small)
+    yield "dilation", sample((3, 9, 11, 20), 24, Window((3, 3), (1, 1), (2, 3, 2, 3), (2, 3)), tile=small)
+    for act in (RELU, Act("clip", 0.1, 0.5), Act("silu")):  # of -inf they are not -inf: padding must be masked after
+        window, tile = Window((3, 3), pads=(2, 1, 0, 2)), Tile(64, 32, 16)
+        yield "prologue", sample((1, 5, 7, 19), 21, window, before=Prologue(act=act), tile=tile)
+    for act, residual in product([IDENTITY, Act("silu")], [None, True]):
+        yield "epilogue", sample((1, 7, 9, 24), 21, around, after=Epilogue(True, act, residual, RELU))
+    x, window = image(3, 9, 7, 20, planes=True), Window((3, 3), (2, 2), (0, 0, 1, 1))
+    yield "planes", sample((3, 9, 7, 20), 16, window, x=x, tile=small)
+    x = image(1, 6, 6, 20, dtype="float32")
+    yield "float32 input", sample((1, 6, 6, 20), 9, Window((3, 3)), x=x, after=Epilogue())
+
+
+POOLED_POINTWISE = Kernel(pooled_pointwise, reference, samples)

@@ -18,20 +18,25 @@ and the taps of one window row, unrolled, are the loads in flight.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
-from optgraph.ir.values import IDENTITY, Act, Window
-from optgraph.kernels.frame.arguments import Image, Scalar, Sliding, ours
+from optgraph.ir.values import IDENTITY, RELU, Act, Window
+from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
 from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.ends import Epilogue, Prologue
-from optgraph.kernels.frame.gemm import Gemm
+from optgraph.kernels.frame.gemm import Gemm, product_constants
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_vector, check_window, row_stride, strides4
-from optgraph.kernels.frame.rows import alignment, patch_rows, positions
+from optgraph.kernels.frame.rows import patch_rows, positions
+from optgraph.kernels.frame.sample import Sample, image, vector, weight, window_sample
 from optgraph.kernels.frame.tile import Tile, cdiv, planned_batch
-from optgraph.kernels.frame.work import Read, Work
+from optgraph.kernels.frame.work import work_of
 
 
 def separable(
@@ -61,19 +66,14 @@ def separable(
     after.check(tuple(out.shape))
 
     target = target_of(x)
-    problem = Gemm(
-        (1, planned_batch(batch, target) * height * width, 1),
-        (columns,),
-        channels,
-        weight.element_size(),
-        depthwise=window.taps,
-        plain=not before.affine,
-        splittable=False,
-    )
+    extent = (1, planned_batch(batch, target) * height * width, 1)
+    taps, plain = window.taps, not before.affine
+    problem = Gemm(extent, (columns,), channels, weight.element_size(), depthwise=taps, plain=plain, splittable=False)
     tile = tile or choose(problem, target)
     strip = patch_rows(height, width, window, tile.block_m, target)
     count = positions(batch, height, width, strip)
     image, stride_c, out_row = Image.of(x), strides4(x)[3], row_stride(out, "out")
+    weights = {"depthwise": depthwise, "weight": weight, "depthwise_bias": depthwise_bias}
     return Launch(
         "separable",
         ours("separable"),
@@ -89,37 +89,18 @@ def separable(
             "pre": before.argument(),
             "mid": Scalar.of(mid),
             "end": after.argument(),
-            "positions": count,
-            "out_height": height,
-            "out_width": width,
-            "channels": channels,
-            "columns": columns,
-            "out_row": out_row,
+            "size": Output(count, height, width, columns, out_row, channels),
         },
         {
             "STRIDE_C": stride_c,
             "KH": window.kernel[0],
             "KW": window.kernel[1],
             "STRIP": strip,
-            "PRECISION": precision,
-            "ALIGN_K": alignment(channels, *image.strides) if stride_c == 1 else 1,
-            "ALIGN_N": alignment(columns, out_row, after.residual_row),
-            **tile.blocks("MNK"),
+            **product_constants(image, stride_c, channels, (columns, out_row, after.residual_row), precision, tile),
             "ACCUMULATORS": tile.accumulators,
         },
         tile,
-        Work(
-            (Read(x, window, (height, width)), *after.reads),
-            (out,),
-            {
-                "depthwise": depthwise,
-                "weight": weight,
-                "depthwise_bias": depthwise_bias,
-                **before.vectors,
-                **after.vectors,
-            },
-            problem.program(tile, after.residual is not None),
-        ),
+        work_of(x, out, window, weights, (before, after), problem.program(tile, after.residual is not None)),
         problem,
     )
 
@@ -151,4 +132,36 @@ def reference(
     return after.reference(mid.apply(d).permute(0, 2, 3, 1) @ weight.double())
 
 
-SEPARABLE = Kernel(separable, reference)
+def sample(
+    shape: tuple[int, int, int, int], columns: int, window: Window, *, depthwise_bias: bool = True, **arguments: Any
+) -> Sample:
+    """A call on x of `shape` that makes `columns` channels; arguments as `window_sample` takes them."""
+    bias = vector(shape[3]) if depthwise_bias else None
+    arguments |= {"depthwise": weight(*window.kernel, shape[3]), "weight": weight(shape[3], columns)}
+    return window_sample(shape, columns, window, depthwise_bias=bias, precision="ieee", **arguments)
+
+
+def samples() -> Iterator[tuple[str, Sample]]:
+    """Odd sizes, windows of every kind, accumulators, all ends."""
+    small, around = Tile(32, 32, 32), Window((3, 3), pads=(1, 1, 1, 1))
+    shapes = (1, 7, 9, 37), (3, 13, 5, 3), (2, 1, 1, 64), (1, 4, 33, 16)
+    relu, clip = Epilogue(True, RELU), Act("clip", 0.1, 0.5)  # of zero it is not zero: padding must be masked after it
+    for shape, tile in product(shapes, [None, small, Tile(16, 64, 16)]):
+        yield "odd sizes", sample(shape, 41, around, mid=RELU, after=relu, tile=tile)
+    for kernel, stride in product([(5, 5), (1, 3), (2, 4)], [(1, 1), (2, 2), (2, 1)]):
+        window, after = Window(kernel, stride, (0, 1, 2, 3)), Epilogue()
+        yield "kernels", sample((2, 9, 11, 20), 24, window, depthwise_bias=False, after=after, tile=small)
+    yield "dilation", sample((2, 9, 11, 20), 24, Window((3, 3), (1, 1), (2, 3, 2, 3), (2, 3)), tile=small)
+    for accumulators, columns in product([2, 3], [9, 41, 48, 73]):
+        tile, after = Tile(32, 16, 32, accumulators=accumulators), Epilogue(True, RELU, residual=True)
+        yield "accumulators", sample((2, 5, 7, 20), columns, around, after=after, tile=tile)
+    for scale, shift, act in product([None, True], [None, True], [IDENTITY, RELU, clip]):
+        before = Prologue(scale, shift, act)
+        yield "prologue", sample((1, 5, 7, 19), 21, around, before=before, tile=Tile(64, 32, 16))
+    for mid, act, residual in product([IDENTITY, Act("clip", 0.0, 6.0)], [IDENTITY, Act("silu")], [None, True]):
+        yield "epilogue", sample((1, 7, 9, 24), 21, around, mid=mid, after=Epilogue(True, act, residual, RELU))
+    x, window = image(3, 9, 7, 20, planes=True), Window((3, 3), (2, 2), (0, 0, 1, 1))
+    yield "planes", sample((3, 9, 7, 20), 16, window, x=x, tile=small)
+
+
+SEPARABLE = Kernel(separable, reference, samples)

@@ -8,6 +8,9 @@ of cache.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+
 import torch
 
 from optgraph.base.devices import Target
@@ -16,6 +19,7 @@ from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
 from optgraph.kernels.frame.operands import check_shape, row_stride2, strides2
 from optgraph.kernels.frame.rows import alignment
+from optgraph.kernels.frame.sample import Sample, image
 from optgraph.kernels.frame.tile import Tile, cdiv, ceil_pow2
 from optgraph.kernels.frame.work import Read, Work
 
@@ -58,4 +62,11 @@ def reference(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     return x.double().softmax(-1)
 
 
-SOFTMAX = Kernel(softmax, reference)
+def samples() -> Iterator[tuple[str, Sample]]:
+    """Odd sizes, in one block and in several."""
+    for (m, n), tile in product([(1, 10), (3, 73), (5, 129), (2, 1)], [None, Tile(1, 16), Tile(4, 64), Tile(2, 256)]):
+        yield "odd sizes", Sample({"x": image(m, n, beside=2), "out": image(m, n, beside=8), "tile": tile})
+    yield "a long row", Sample({"x": image(2, 65536), "out": image(2, 65536, beside=8)})
+
+
+SOFTMAX = Kernel(softmax, reference, samples)

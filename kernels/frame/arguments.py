@@ -83,6 +83,18 @@ class Sliding(NamedTuple):
         return cls(*window.kernel, *window.stride, *window.pads[:2], *window.dilation)
 
 
+class Output(NamedTuple):
+    """How the output is walked: pixels in all, or positions of strips; its height, width, channels (of one group), and
+    the distance from pixel to pixel. And the channels (of one group) that it is made of."""
+
+    pixels: int
+    height: int
+    width: int
+    columns: int
+    row: int
+    channels: int
+
+
 class Pre(NamedTuple):
     """act(x * scale + shift); scale and shift are float32 [C] or None."""
 

@@ -47,6 +47,10 @@ class Prologue:
     def vectors(self) -> Mapping[str, torch.Tensor | None]:
         return {"pre_scale": self.scale, "pre_shift": self.shift}
 
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        return ()
+
     def moves(self, value: float) -> bool:
         """Whether it makes something else of `value`, such as the zeros of a padding."""
         moved = self.shift is not None or (self.scale is not None and value != 0.0)

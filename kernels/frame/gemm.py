@@ -8,10 +8,12 @@ multiply-add 0.01 ns (measured): there, the fewest loads win.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from optgraph.base.devices import Device, Target
+from optgraph.kernels.frame.arguments import Image
+from optgraph.kernels.frame.rows import alignment
 from optgraph.kernels.frame.tile import MAX_NUMEL, Box, Problem, Tile, blocks_along, cdiv, ceil_pow2, padding_blocks
 from optgraph.kernels.frame.work import Program
 
@@ -58,6 +60,15 @@ class Gemm(Problem):
             product=2 * area * depth,
             window=2 * tile.block_m * depth * self.depthwise,
         )
+
+
+def product_constants(
+    image: Image, stride_c: int, channels: int, columns: Sequence[int], precision: str, tile: Tile
+) -> dict[str, int | str]:
+    """Constants of every kernel with a product: how it multiplies, its blocks, and what divides the sizes and strides
+    along its depth and, with `columns`, along its columns."""
+    align_k = alignment(channels, *image.strides) if stride_c == 1 else 1
+    return {"PRECISION": precision, "ALIGN_K": align_k, "ALIGN_N": alignment(*columns), **tile.blocks("MNK")}
 
 
 # Few shapes, so that a network needs few compiled variants. wgmma (sm_90) wants 64 rows per four warps.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -14,12 +14,13 @@ class Kernel:
     launcher:   makes a Launch of tensors and options; by `tile=`, if it has a choice, of another tile than it would
                 choose. Its name is the kernel's.
     reference:  the same in plain torch and float64, with the launcher's arguments: a tensor, or one an output.
-    samples:    calls to try it on, by name; see `sample.py`.
+    samples:    calls to try it on, each a Sample (see `sample.py`) and in a word what it tries. All tests of kernels
+                draw on them: in the interpreter, on a GPU, in every dtype.
     """
 
     launcher: Callable[..., Any]
     reference: Callable[..., Any] | None = None
-    samples: Mapping[str, Any] = field(default_factory=dict)
+    samples: Callable[[], Iterable[tuple[str, Any]]] = tuple
 
     @property
     def name(self) -> str:

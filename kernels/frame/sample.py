@@ -1,15 +1,21 @@
-"""A Sample is one call of a kernel by itself, without a network; Operands are tensors for it, and judge the result."""
+"""A Sample is one call of a kernel by itself, without a network; Operands are tensors for it, and judge the result.
+
+A kernel declares the samples that it is tried on: a view of type STORED gets the type that a trial is about, so that
+one table serves all of them. `window_sample` makes one of a few numbers for any kernel that slides a window.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from optgraph.base.dtypes import torch_dtype
+from optgraph.base.dtypes import STORAGE, torch_dtype
+from optgraph.ir.values import Window
+from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.tile import Tile
@@ -17,6 +23,7 @@ from optgraph.kernels.frame.tree import leaves, mapped
 from optgraph.kernels.frame.view import View
 
 IMAGE, WEIGHT = "image", "weight"  # what a view of a sample is on: its own activations, or a constant
+STORED = "stored"  # in place of a dtype: what `Sample.typed` makes it
 GUARD = 64  # elements behind an operand that no kernel may touch
 
 
@@ -36,18 +43,85 @@ class Sample:
         """Those that stand for tensors."""
         return {path: leaf for path, leaf in self.leaves() if isinstance(leaf, View)}
 
+    def typed(self, dtype: str) -> Sample:
+        """The sample in a dtype of a compile, 'fp32', 'tf32', 'fp16' or 'bf16': STORED becomes what that stores, and
+        `precision`, if it is among the arguments, what its products have."""
 
-def image(n: int, h: int, w: int, c: int, dtype: str = "float32", *, planes: bool = False, beside: int = 0) -> View:
-    """Activations [N, H, W, C]. planes: in memory N×C×H×W. beside: so many channels before and behind them are no part
-    of it, as in a slice of a concatenation."""
+        def leaf(value: Any) -> Any:
+            stored = isinstance(value, View) and value.dtype == STORED
+            return replace(value, dtype=STORAGE[dtype]) if stored else value
+
+        arguments = {name: mapped(tree, leaf) for name, tree in self.arguments.items()}
+        if "precision" in arguments:
+            arguments["precision"] = "tf32" if dtype == "tf32" else "ieee"
+        return replace(self, arguments=arguments)
+
+
+def image(*shape: int, dtype: str = STORED, planes: bool = False, beside: int = 0) -> View:
+    """Activations, channels last: [N, H, W, C] or [M, K]. planes: in memory N×C×H×W. beside: so many channels before
+    and behind them are no part of them, as in a slice of a concatenation."""
     if planes:
+        n, h, w, c = shape
         return View.whole(IMAGE, (n, c, h, w), dtype).nhwc
-    return View.whole(IMAGE, (n, h, w, c + 2 * beside), dtype).part(3, beside, c)
+    *outer, channels = shape
+    return View.whole(IMAGE, (*outer, channels + 2 * beside), dtype).part(len(outer), beside, channels)
 
 
-def weight(*shape: int, dtype: str = "float32") -> View:
-    """A packed constant; in float32, a bias or a scale."""
+def weight(*shape: int, dtype: str = STORED) -> View:
+    """A packed constant."""
     return View.whole(WEIGHT, shape, dtype)
+
+
+def vector(channels: int) -> View:
+    """A bias, scale or shift."""
+    return weight(channels, dtype="float32")
+
+
+def prologue(wanted: Prologue, channels: int) -> Prologue:
+    """The same with vectors that fit for a scale and a shift that are True."""
+    return replace(
+        wanted,
+        scale=vector(channels) if wanted.scale else None,
+        shift=vector(channels) if wanted.shift else None,
+    )
+
+
+def epilogue(wanted: Epilogue, *shape: int) -> Epilogue:
+    """The same with operands that fit an output of `shape` for a bias and a residual that are True."""
+    return replace(
+        wanted,
+        bias=vector(shape[-1]) if wanted.bias else None,
+        residual=image(*shape, beside=2) if wanted.residual else None,
+    )
+
+
+def window_sample(
+    shape: tuple[int, int, int, int],
+    columns: int,
+    window: Window,
+    *,
+    x: View | None = None,
+    before: Prologue = Prologue(),
+    after: Epilogue = Epilogue(bias=True),
+    **arguments: Any,
+) -> Sample:
+    """A call of a kernel that makes `columns` channels of what `window` sees of x, [N, H, W, C].
+
+    before, after: True where they are to have an operand. arguments: what else the launcher takes; the output is a
+    slice of a wider buffer.
+    """
+    height, width = window.over(*shape[1:3])
+    made = shape[0], int(height), int(width), columns
+    return Sample(
+        {
+            "x": x or image(*shape),
+            **arguments,
+            "out": image(*made, beside=8),
+            "window": window,
+            "before": prologue(before, shape[3]),
+            "after": epilogue(after, *made),
+        }
+    )
 
 
 class Operands:
@@ -67,7 +141,8 @@ class Operands:
 
         Raises ValueError if the kernel cannot take that tile.
         """
-        launch: Launch = self.kernel.launcher(**self.arguments, **({} if tile is None else {"tile": tile}))
+        arguments = self.arguments if tile is None else {**self.arguments, "tile": tile}
+        launch: Launch = self.kernel.launcher(**arguments)
         if launch.workspace:
             return launch.with_workspace(torch.zeros(launch.workspace, dtype=torch.uint8, device=self._device))
         return launch

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -109,6 +110,30 @@ class Work:
         flops = sum(self.flops.values()) / count
         moved = (self.moved + self.weight_bytes) / count
         return Program(moved, window=flops) if self.cuda_cores else Program(moved, product=flops)
+
+
+class Ends(Protocol):
+    """What a launch does before or after its own work."""
+
+    @property
+    def vectors(self) -> Mapping[str, torch.Tensor | None]: ...
+
+    @property
+    def reads(self) -> Sequence[Read]: ...
+
+
+def work_of(
+    x: torch.Tensor,
+    out: torch.Tensor,
+    window: Window | None,
+    weights: Mapping[str, torch.Tensor | None],
+    ends: Sequence[Ends],
+    program: Program | None = None,
+) -> Work:
+    """Of a launch that makes out of x [N, H, W, C], by `window` or whole, with these weights and ends."""
+    reads = [Read(x, window, (out.shape[1], out.shape[2]))]
+    vectors = {name: vector for end in ends for name, vector in end.vectors.items()}
+    return Work([*reads, *(read for end in ends for read in end.reads)], (out,), {**weights, **vectors}, program)
 
 
 def touched(size: int, windows: int, kernel: int, stride: int, before: int, dilation: int) -> Sequence[int]:

@@ -21,17 +21,16 @@ def _finish(acc, bias, channels, mask, mid):
 @triton.jit
 def bottleneck(
     x, conv_weight, conv_bias, rest, weight, out, image, window, pre, mid, end,
-    out_height, out_width, rows, channels, hidden, rest_channels, columns,
-    hidden_start, rest_start,  # the first rows of weight that belong to h and to rest
-    rest_row, out_row,
+    size, joined,
     PRECISION: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     HIDDEN_0: tl.constexpr, HIDDEN_1: tl.constexpr, REST_0: tl.constexpr, REST_1: tl.constexpr,
 ):
     # Shows the compiler the divisibility of sizes that 16 does not divide (see addressing).
-    channels, hidden, columns = channels // ALIGN * ALIGN, hidden // ALIGN * ALIGN, columns // ALIGN * ALIGN
-    rest_channels, rest_row = rest_channels // ALIGN * ALIGN, rest_row // ALIGN * ALIGN
-    out_row, residual_row = out_row // ALIGN * ALIGN, end.residual_row // ALIGN * ALIGN
+    channels, columns = size.channels // ALIGN * ALIGN, size.columns // ALIGN * ALIGN
+    hidden, rest_channels = joined.hidden // ALIGN * ALIGN, joined.rest // ALIGN * ALIGN
+    rest_row = joined.rest_row // ALIGN * ALIGN
+    out_row, residual_row = size.row // ALIGN * ALIGN, end.residual_row // ALIGN * ALIGN
     stride_n, stride_h = image.stride_n // ALIGN * ALIGN, image.stride_h // ALIGN * ALIGN
     stride_w = image.stride_w // ALIGN * ALIGN
     kernel_w, dilation_h, dilation_w = window.kernel_w, window.dilation_h, window.dilation_w
@@ -40,11 +39,11 @@ def bottleneck(
 
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
     k = tl.arange(0, BLOCK_K)
-    m_mask = m < rows
+    m_mask = m < size.pixels
     pixel = m.to(tl.int64)
-    ow = m % out_width
-    oh = m // out_width % out_height
-    picture = (m // out_width // out_height).to(tl.int64)
+    ow = m % size.width
+    oh = m // size.width % size.height
+    picture = (m // size.width // size.height).to(tl.int64)
     top = oh * window.stride_h - window.top
     left = ow * window.stride_w - window.left
     # Taps r_first <= r < r_end and s_first <= s < s_end of a row are inside x.
@@ -106,13 +105,13 @@ def bottleneck(
         if end.residual is not None:
             # Asked for now, it arrives while the products run.
             added = tl.load(end.residual + pixel[:, None] * residual_row + n[None, :], mask, other=0.0)
-        w = weight + hidden_start * columns + n[None, :]  # [1, BLOCK_N]
+        w = weight + joined.hidden_start * columns + n[None, :]  # [1, BLOCK_N]
         b0 = tl.load(w + h0[:, None] * columns, h0_mask[:, None] & n_mask[None, :], other=0.0)
         acc = tl.dot(z0, b0, input_precision=PRECISION)
         if HIDDEN_1:
             b1 = tl.load(w + h1[:, None] * columns, h1_mask[:, None] & n_mask[None, :], other=0.0)
             acc = tl.dot(z1, b1, acc, input_precision=PRECISION)
-        w = weight + rest_start * columns + n[None, :]
+        w = weight + joined.rest_start * columns + n[None, :]
         if REST_0:
             b2 = tl.load(w + r0[:, None] * columns, r0_mask[:, None] & n_mask[None, :], other=0.0)
             acc = tl.dot(z2, b2, acc, input_precision=PRECISION)

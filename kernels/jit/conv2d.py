@@ -14,7 +14,7 @@ from optgraph.kernels.jit.split_k import joined, span
 @triton.jit
 def conv2d(
     x, weight, out, workspace, image, window, pre, end,
-    out_height, out_width, rows, channels, columns, splits, out_row,  # channels and columns of one group
+    size, splits,
     boxes,  # TMA: the output as boxes see it, and from one kernel row to the next along its second axis
     STRIDE_C: tl.constexpr, FLATTEN: tl.constexpr, SPLIT: tl.constexpr,
     TMA: tl.constexpr, BOX0: tl.constexpr, BOX1: tl.constexpr, BOX2: tl.constexpr, PRECISION: tl.constexpr,
@@ -22,7 +22,7 @@ def conv2d(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):
     # Shows the compiler the divisibility of sizes (see addressing).
-    channels, columns = channels // ALIGN_K * ALIGN_K, columns // ALIGN_N * ALIGN_N
+    channels, columns = size.channels // ALIGN_K * ALIGN_K, size.columns // ALIGN_N * ALIGN_N
     stride_n, stride_h = image.stride_n // ALIGN_K * ALIGN_K, image.stride_h // ALIGN_K * ALIGN_K
     stride_w = image.stride_w // ALIGN_K * ALIGN_K
     kh, kw, dilation_h, dilation_w = window.kernel_h, window.kernel_w, window.dilation_h, window.dilation_w
@@ -32,7 +32,7 @@ def conv2d(
         tiles1, tiles2 = tl.cdiv(boxes.size1, BOX1), tl.cdiv(boxes.size2, BOX2)
         tiles_m = tl.cdiv(boxes.size0, BOX0) * tiles1 * tiles2
     else:
-        tiles_m = tl.cdiv(rows, BLOCK_M)
+        tiles_m = tl.cdiv(size.pixels, BLOCK_M)
     tiles_n = tl.cdiv(columns, BLOCK_N)
     pid = tl.program_id(0)
     first_m = pid // (GROUP_M * tiles_n) * GROUP_M
@@ -56,10 +56,10 @@ def conv2d(
         m_mask = (i0 < boxes.size0) & (i1 < boxes.size1) & (i2 < boxes.size2)
     else:
         m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
-        m_mask = m < rows
-        ow = m % out_width
-        oh = m // out_width % out_height
-        picture = (m // out_width // out_height).to(tl.int64)
+        m_mask = m < size.pixels
+        ow = m % size.width
+        oh = m // size.width % size.height
+        picture = (m // size.width // size.height).to(tl.int64)
         top = oh * window.stride_h - window.top
         left = ow * window.stride_w - window.left
         origin = picture * stride_n + top.to(tl.int64) * stride_h + left.to(tl.int64) * stride_w
@@ -122,5 +122,5 @@ def conv2d(
     if whole:
         column = group * columns + n
         acc = activated(acc, end, column, n_mask)
-        store_rows(acc, end, out, out_row, m.to(tl.int64), column, m_mask, n_mask, ALIGN_N)
+        store_rows(acc, end, out, size.row, m.to(tl.int64), column, m_mask, n_mask, ALIGN_N)
 # fmt: on

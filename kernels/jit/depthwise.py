@@ -14,15 +14,15 @@ from optgraph.kernels.jit.epilogue import activated, prologue, store_rows
 @triton.jit
 def depthwise(
     x, weight, out, image, window, pre, end,
-    positions, out_height, out_width, channels, out_row,  # N*strips*Wo*STRIP, Ho, Wo, C
+    size,  # pixels: N*strips*STRIP*Wo
     STRIDE_C: tl.constexpr, CLEAR: tl.constexpr,
     KH: tl.constexpr, KW: tl.constexpr, UNROLL: tl.constexpr, STRIP: tl.constexpr,
     ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     position = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
-    n, oh, ow = strip_position(position, out_height, out_width, STRIP)
-    m_mask = (position < positions) & (oh < out_height)
-    channels = aligned(channels, ALIGN)
+    n, oh, ow = strip_position(position, size.height, size.width, STRIP)
+    m_mask = (position < size.pixels) & (oh < size.height)
+    channels = aligned(size.columns, ALIGN)
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     c_mask = channel < channels
     first = n.to(tl.int64) * aligned(image.stride_n, ALIGN)
@@ -49,6 +49,6 @@ def depthwise(
             acc += v * tap[None, :]
 
     acc = activated(acc, end, channel, c_mask)
-    pixel = ((n * out_height + oh) * out_width + ow).to(tl.int64)
-    store_rows(acc, end, out, out_row, pixel, channel, m_mask, c_mask, ALIGN)
+    pixel = ((n * size.height + oh) * size.width + ow).to(tl.int64)
+    store_rows(acc, end, out, size.row, pixel, channel, m_mask, c_mask, ALIGN)
 # fmt: on

@@ -13,14 +13,14 @@ from optgraph.kernels.jit.epilogue import prologue
 # fmt: off
 @triton.jit
 def elementwise(
-    x, out, pre, other, other_strides, post, image, pixels, channels, out_row,  # N*H*W, C
+    x, out, image, pre, other, other_strides, post, size,
     STRIDE_C: tl.constexpr, OTHER_C: tl.constexpr, MULTIPLY: tl.constexpr,
     ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     pixel = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
-    c_mask = channel < aligned(channels, ALIGN)
-    mask = (pixel < pixels)[:, None] & c_mask[None, :]  # [BLOCK_M, BLOCK_N]
+    c_mask = channel < aligned(size.columns, ALIGN)
+    mask = (pixel < size.pixels)[:, None] & c_mask[None, :]  # [BLOCK_M, BLOCK_N]
 
     x_pixel = pixel_offset(pixel, image.height, image.width, image.stride_n, image.stride_h, image.stride_w, ALIGN)
     y = tl.load(x + x_pixel[:, None] + (channel * STRIDE_C)[None, :], mask, other=0.0)
@@ -32,6 +32,6 @@ def elementwise(
         z = tl.load(other + other_pixel[:, None] + (channel * OTHER_C)[None, :], mask, other=0.0).to(tl.float32)
         y = y * z if MULTIPLY else y + z
     y = post.fn(y, post.a, post.b)
-    out_pixel = pixel.to(tl.int64) * aligned(out_row, ALIGN)
+    out_pixel = pixel.to(tl.int64) * aligned(size.row, ALIGN)
     tl.store(out + out_pixel[:, None] + channel[None, :], y.to(out.dtype.element_ty), mask)
 # fmt: on

@@ -12,23 +12,23 @@ from optgraph.kernels.jit.addressing import aligned
 # fmt: off
 @triton.jit
 def pad(
-    x, out, image, pixels, out_height, out_width, channels, out_row, top, left, value,  # N*Ho*Wo, Ho, Wo, C
+    x, out, image, top, left, value, size,
     STRIDE_C: tl.constexpr, EDGE: tl.constexpr, ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     pixel = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
-    row = pixel // out_width
-    h = row % out_height - top
-    w = pixel % out_width - left
+    row = pixel // size.width
+    h = row % size.height - top
+    w = pixel % size.width - left
     if EDGE:
         h = tl.minimum(tl.maximum(h, 0), image.height - 1)
         w = tl.minimum(tl.maximum(w, 0), image.width - 1)
     inside = (h >= 0) & (h < image.height) & (w >= 0) & (w < image.width)
-    mask = (pixel < pixels)[:, None] & (channel < aligned(channels, ALIGN))[None, :]  # [BLOCK_M, BLOCK_N]
-    x_pixel = (row // out_height).to(tl.int64) * aligned(image.stride_n, ALIGN)
+    mask = (pixel < size.pixels)[:, None] & (channel < aligned(size.columns, ALIGN))[None, :]  # [BLOCK_M, BLOCK_N]
+    x_pixel = (row // size.height).to(tl.int64) * aligned(image.stride_n, ALIGN)
     x_pixel += h.to(tl.int64) * aligned(image.stride_h, ALIGN) + w.to(tl.int64) * aligned(image.stride_w, ALIGN)
     y = tl.load(x + x_pixel[:, None] + (channel * STRIDE_C)[None, :], mask & inside[:, None], other=0.0)
     y = tl.where(inside[:, None], y.to(tl.float32), value)
-    out_pixel = pixel.to(tl.int64) * aligned(out_row, ALIGN)
+    out_pixel = pixel.to(tl.int64) * aligned(size.row, ALIGN)
     tl.store(out + out_pixel[:, None] + channel[None, :], y.to(out.dtype.element_ty), mask)
 # fmt: on

@@ -14,18 +14,19 @@ from optgraph.kernels.jit.split_k import joined, span
 @triton.jit
 def pointwise(
     x, weight, outs, workspace, pre, end,
-    rows, width, pixels, channels, columns, splits,  # M, Wo, Ho*Wo, K, sum C_i
+    size, splits,  # M, Ho*Wo, Wo, K, sum C_i
     strides,  # of x, the convolution's included
     sizes, out_rows, act_bits,  # columns and row strides of each output, and which of them have the activation
     STRIDE_C: tl.constexpr, TMA: tl.constexpr, FLAT: tl.constexpr, SEGMENTED: tl.constexpr, SPLIT: tl.constexpr,
     PRECISION: tl.constexpr, ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):
+    rows, pixels, width = size[0], size[1], size[2]
     # Shows the compiler the divisibility of sizes (see addressing).
-    channels = channels // ALIGN_K * ALIGN_K
+    channels = size[3] // ALIGN_K * ALIGN_K
     stride_n, stride_h = strides[0] // ALIGN_K * ALIGN_K, strides[1] // ALIGN_K * ALIGN_K
     stride_w = strides[2] // ALIGN_K * ALIGN_K
-    columns = columns // ALIGN_N * ALIGN_N
+    columns = size[4] // ALIGN_N * ALIGN_N
     columns0 = sizes[0] // ALIGN_N * ALIGN_N
     # Column tiles are counted per segment, so that none straddles two outputs.
     tiles_n = tl.cdiv(columns0, BLOCK_N)
@@ -45,22 +46,22 @@ def pointwise(
     pid_m = first_m + within % group
     pid_n = within // group
 
-    out, size, row, start, first_n, segment = outs[0], columns0, out_rows[0], 0, 0, 0
+    out, own, row, start, first_n, segment = outs[0], columns0, out_rows[0], 0, 0, 0
     if SEGMENTED:
         if pid_n >= end0:
-            out, size, row, start, first_n, segment = outs[1], columns1, out_rows[1], columns0, end0, 1
+            out, own, row, start, first_n, segment = outs[1], columns1, out_rows[1], columns0, end0, 1
         if pid_n >= end1:
-            out, size, row, start, first_n, segment = outs[2], columns2, out_rows[2], columns0 + columns1, end1, 2
+            out, own, row, start, first_n, segment = outs[2], columns2, out_rows[2], columns0 + columns1, end1, 2
         if pid_n >= end2:
             start = columns0 + columns1 + columns2
-            out, size, row, first_n, segment = outs[3], columns3, out_rows[3], end2, 3
+            out, own, row, first_n, segment = outs[3], columns3, out_rows[3], end2, 3
 
     first_column = (pid_n - first_n) * BLOCK_N  # within the segment
     m = pid_m * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
     n = first_column + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     k = tl.arange(0, BLOCK_K)
     m_mask = m < rows
-    n_mask = n < size
+    n_mask = n < own
     if not TMA:
         if FLAT:
             offsets = m.to(tl.int64) * stride_w

@@ -14,16 +14,16 @@ from optgraph.kernels.jit.epilogue import activated, prologue, store_rows
 @triton.jit
 def pool(
     x, out, image, window, pre, end,
-    positions, out_height, out_width, channels, out_row,  # N*strips*Wo*STRIP, Ho, Wo, C
+    size,  # pixels: N*strips*STRIP*Wo
     STRIDE_C: tl.constexpr, MAX: tl.constexpr, INCLUDE_PAD: tl.constexpr, CLEAR: tl.constexpr,
     KH: tl.constexpr, KW: tl.constexpr, UNROLL: tl.constexpr, STRIP: tl.constexpr,
     ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     position = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
-    n, oh, ow = strip_position(position, out_height, out_width, STRIP)
-    m_mask = (position < positions) & (oh < out_height)
+    n, oh, ow = strip_position(position, size.height, size.width, STRIP)
+    m_mask = (position < size.pixels) & (oh < size.height)
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
-    c_mask = channel < aligned(channels, ALIGN)
+    c_mask = channel < aligned(size.columns, ALIGN)
     first = n.to(tl.int64) * aligned(image.stride_n, ALIGN)
     picture = x + first[:, None] + (channel * STRIDE_C)[None, :]  # [BLOCK_M, BLOCK_N]
     top = oh * window.stride_h - window.top
@@ -57,6 +57,6 @@ def pool(
         else:
             acc *= (1.0 / tl.maximum(count, 1.0))[:, None]
     acc = activated(acc, end, channel, c_mask)
-    pixel = ((n * out_height + oh) * out_width + ow).to(tl.int64)
-    store_rows(acc, end, out, out_row, pixel, channel, m_mask, c_mask, ALIGN)
+    pixel = ((n * size.height + oh) * size.width + ow).to(tl.int64)
+    store_rows(acc, end, out, size.row, pixel, channel, m_mask, c_mask, ALIGN)
 # fmt: on

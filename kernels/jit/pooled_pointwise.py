@@ -14,12 +14,12 @@ from optgraph.kernels.jit.epilogue import activated, multiplicand, store_rows
 @triton.jit
 def pooled_pointwise(
     x, weight, out, image, window, pre, end,
-    positions, out_height, out_width, channels, columns, out_row,  # N*strips*STRIP*Wo, then Ho, Wo, ...
+    size,  # pixels: N*strips*STRIP*Wo
     STRIDE_C: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, UNROLL: tl.constexpr, STRIP: tl.constexpr,
     PRECISION: tl.constexpr, ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
-    channels, columns = aligned(channels, ALIGN_K), aligned(columns, ALIGN_N)
+    channels, columns = aligned(size.channels, ALIGN_K), aligned(size.columns, ALIGN_N)
     stride_h, stride_w = aligned(image.stride_h, ALIGN_K), aligned(image.stride_w, ALIGN_K)
     # Columns vary fastest: programs that repeat a window run together and read x from L2.
     tiles_n = tl.cdiv(columns, BLOCK_N)
@@ -28,8 +28,8 @@ def pooled_pointwise(
     n = pid % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     k = tl.arange(0, BLOCK_K)
 
-    picture, oh, ow = strip_position(position, out_height, out_width, STRIP)
-    m_mask = (position < positions) & (oh < out_height)
+    picture, oh, ow = strip_position(position, size.height, size.width, STRIP)
+    m_mask = (position < size.pixels) & (oh < size.height)
     n_mask = n < columns
     top = oh * window.stride_h - window.top
     left = ow * window.stride_w - window.left
@@ -59,6 +59,6 @@ def pooled_pointwise(
         acc = tl.dot(multiplicand(p.to(w.dtype), PRECISION), w, acc, input_precision=PRECISION)
 
     acc = activated(acc, end, n, n_mask)
-    m = (picture.to(tl.int64) * out_height + oh) * out_width + ow
-    store_rows(acc, end, out, out_row, m, n, m_mask, n_mask, ALIGN_N)
+    m = (picture.to(tl.int64) * size.height + oh) * size.width + ow
+    store_rows(acc, end, out, size.row, m, n, m_mask, n_mask, ALIGN_N)
 # fmt: on

@@ -14,13 +14,13 @@ from optgraph.kernels.jit.epilogue import activated, multiplicand, store_rows
 @triton.jit
 def separable(
     x, depthwise, depthwise_bias, weight, out, image, window, pre, mid, end,
-    positions, out_height, out_width, channels, columns, out_row,  # N*strips*STRIP*Wo, then Ho, Wo, ...
+    size,  # pixels: N*strips*STRIP*Wo
     STRIDE_C: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, STRIP: tl.constexpr, PRECISION: tl.constexpr,
     ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, ACCUMULATORS: tl.constexpr,
 ):
     # Shows the compiler the divisibility of sizes that 16 does not divide (see addressing).
-    channels, columns = channels // ALIGN_K * ALIGN_K, columns // ALIGN_N * ALIGN_N
+    channels, columns = size.channels // ALIGN_K * ALIGN_K, size.columns // ALIGN_N * ALIGN_N
     stride_n, stride_h = image.stride_n // ALIGN_K * ALIGN_K, image.stride_h // ALIGN_K * ALIGN_K
     stride_w = image.stride_w // ALIGN_K * ALIGN_K
     dilation_h, dilation_w = window.dilation_h, window.dilation_w
@@ -32,8 +32,8 @@ def separable(
     n = pid % tiles_n * (BLOCK_N * ACCUMULATORS) + tl.arange(0, BLOCK_N)  # [BLOCK_N], of the first accumulator
     k = tl.arange(0, BLOCK_K)
 
-    picture, oh, ow = strip_position(position, out_height, out_width, STRIP)
-    m_mask = (position < positions) & (oh < out_height)
+    picture, oh, ow = strip_position(position, size.height, size.width, STRIP)
+    m_mask = (position < size.pixels) & (oh < size.height)
     top = oh * window.stride_h - window.top
     left = ow * window.stride_w - window.left
     # Taps r_first <= r < r_end and s_first <= s < s_end of a pixel are inside x.
@@ -82,12 +82,12 @@ def separable(
             w = tl.load(w_block + 2 * BLOCK_N, k_mask[:, None] & (n + 2 * BLOCK_N < columns)[None, :], other=0.0)
             acc2 = tl.dot(a, w, acc2, input_precision=PRECISION)
 
-    m = (picture.to(tl.int64) * out_height + oh) * out_width + ow
+    m = (picture.to(tl.int64) * size.height + oh) * size.width + ow
     for i in tl.static_range(ACCUMULATORS):
         if i > 0:
             acc = acc1 if i == 1 else acc2
             n += BLOCK_N
         n_mask = n < columns
         acc = activated(acc, end, n, n_mask)
-        store_rows(acc, end, out, out_row, m, n, m_mask, n_mask, ALIGN_N)
+        store_rows(acc, end, out, size.row, m, n, m_mask, n_mask, ALIGN_N)
 # fmt: on

@@ -1,0 +1,31 @@
+"""Every kernel on the samples that it declares, in the interpreter, in every dtype, against float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from optgraph.kernels.frame.kernel import Kernel
+from optgraph.kernels.frame.sample import Sample
+from tests.support.kernel_checks import KERNELS, check
+
+# numpy, in what a masked element makes of the zero or -inf that it reads
+pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|overflow|divide by zero|All-NaN)")
+
+
+def dtypes(sample: Sample) -> tuple[str, ...]:
+    return ("fp32", "fp16", "tf32") if "precision" in sample.arguments else ("fp32", "fp16")
+
+
+TRIALS: list[Any] = [
+    pytest.param(kernel, sample, dtype, id=f"{kernel}: {what}, {i}, {dtype}")
+    for kernel in KERNELS
+    for i, (what, sample) in enumerate(kernel.samples())
+    for dtype in dtypes(sample)
+]
+
+
+@pytest.mark.parametrize(("kernel", "sample", "dtype"), TRIALS)
+def test_sample(kernel: Kernel, sample: Sample, dtype: str) -> None:
+    check(kernel, sample, dtype)

@@ -1,0 +1,94 @@
+"""What the documents name is there: files, links, modules, commands, public names."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import optgraph
+from optgraph.cli import main
+from tests.support.paths import ROOT
+from tests.test_house import FLOORS
+
+DOCUMENTS = sorted(
+    path
+    for folder in (".", "docs", "benchmarks", "examples/graphs", "kernels", "passes")
+    for path in (ROOT / folder).glob("*.md")
+)
+EACH = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+FOLDERS = "optgraph|kernels|passes|tests|benchmarks|examples|docs"
+
+
+def headings(document: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@EACH
+def test_links_lead_somewhere(document: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", document.read_text()):
+        path = document.parent / target if target else document
+        assert path.exists(), target
+        assert not anchor or anchor in headings(path), f"{target}#{anchor}"
+
+
+@EACH
+def test_files_are_there(document: Path) -> None:
+    text = document.read_text()
+    named = re.findall(rf"(?<![\w./-])(?:{FOLDERS})/[\w./-]*\w\.(?:py|md|onnx)\b", text)
+    missing = [name for name in named if not (ROOT / name).exists() and not re.search("NAME|FAMILY", name)]
+    assert not missing
+
+
+def found(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even what it would be in
+        return False
+
+
+@EACH
+def test_modules_and_names_are_there(document: Path) -> None:
+    text = document.read_text()
+    assert all(found(module) for module in re.findall(r"python -m ([\w.]+)", text))
+    for dotted in re.findall(r"(?<![\w/])optgraph\.([a-z_]+(?:\.[a-z_]+)*)\b(?!/)", text):
+        name = dotted.split(".")[0]
+        assert name in optgraph.__all__ or found(f"optgraph.{dotted}"), dotted
+
+
+@EACH
+def test_commands_are_there(document: Path) -> None:
+    text = document.read_text()
+    commands = {command.callback.__name__ for command in main.app.registered_commands if command.callback}
+    assert set(re.findall(r"(?:`|    |\$ )optgraph ([a-z]+)\b", text)) <= commands
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|    )make ([a-z]+)\b", text)) <= targets
+
+
+def code(document: Path) -> Iterator[ast.AST]:
+    for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
+        yield from ast.walk(ast.parse(block))
+
+
+def test_the_readme_calls_what_is_public() -> None:
+    called = {
+        node.attr
+        for node in code(ROOT / "README.md")
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "optgraph"
+    }
+    assert {"compile", "load", "read", "simplify", "verify"} <= called <= set(optgraph.__all__)
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 250
+
+
+def test_the_folders_are_told_from_the_ground_up() -> None:
+    tree = re.search(r"```\noptgraph/\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    assert tree and tuple(re.findall(r"^  (\w+)/", tree[1], re.MULTILINE)) == FLOORS
