@@ -43,9 +43,10 @@ def fitting_batch(inputs: Mapping[str, Value], batch: int) -> int:
     if batch < 1:
         raise InputError(f"batch {batch}: a batch has at least one image")
     shapes = [value.shape for value in inputs.values()]
-    if any(BATCH in shape for shape in shapes) or not shapes[0]:
+    images = max(shapes, key=len)  # an input beside them, such as a shift of each channel, has no batch
+    if any(BATCH in shape for shape in shapes) or not images:
         return batch
-    fixed = int(shapes[0][0])
+    fixed = int(images[0])
     if batch not in (1, fixed):
         raise InputError(f"batch {batch}: the model fixes it to {fixed}; compile it with an input shape of N,...")
     return fixed

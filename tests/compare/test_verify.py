@@ -15,6 +15,7 @@ from optgraph.base.errors import InputError
 from optgraph.compare.oracle import coarseness, example
 from optgraph.compare.verify import verify, verify_net
 from optgraph.ir.graph import Graph
+from optgraph.ir.values import BATCH
 from optgraph.onnx import sessions
 from optgraph.onnx.write import save_onnx
 from optgraph.ops import Affine, Conv
@@ -118,7 +119,7 @@ def test_what_a_gpu_replays_is_what_counts(tmp_path):
 
     path = saved(xception(), tmp_path)
     gpu = net.compile(path, "interpret")
-    gpu.runtime = Replaying(gpu.fused, "fp32", torch.device("cpu"))
+    gpu.runtime = Replaying(gpu.plans, torch.device("cpu"))
     gpu.runtime.replays = True
     result = verify_net(gpu, path)
     assert result.first_bad_region is None and result.regions_compared == result.regions_total
@@ -293,7 +294,8 @@ def test_another_input_shape_than_the_declared_one(tmp_path):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_first_input_without_a_batch(backend, tmp_path):
-    result = verify(saved(shifted(), tmp_path), backend, batch=2)
+@pytest.mark.parametrize("size", [BATCH, 2])
+def test_a_first_input_without_a_batch(backend, size, tmp_path):
+    result = verify(saved(shifted(size), tmp_path), backend, batch=2)
     assert result.ok and result.batch == 2
     assert result.regions_compared == result.regions_total
