@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optgraph.base.devices import H100, Device, Target
+from optgraph.base.devices import BANDWIDTH_REACHED, FLOPS_REACHED, H100, Device, Target
 from optgraph.ir.values import IDENTITY, RELU, Act, Window
 from optgraph.kernels import conv2d, pointwise
 from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
@@ -205,8 +205,7 @@ def pays(
     """
     if not device.flops:
         device = H100
-    # Of the peak rates, what good kernels reach.
-    bandwidth, flops = 0.9 * device.memory, 0.7 * device.flops["fp16"]
+    bandwidth, flops = BANDWIDTH_REACHED * device.memory, FLOPS_REACHED * device.flops["fp16"]
     if itemsize > 2 or cdiv(pixels, 64) < device.sms or any(size % 8 for size in (channels, hidden, rest, columns)):
         return False
 
