@@ -62,7 +62,7 @@ def cubin(found: Compiled) -> cubins.Cubin:
     return found.cubin
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_without_spills(name: str, target: Target, compiled: Results) -> None:
     assert cubin(compiled[name, target]).spill_bytes == 0
@@ -71,14 +71,15 @@ def test_compiles_without_spills(name: str, target: Target, compiled: Results) -
 BOXED = ("pointwise", "pointwise_segments", "pointwise_split", "conv2d", "conv2d_split")  # of stride 1
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "conv2d_stem"])  # 3 channels are no 16 bytes
 def test_loads_are_wide(name: str, target: Target, compiled: Results, tmp_path: Path) -> None:
     found, file = cubin(compiled[name, target]), tmp_path / "cubin"
+    if found.tma and name in BOXED and target == SM_90:
+        return
     file.write_bytes(found.code)
     sass = subprocess.run([CUOBJDUMP, "-sass", file], capture_output=True, text=True, check=True).stdout
-    wide = re.search(r"\bLD(?:G|GSTS)\.E\S*\.128\b", sass)  # 16 bytes, into registers or shared memory
-    assert wide or (found.tma and name in BOXED and target == SM_90)
+    assert re.search(r"\bLD(?:G|GSTS)\.E\S*\.128\b", sass), "16 bytes at a time, into registers or shared memory"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_the_copy_engine_loads_where_there_is_one(name: str, compiled: Results) 
     assert not cubin(compiled[name, SM_80]).tma
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_small_maps_split_their_depth(target: Target, compiled: Results) -> None:
     split = {name for name in NAMES if compiled[name, target].launch.workspace > 0}
     assert split == {"pointwise_split", "conv2d_split"}

@@ -50,12 +50,9 @@ def _products() -> Iterator[tuple[str, Kernel, Sample]]:
     shape = (64, 56, 56, 64)
     yield "bottleneck", kernel, bottleneck.sample(shape, 64, 256, SAME, x=image(*shape), mid=RELU, after=ADD_RELU)
     shape, window = (128, 17, 17, 160), Window((7, 1), pads=(3, 0, 3, 0))
-    rest = {"rest": 192, "rest_first": True, "mid": RELU}
-    yield (
-        "bottleneck_rest",
-        kernel,
-        bottleneck.sample(shape, 192, 1088, window, x=image(*shape), after=ADD_RELU, **rest),
-    )
+    options = {"x": image(*shape), "rest_first": True, "mid": RELU}
+    sample = bottleneck.sample(shape, 192, 1088, window, rest=192, after=ADD_RELU, **options)
+    yield "bottleneck_rest", kernel, sample
 
     before = Prologue(act=RELU)
     yield "separable", separable.SEPARABLE, separable.sample(MIDDLE, 728, SAME, depthwise_bias=False, before=before)
