@@ -27,7 +27,7 @@ from optgraph.ir.graph import Graph, Node
 from optgraph.ir.text import op_text
 from optgraph.onnx.load import load_model
 from optgraph.onnx.read import InputShape
-from optgraph.onnx.write import Exporter
+from optgraph.onnx.write import ModelWriter
 from optgraph.plan.lowering import fitting_batch
 from optgraph.run.engine import Engine
 from optgraph.run.reference import Executor
@@ -268,7 +268,7 @@ def _run_engine(engine: Engine, tensors: Tensors, regions: _Regions) -> Tensors:
 
 
 def _run_onnxruntime(feeds: Feeds, regions: _Regions) -> None:
-    exporter = Exporter(regions.graph)
+    exporter = ModelWriter(regions.graph)
     exported = Reference(exporter.export())
     values = exported.stream([exporter.name(value) for value in regions.wanted], feeds)
     for value, result in zip(regions.wanted, values, strict=True):
