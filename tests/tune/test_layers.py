@@ -125,5 +125,5 @@ def test_threads_that_share_a_context_are_found(monkeypatch) -> None:
     images = [torch.randn(1, *(int(d) for d in xception().shape("x")[1:])) for _ in range(4)]
     assert threads_differ(run, images, rounds=1) == []
     answers = iter(range(1000))
-    monkeypatch.setattr(Engine, "__call__", lambda self, feeds: {"y": torch.tensor(next(answers))})
+    monkeypatch.setattr(Engine, "__call__", lambda self, feeds, batch: {"y": torch.tensor(next(answers))})
     assert len(threads_differ(run, images, rounds=1)) == len(images)
