@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from optgraph.base.devices import H100, Device, Target
+from optgraph.base.devices import BANDWIDTH_REACHED, FLOPS_REACHED, H100, Device, Target
 from optgraph.ir.values import IDENTITY, RELU, Act, Window
 from optgraph.kernels import conv2d, pointwise
 from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
@@ -205,8 +205,7 @@ def pays(
     """
     if not device.flops:
         device = H100
-    # Of the peak rates, what good kernels reach.
-    bandwidth, flops = 0.9 * device.memory, 0.7 * device.flops["fp16"]
+    bandwidth, flops = BANDWIDTH_REACHED * device.memory, FLOPS_REACHED * device.flops["fp16"]
     if itemsize > 2 or cdiv(pixels, 64) < device.sms or any(size % 8 for size in (channels, hidden, rest, columns)):
         return False
 
@@ -257,13 +256,14 @@ def sample(
     """A call on x of `shape`, `hidden` and `rest` channels between the convolutions, and `columns` out; `conv_bias` is
     there if the other bias is. Arguments as `window_sample` takes them."""
     height, width = map(int, window.over(*shape[1:3]))
-    arguments |= {
+    operands = {
+        "x": image(*shape, beside=2),
         "conv_weight": weight(1, *window.kernel, shape[3], hidden),
         "weight": weight(hidden + rest, columns),
         "conv_bias": vector(hidden) if after.bias else None,
-        "rest": image(shape[0], height, width, rest, beside=2) if rest else None,
+        "rest": image(shape[0], height, width, rest, beside=8) if rest else None,
     }
-    return window_sample(shape, columns, window, after=after, precision="ieee", **arguments)
+    return window_sample(shape, columns, window, after=after, precision="ieee", **{**operands, **arguments})
 
 
 def samples() -> Iterator[tuple[str, Sample]]:
@@ -271,8 +271,7 @@ def samples() -> Iterator[tuple[str, Sample]]:
     small, around, relu = Tile(32, 32, 32), Window((3, 3), pads=(1, 1, 1, 1)), Epilogue(True, RELU)
     clip = Act("clip", 0.1, 0.5)  # of zero it is not zero: padding must be masked after it
     for shape, tile in product([(1, 7, 5, 37), (3, 5, 3, 20), (2, 1, 1, 64)], [None, small, Tile(16, 64, 16)]):
-        x = image(*shape, beside=2)
-        yield "odd sizes", sample(shape, 41, 73, around, x=x, mid=RELU, after=relu, tile=tile)
+        yield "odd sizes", sample(shape, 41, 73, around, mid=RELU, after=relu, tile=tile)
     for kernel, stride in product([(3, 3), (1, 7), (7, 1), (2, 4)], [(1, 1), (2, 1)]):
         window, after = Window(kernel, stride, (0, 1, 2, 3)), Epilogue()
         yield "kernels", sample((1, 7, 9, 20), 24, 33, window, rest=17, after=after, tile=small)

@@ -186,7 +186,7 @@ def sample(
     arguments |= {
         "x": x or image(*shape),
         "weight": weight(channels, columns),
-        "outs": tuple(image(*pixels, size, beside=3 + 4 * i) for i, size in enumerate(sizes)),
+        "outs": tuple(image(*pixels, size, beside=8 + 8 * i) for i, size in enumerate(sizes)),
         "stride": stride,
         "before": prologue(before, channels),
         "after": epilogue(after, *pixels, columns),

@@ -91,6 +91,9 @@ _BOXES: dict[int, tuple[Box, ...]] = {
     128: ((1, 128, 1), (8, 16, 1), (1, 8, 16), (2, 8, 8), (8, 4, 4)),
     64: ((1, 64, 1), (1, 8, 8), (4, 4, 4)),
 }
+# A tap of a window reduced in registers takes the time of so many multiply-adds: one, a conversion, and part of a load
+# and of a mask. A guess.
+TAP = 2.5
 _WIDE = 64 * 384  # accumulators beside which a prologue or a residual would spill
 _SPLITS = (2, 4, 8)
 _SPLIT_BELOW = 64 * 64  # only a small tile is ever split
@@ -199,8 +202,7 @@ def _gpu_cost(tile: Tile, problem: Gemm, device: Device) -> tuple[float, int]:
     itemsize, depthwise = problem.itemsize, problem.depthwise
     depth = _depth(tile, problem)
     fma = device.fma if itemsize == 2 else 128
-    # A tap takes a conversion, a multiply-add and part of a load and of a mask.
-    compute = tile.block_m * depth * (tile.columns / fma + 2.5 * depthwise / 128)
+    compute = tile.block_m * depth * (tile.columns / fma + TAP * depthwise / 128)
     # Of a depthwise window's taps most hit L1: counted as two reads of x. Threads that address every pixel themselves
     # are taken to be a quarter slower than the copy engine: a guess.
     rows = tile.block_m * (2 if depthwise else 1)

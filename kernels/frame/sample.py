@@ -87,11 +87,12 @@ def prologue(wanted: Prologue, channels: int) -> Prologue:
 
 
 def epilogue(wanted: Epilogue, *shape: int) -> Epilogue:
-    """The same with operands that fit an output of `shape` for a bias and a residual that are True."""
+    """The same with operands that fit an output of `shape` for a bias and a residual that are True. The residual's rows
+    are longer than those of any output here."""
     return replace(
         wanted,
         bias=vector(shape[-1]) if wanted.bias else None,
-        residual=image(*shape, beside=2) if wanted.residual else None,
+        residual=image(*shape, beside=16) if wanted.residual else None,
     )
 
 

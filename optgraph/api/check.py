@@ -20,7 +20,7 @@ from optgraph.ir.graph import Graph
 from optgraph.ir.values import BATCH
 from optgraph.onnx.inputs import declared_value
 from optgraph.onnx.load import load_parts, model_name
-from optgraph.onnx.read import Importer, InputShape
+from optgraph.onnx.read import InputShape, ModelReader
 from optgraph.passes import pipeline
 from optgraph.plan.lowering import lower
 
@@ -82,7 +82,7 @@ def check(
     Raises ModelError for what is no model at all, InputError for an input shape or output that does not fit.
     """
     proto = load_parts(model, False, outputs, budget)
-    importer = _Importer(proto, model_name(model), allow_stripped=True, budget=budget)
+    importer = _Reader(proto, model_name(model), allow_stripped=True, budget=budget)
     importer.trust_declared = input_shape is None
     graph = importer.build(input_shape)
     check_size(graph)
@@ -112,7 +112,7 @@ def _sizeless(graph: Graph) -> list[Unsupported]:
     return found
 
 
-class _Importer(Importer):
+class _Reader(ModelReader):
     """Notes what it cannot import, and goes on."""
 
     def __init__(self, model: onnx.ModelProto, name: str, allow_stripped: bool, budget: Budget) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from optgraph.base.errors import InputError
 
 SHARED_RESERVED = 1024  # bytes of shared memory that the system takes of every block
+BANDWIDTH_REACHED, FLOPS_REACHED = 0.9, 0.7  # of the peak rates: what good kernels reach
 
 
 @dataclass(frozen=True)

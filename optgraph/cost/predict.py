@@ -18,17 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from optgraph.base.devices import PREDICTED, Device, Target
+from optgraph.base.devices import BANDWIDTH_REACHED, FLOPS_REACHED, PREDICTED, Device, Target
 from optgraph.base.errors import InputError
 from optgraph.cost.work import Cost, costs
+from optgraph.kernels.frame.gemm import TAP
 from optgraph.kernels.frame.tile import cdiv
 from optgraph.plan.plan import Plan
 from optgraph.plan.weights import Shapes
-
-_BANDWIDTH, _FLOPS = 0.9, 0.7  # of the peak rates: what good kernels reach
-# A tap of a depthwise convolution takes the time of so many multiply-adds: one, a conversion, and part of a load and of
-# a mask. A guess.
-_TAP = 2.5
 
 # Seconds from the end of a launch in a CUDA graph to the first result of a dependent one that has nothing to do. An
 # assumption: about 1 us for the graph to start it, 1.5 us for programs to fetch the first operands and to drain.
@@ -96,17 +92,17 @@ def _together(launches: Sequence[Predicted]) -> float:
 def _predicted(cost: Cost, dtype: str, device: Device) -> Predicted:
     work, count = cost.work, cost.programs
     program, rounds = work.of_program(count), cdiv(count, device.sms)
-    fetch = rounds * program.bytes * device.sms / (_BANDWIDTH * device.l2)
-    product = rounds * program.product * device.sms / (_FLOPS * device.flops[dtype])
-    window = rounds * program.window * device.sms * _TAP / device.flops["fp32"]
+    fetch = rounds * program.bytes * device.sms / (BANDWIDTH_REACHED * device.l2)
+    product = rounds * program.product * device.sms / (FLOPS_REACHED * device.flops[dtype])
+    window = rounds * program.window * device.sms * TAP / device.flops["fp32"]
     on_sms = max(fetch, product) + window
-    in_memory = (work.moved + work.weight_bytes) / (_BANDWIDTH * device.memory)
+    in_memory = (work.moved + work.weight_bytes) / (BANDWIDTH_REACHED * device.memory)
     busy = max(in_memory, on_sms)
     bound = "flops" if product + window > max(fetch, in_memory) else "bytes"
     return Predicted(
         cost,
         time=LATENCY + busy,
         share=max(in_memory, on_sms * count / (rounds * device.sms)),
-        ideal=max(in_memory, sum(work.flops.values()) / (_FLOPS * device.flops[dtype])),
+        ideal=max(in_memory, sum(work.flops.values()) / (FLOPS_REACHED * device.flops[dtype])),
         bound=bound if busy > LATENCY else "latency",
     )

@@ -29,14 +29,14 @@ class Op:
 
     slots:            names of the inputs in order; a missing optional input is the empty string.
     handlers:         how an ONNX operator becomes this one, by its type; 'domain:Type' outside ONNX's own domain.
-    prologue:         the field that takes an activation of input `x`, '' if none does. An operator with slots
+    prologue_field:   the field that takes an activation of input `x`, '' if none does. An operator with slots
                       `pre_scale` and `pre_shift` takes an affine map before it, too.
     writes_channels:  whether its kernel may write into a channel slice of a wider buffer.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("x",)
     handlers: ClassVar[Handlers] = {}
-    prologue: ClassVar[str] = ""
+    prologue_field: ClassVar[str] = ""
     writes_channels: ClassVar[bool] = False
 
     @property
@@ -51,7 +51,7 @@ class Op:
         """Shapes and dtypes of the outputs; the default is one output like the first input."""
         return (present(inputs, 0),)
 
-    def epilogue(self, node: Node) -> str:
+    def epilogue_field(self, node: Node) -> str:
         """The field that takes an activation of the output of `node`, whose operator this is; '' if none does."""
         return ""
 

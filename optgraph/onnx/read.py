@@ -29,7 +29,7 @@ from optgraph.ops.importing import KeepError, attributes
 from optgraph.ops.opaque import Opaque
 from optgraph.ops.registry import OURS, Registry
 
-__all__ = ["Importer", "InputShape", "read"]
+__all__ = ["InputShape", "ModelReader", "read"]
 
 # What reading a damaged proto raises: a wrong number of inputs, an attribute of another type. There are more ways than
 # are worth a check each.
@@ -57,10 +57,10 @@ def read(
     Raises ModelError for what cannot be read or compiled, InputError for an input shape or output that does not fit.
     """
     model = load_parts(source, not allow_stripped, outputs, budget)
-    return Importer(model, model_name(source), allow_stripped, budget, OURS.extended(ops)).build(input_shape)
+    return ModelReader(model, model_name(source), allow_stripped, budget, OURS.extended(ops)).build(input_shape)
 
 
-class Importer:
+class ModelReader:
     """The state of one import: the `Importer` of `ir/op.py`, and the walk over the nodes."""
 
     def __init__(

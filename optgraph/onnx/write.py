@@ -29,7 +29,7 @@ def to_onnx(graph: Graph) -> onnx.ModelProto:
 
     Raises ModelError, naming the node, for an operator that ONNX has no equivalent of.
     """
-    return Exporter(graph).export()
+    return ModelWriter(graph).export()
 
 
 def save_onnx(graph: Graph, path: str | Path, functions: bool = False) -> int:
@@ -54,7 +54,7 @@ def save_onnx(graph: Graph, path: str | Path, functions: bool = False) -> int:
     return len(model.graph.node)
 
 
-class Exporter:
+class ModelWriter:
     """The state of one export: the `Exporter` of `ir/op.py`, and what is done to the whole model."""
 
     def __init__(self, graph: Graph) -> None:

@@ -26,7 +26,7 @@ class Conv(Windowed):
     """2-D convolution; w is [Cout, Cin/groups, kh, kw]."""
 
     slots = ("x", "w", "b", "residual", "pre_scale", "pre_shift")
-    prologue = "pre_act"
+    prologue_field = "pre_act"
     writes_channels = True
     takes_residual = 1
     groups: int = 1

@@ -35,7 +35,7 @@ class Gemm(Op):
         check_vector(inputs, 2, w.shape[0])
         return (Value((x.shape[0], w.shape[0]), x.dtype),)
 
-    def epilogue(self, node: Node) -> str:
+    def epilogue_field(self, node: Node) -> str:
         return "act"
 
     @staticmethod

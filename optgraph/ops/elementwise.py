@@ -38,7 +38,7 @@ class Affine(Op):
                 raise ModelError(f"{self.slots[slot]} does not have one value a channel of {list(x.shape)}")
         return (x,)
 
-    def epilogue(self, node: Node) -> str:
+    def epilogue_field(self, node: Node) -> str:
         return "act"
 
     def export(self, to: Exporter, node: Node) -> None:
@@ -142,7 +142,7 @@ class Binary(Op):
         x, y = present(inputs, 0), present(inputs, 1)
         return (Value(broadcast(x.shape, y.shape), x.dtype),)
 
-    def epilogue(self, node: Node) -> str:
+    def epilogue_field(self, node: Node) -> str:
         return "post"
 
     @staticmethod

@@ -82,7 +82,7 @@ class Separable(Windowed):
     """Depthwise k×k (dw is [C, 1, kh, kw]) → `mid` activation → pointwise (w is [Cout, C, 1, 1])."""
 
     slots = ("x", "dw", "dw_b", "w", "b", "residual", "pre_scale", "pre_shift")
-    prologue = "pre_act"
+    prologue_field = "pre_act"
     writes_channels = True
     takes_residual = 2
     mid: Act = IDENTITY

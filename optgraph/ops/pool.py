@@ -31,7 +31,7 @@ class Pool(Windowed):
     or by the whole window with count_include_pad."""
 
     slots = ("x", "b", "residual")
-    prologue = "pre_act"
+    prologue_field = "pre_act"
     writes_channels = True
     takes_residual = 3
     mode: str

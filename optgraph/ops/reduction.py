@@ -24,7 +24,7 @@ class GlobalPool(Op):
     """Max or average over H and W, kept as N×C×1×1."""
 
     slots = ("x", "pre_scale", "pre_shift")
-    prologue = "pre_act"
+    prologue_field = "pre_act"
     writes_channels = True
     mode: str
     pre_act: Act = IDENTITY
@@ -34,7 +34,7 @@ class GlobalPool(Op):
         x = image(inputs)
         return (Value((*x.shape[:2], 1, 1), x.dtype),)
 
-    def epilogue(self, node: Node) -> str:
+    def epilogue_field(self, node: Node) -> str:
         return "act"
 
     @staticmethod

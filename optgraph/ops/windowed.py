@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnx
@@ -42,7 +43,7 @@ class Windowed(Op):
     act: Act = IDENTITY
     post: Act = IDENTITY
 
-    @property
+    @cached_property  # which every `infer` asks for
     def window(self) -> Window:
         return Window(self.kernel, self.stride, self.pads, self.dilation)
 
@@ -56,7 +57,7 @@ class Windowed(Op):
             raise ModelError(f"residual of shape {list(residual.shape)} onto an output of {list(out.shape)}")
         return (out,)
 
-    def epilogue(self, node: Node) -> str:
+    def epilogue_field(self, node: Node) -> str:
         if not self.takes_residual:
             return ""
         return "post" if node.get("residual") else "act"

@@ -18,7 +18,7 @@ from optgraph.base.devices import INTERPRET, SM_90, Target
 from optgraph.base.errors import InputError, OptgraphError
 from optgraph.ir.graph import Graph
 from optgraph.onnx.sessions import InnerValues, session
-from optgraph.onnx.write import Exporter, to_onnx
+from optgraph.onnx.write import ModelWriter, to_onnx
 from optgraph.plan.plans import Plans
 from optgraph.run.engine import Engine, See, Tensors
 from optgraph.run.reference import Executor
@@ -115,7 +115,7 @@ class OnnxRuntime:
         return {name: torch.from_numpy(result) for name, result in zip(self._names, results, strict=True)}
 
     def stepwise(self, feeds: Tensors, batch: int, see: See) -> dict[str, torch.Tensor]:
-        exporter = Exporter(self.graph)
+        exporter = ModelWriter(self.graph)
         exported = InnerValues(exporter.export())
         nodes = self.graph.nodes()
         names = {value: exporter.name(value) for node in nodes for value in node.outputs}

@@ -53,7 +53,7 @@ class _Sum:
 
 def _field(node: Node | None) -> str:
     """Where in `node` an activation of its output belongs; '' for nowhere."""
-    return node.op.epilogue(node) if node else ""
+    return node.op.epilogue_field(node) if node else ""
 
 
 def _match_activation(graph: Graph, node: Node) -> _Activated | None:

@@ -16,10 +16,9 @@ from collections import Counter
 
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.values import IDENTITY, Act, Pair, Segment
+from optgraph.kernels.pointwise import MAX_SEGMENTS
 from optgraph.ops import Conv, MergedPointwise
 from optgraph.passes.rewrite import Outcome, Refusal
-
-MAX_SEGMENTS = 4  # outputs of one launch of the pointwise kernel
 
 Key = tuple[str, str, str, Act, Pair]
 

@@ -29,7 +29,7 @@ def _act(node: Node) -> Act:
 
 
 def _obstacle(node: Node, user: Node, slot: int) -> str | None:
-    if not user.op.prologue:
+    if not user.op.prologue_field:
         return f"'{user.name}' ({user.op.kind}) has no prologue"
     if slot != 0:
         return f"'{user.name}' reads it as its {user.op.slots[slot]}"
@@ -38,7 +38,7 @@ def _obstacle(node: Node, user: Node, slot: int) -> str | None:
             return f"'{user.name}', a {user.op.kind.lower()}, takes an activation only"
     elif user.get("pre_scale") or user.get("pre_shift"):
         return f"'{user.name}' has a prologue already"
-    if _act(node) and getattr(user.op, user.op.prologue):
+    if _act(node) and getattr(user.op, user.op.prologue_field):
         return f"'{user.name}' has a prologue already"
     return None
 
@@ -55,7 +55,7 @@ def _rewrite(graph: Graph, node: Node) -> None:
     if isinstance(node.op, Affine):
         changes |= {"pre_scale": node.get("scale"), "pre_shift": node.get("shift")}
     for user, _ in graph.users(node.output):
-        op = replace(user.op, **{user.op.prologue: _act(node)}) if _act(node) else user.op
+        op = replace(user.op, **{user.op.prologue_field: _act(node)}) if _act(node) else user.op
         graph.update(user, op, user.inputs_with(**changes), node.origin, same_value=True)
     graph.remove(node)
 

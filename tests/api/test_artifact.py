@@ -87,7 +87,7 @@ def test_weights_are_stored_once(tmp_path: Path) -> None:
 
 def test_every_operator_has_a_form() -> None:
     classes = {c for c in vars(ops).values() if isinstance(c, type) and issubclass(c, Op)}
-    assert set(OURS.ops) == {c for c in classes if not c.__name__.startswith("_") and c is not Op}
+    assert set(OURS.ops) >= {c for c in classes if not c.__name__.startswith("_") and c is not Op}
     b = Builder(channels=4)
     lrn = b.graph.add(ops.LRN(size=3), [b.x]).output
     cut = b.graph.add(ops.Slice(starts=(1,), ends=(8,), axes=(2,), steps=(2,)), [lrn]).output

@@ -1,4 +1,4 @@
-"""The elementwise kernel in the interpreter against float64."""
+"""The elementwise kernel beside its samples: exact copies, NaN, in place, and what it refuses."""
 
 from __future__ import annotations
 
@@ -7,73 +7,41 @@ from typing import Any
 import pytest
 import torch
 
-from optgraph.ir.values import IDENTITY, RELU, Act
-from optgraph.kernels.elementwise import elementwise, reference
-from optgraph.kernels.frame.choice import Tile
-from tests.support.kernel_checks import DTYPES, check, image, poisoned, sliced
-
-SMALL = Tile(16, 16)
-SHAPES = [(1, 7, 9, 37), (3, 13, 5, 3), (3, 1, 1, 73), (2, 4, 1, 1), (1, 3, 3, 24)]
-
-
-@pytest.mark.parametrize("tile", [None, SMALL, Tile(4, 128)])
-@pytest.mark.parametrize("nchw", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_copy_into_a_channel_slice(shape: tuple[int, ...], nchw: bool, tile: Tile | None) -> None:
-    x, out = image(*shape, nchw=nchw), poisoned(*shape)
-    elementwise(x, out, tile=tile)()
-    assert torch.equal(out, x)
-    check(out, x.double())
+from optgraph.ir.values import RELU, Act
+from optgraph.kernels.elementwise import ELEMENTWISE, elementwise, reference, samples
+from optgraph.kernels.frame.ends import Prologue
+from optgraph.kernels.frame.sample import Operands, Sample
+from optgraph.kernels.frame.tile import Tile
+from tests.support.kernel_checks import CPU, poisoned
 
 
-@pytest.mark.parametrize("source", [*DTYPES, torch.bfloat16])
-@pytest.mark.parametrize("target", DTYPES)
-def test_cast(source: torch.dtype, target: torch.dtype) -> None:
-    x, out = image(2, 5, 7, 19).to(source), poisoned(2, 5, 7, 19, dtype=target)
-    elementwise(x, out)()
-    assert torch.equal(out, x.to(target))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("combine", ["add", "mul"])
-@pytest.mark.parametrize("other", ["none", "dense", "slice", "nchw", "broadcast"])
-@pytest.mark.parametrize("affine", [(), ("scale",), ("shift",), ("scale", "shift")])
-def test_every_combination(dtype: torch.dtype, combine: str, other: str, affine: tuple[str, ...]) -> None:
-    shape = (3, 5, 7, 37)
-    operand = {
-        "none": None,
-        "dense": image(*shape, dtype=dtype),
-        "slice": sliced(*shape, dtype=dtype),
-        "nchw": image(*shape, dtype=dtype, nchw=True),
-        "broadcast": sliced(3, 1, 1, 37, dtype=dtype),
-    }[other]
-    x, out = image(*shape, dtype=dtype), poisoned(*shape, dtype=dtype)
-    vectors = {name: torch.randn(37) for name in affine}
-    act, post = (Act("sigmoid"), IDENTITY) if combine == "mul" else (Act("clip", -0.5, 1.0), RELU)
-    options: dict[str, Any] = {"act": act, "post": post, "other": operand, "combine": combine, **vectors}
-    elementwise(x, out, tile=SMALL, **options)()
-    check(out, reference(x, out, **options))
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("sample", [sample for what, sample in samples() if what in ("copy", "cast")])
+def test_copies_and_casts_are_exact(sample: Sample, dtype: str) -> None:
+    operands = Operands(ELEMENTWISE, sample.typed(dtype), CPU)
+    operands.launch()()
+    assert torch.equal(operands.arguments["out"], operands.arguments["x"].to(operands.arguments["out"].dtype))
 
 
 def test_nan_survives_relu() -> None:
-    x, out = image(1, 2, 2, 5), poisoned(1, 2, 2, 5)
+    x, out = torch.randn(1, 2, 2, 5), poisoned(1, 2, 2, 5)
     x[0, 1, 0, 3] = torch.nan
-    elementwise(x, out, act=RELU, post=RELU)()
+    elementwise(x, out, before=Prologue(act=RELU), post=RELU)()
     assert torch.equal(out.isnan(), x.isnan())
 
 
 def test_in_place() -> None:
-    x = image(1, 5, 5, 20)
+    x = torch.randn(1, 5, 5, 20)
     expected = (x + 1).relu()
-    elementwise(x, x, shift=torch.ones(20), act=RELU, tile=SMALL)()
+    elementwise(x, x, before=Prologue(shift=torch.ones(20), act=RELU), tile=Tile(16, 16))()
     torch.testing.assert_close(x, expected)
 
 
 def test_reference() -> None:
-    x, other, scale, shift = image(2, 3, 3, 4), image(2, 1, 1, 4), torch.randn(4), torch.randn(4)
+    x, other, scale, shift = torch.randn(2, 3, 3, 4), torch.randn(2, 1, 1, 4), torch.randn(4), torch.randn(4)
     expected = torch.relu(torch.sigmoid(x.double() * scale + shift) * other)
-    actual = reference(x, x, scale=scale, shift=shift, act=Act("sigmoid"), other=other, combine="mul", post=RELU)
-    torch.testing.assert_close(actual, expected)
+    before = Prologue(scale, shift, Act("sigmoid"))
+    torch.testing.assert_close(reference(x, x, before=before, other=other, combine="mul", post=RELU), expected)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +51,8 @@ def test_reference() -> None:
         ({"out": torch.empty(1, 8, 4, 4).permute(0, 2, 3, 1)}, "out"),
         ({"out": torch.empty(1, 4, 8, 8)[:, :, :4]}, "out"),
         ({"other": torch.empty(1, 1, 4, 8)}, "other"),
-        ({"scale": torch.empty(7)}, "scale"),
-        ({"shift": torch.empty(8, dtype=torch.float16)}, "shift"),
+        ({"before": Prologue(torch.empty(7))}, "scale"),
+        ({"before": Prologue(shift=torch.empty(8, dtype=torch.float16))}, "shift"),
         ({"combine": "sub"}, "combine"),
         ({"x": torch.empty(4, 4, 8)}, "N, H, W, C"),
     ],

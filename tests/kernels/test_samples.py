@@ -9,6 +9,7 @@ import pytest
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.sample import Sample
 from tests.support.kernel_checks import KERNELS, check
+from tests.support.paths import ROOT
 
 # numpy, in what a masked element makes of the zero or -inf that it reads
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|overflow|divide by zero|All-NaN)")
@@ -29,3 +30,9 @@ TRIALS: list[Any] = [
 @pytest.mark.parametrize(("kernel", "sample", "dtype"), TRIALS)
 def test_sample(kernel: Kernel, sample: Sample, dtype: str) -> None:
     check(kernel, sample, dtype)
+
+
+def test_every_kernel_is_here() -> None:
+    launchers = {path.stem for path in (ROOT / "kernels").glob("*.py")}
+    assert launchers == {kernel.name for kernel in KERNELS}
+    assert all(any(kernel.samples()) for kernel in KERNELS)

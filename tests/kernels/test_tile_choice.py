@@ -11,20 +11,17 @@ from dataclasses import dataclass
 from functools import cache
 
 import pytest
-import torch
 
-from optgraph.ahead.build import _Weights
+from optgraph.base.devices import Target
 from optgraph.ir.graph import Graph
-from optgraph.kernels.frame.choice import cdiv
-from optgraph.kernels.frame.launch import Launch, targeting
+from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.tile import cdiv
 from optgraph.onnx import read
 from optgraph.passes import pipeline
-from optgraph.plan.buffers import Buffers
 from optgraph.plan.lowering import lower
-from optgraph.plan.plan import Call, Plan
+from optgraph.tune.layers import Layer, layers
 from tests.support.paths import GRAPHS
 
-META = torch.device("meta")
 KERNELS = ("pointwise", "conv2d", "separable", "pooled_pointwise")
 BATCHES = (1, 8, 64, 128)
 SHARED = {"sm_80": 166_912, "sm_90": 232_448}
@@ -33,33 +30,51 @@ SMS = {"sm_80": 108, "sm_90": 132}
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for one launch. rows, columns: of the product, columns by output; tiles: before any is split."""
+    """What was chosen for one launch of a product of `rows`, by `depth` in each tap, with `columns` by output.
 
-    call: Call
+    useful: the part of its tiles that is no padding. block_n: of all accumulators. tiles: before any is split.
+    """
+
+    layer: Layer
     batch: int
-    rows: int
-    columns: tuple[int, ...]
-    itemsize: int
-    block_m: int
-    block_n: int  # of all accumulators
-    block_k: int
-    warps: int
-    stages: int
-    programs: int
-    tiles: int
+    launch: Launch
+
+    @property
+    def rows(self) -> int:
+        return math.prod(self.launch.work.writes[0].shape[:-1])
+
+    @property
+    def columns(self) -> list[int]:
+        return [out.shape[-1] for out in self.launch.work.writes]
+
+    @property
+    def depth(self) -> int:
+        """Multiply-adds for one output, window left out."""
+        return self.launch.work.reads[0].tensor.shape[-1]
+
+    @property
+    def block_m(self) -> int:
+        return self.launch.tile.block_m
+
+    @property
+    def block_n(self) -> int:
+        return self.launch.tile.columns
+
+    @property
+    def tiles(self) -> int:
+        return self.launch.programs // self.launch.tile.splits
 
     @property
     def useful(self) -> float:
-        """The part of its tiles that is no padding."""
         return self.rows * sum(self.columns) / (self.tiles * self.block_m * self.block_n)
 
     @property
     def tile(self) -> tuple[object, ...]:
-        return self.call.name, self.block_m, self.block_n, self.block_k, self.warps, self.stages
+        tile = self.launch.tile
+        return self.layer.name, self.block_m, self.block_n, tile.block_k, tile.num_warps, tile.num_stages
 
     def __str__(self) -> str:
-        x, out = self.call.reads["x"].shape, self.call.written()[0].shape
-        return f"{self.call.name} {x} -> {out} {self.columns}: {self.tile[1:]}, {self.programs} programs"
+        return f"{self.layer} {self.columns}: {self.launch.tile}, {self.launch.programs} programs"
 
 
 @cache
@@ -70,51 +85,16 @@ def network(name: str) -> Graph:
 
 
 @cache
-def weights(name: str) -> _Weights:
-    return _Weights(network(name).constants, META)
-
-
-@cache
-def plan_of(name: str, batch: int, dtype: str) -> Plan:
-    return lower(network(name), batch, dtype)
-
-
-@cache
 def choices(name: str, target: str, dtype: str) -> tuple[Choice, ...]:
     """Of every distinct launch, at every batch size."""
-    return tuple(choice for batch in BATCHES for choice in _choices(name, batch, target, dtype))
+    return tuple(choice for batch in BATCHES for choice in _choices(name, batch, Target.parse(target), dtype))
 
 
-def _choices(name: str, batch: int, target: str, dtype: str) -> Iterator[Choice]:
-    plan = plan_of(name, batch, dtype)
-    buffers = Buffers(plan, weights(name), META, poison=False)
-    seen = set()
-    for call in plan.calls:
-        views = (*call.reads.values(), *call.written())
-        key = call.kernel, tuple((view.shape, view.strides) for view in views), repr(call.options)
-        if call.name not in KERNELS or key in seen:
-            continue
-        seen.add(key)
-        with targeting(target):
-            launch = buffers.bind(call)
-        assert isinstance(launch, Launch)
-        splits, programs = launch.args.get("splits", 1), math.prod(launch.grid)
-        assert isinstance(splits, int)
-        block_m, block_n, block_k = (launch.constants[f"BLOCK_{axis}"] for axis in "MNK")
-        yield Choice(
-            call=call,
-            batch=batch,
-            rows=math.prod(call.written()[0].shape[:-1]),
-            columns=tuple(view.shape[-1] for view in call.written()),
-            itemsize=2 if dtype == "fp16" else 4,
-            block_m=block_m,
-            block_n=block_n * launch.constants.get("ACCUMULATORS", 1),
-            block_k=block_k,
-            warps=launch.num_warps,
-            stages=launch.num_stages,
-            programs=programs,
-            tiles=programs // splits,
-        )
+def _choices(name: str, batch: int, target: Target, dtype: str) -> Iterator[Choice]:
+    graph = network(name)
+    for layer in layers(lower(graph, batch, dtype, target), graph):
+        if layer.name in KERNELS:
+            yield Choice(layer, batch, layer.dry(target))
 
 
 everywhere = pytest.mark.parametrize(
@@ -131,11 +111,12 @@ everywhere = pytest.mark.parametrize(
 @everywhere
 def test_tiles_fit_shared_memory_and_registers(name: str, target: str, dtype: str) -> None:
     for choice in choices(name, target, dtype):
-        for block in (choice.block_m, choice.block_k):
+        tile = choice.launch.tile
+        for block in (tile.block_m, tile.block_k):
             assert block >= 16 and block & (block - 1) == 0, choice
-        operands = (choice.block_m + choice.block_n) * choice.block_k * choice.itemsize
-        assert operands * choice.stages <= SHARED[target], choice
-        assert choice.block_m * choice.block_n <= 128 * 32 * choice.warps, f"{choice}: accumulators of a thread"
+        operands = (tile.block_m + tile.columns) * tile.block_k * (2 if dtype == "fp16" else 4)
+        assert operands * tile.num_stages <= SHARED[target], choice
+        assert tile.block_m * tile.columns <= 128 * 32 * tile.num_warps, f"{choice}: accumulators of a thread"
 
 
 @everywhere
@@ -145,14 +126,9 @@ def test_little_of_a_tile_is_padding(name: str, target: str, dtype: str) -> None
     assert min(found, key=lambda choice: choice.useful).useful > 0.45
     for batch in BATCHES:
         of_batch = [choice for choice in found if choice.batch == batch]
-        area = sum(choice.tiles * choice.block_m * choice.block_n * _depth(choice) for choice in of_batch)
-        useful = sum(choice.rows * sum(choice.columns) * _depth(choice) for choice in of_batch)
+        area = sum(choice.tiles * choice.block_m * choice.block_n * choice.depth for choice in of_batch)
+        useful = sum(choice.rows * sum(choice.columns) * choice.depth for choice in of_batch)
         assert useful > 0.8 * area, batch
-
-
-def _depth(choice: Choice) -> int:
-    """Multiply-adds for one output, window left out."""
-    return choice.call.reads["x"].shape[-1]
 
 
 @everywhere
@@ -161,16 +137,16 @@ def test_one_image_gets_programs_for_the_sms(name: str, target: str, dtype: str)
     for choice in choices(name, target, dtype):
         if choice.batch == 1:
             smallest = cdiv(choice.rows, 32) * sum(cdiv(size, 32) for size in choice.columns)
-            assert choice.programs >= 0.5 * min(SMS[target], smallest), choice
+            assert choice.launch.programs >= 0.5 * min(SMS[target], smallest), choice
 
 
 @everywhere
 def test_a_big_batch_gets_big_tiles(name: str, target: str, dtype: str) -> None:
     for choice in choices(name, target, dtype):
-        regular = all(size % 64 == 0 for size in (choice.call.reads["x"].shape[-1], *choice.columns))
+        regular = all(size % 64 == 0 for size in (choice.depth, *choice.columns))
         if choice.batch == 128 and regular:
             assert choice.block_m * choice.block_n >= (128 * 64 if dtype == "fp16" else 64 * 64), choice
-            assert choice.programs == choice.tiles, f"{choice}: there is no need to split"
+            assert choice.launch.programs == choice.tiles, f"{choice}: there is no need to split"
 
 
 @everywhere

@@ -2,86 +2,106 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optgraph.kernels.frame import choice
-from optgraph.kernels.frame.operands import flat_pixels, output_size, row_stride
+from optgraph.base.devices import INTERPRET, SM_80, SM_90, Target
+from optgraph.ir.values import Window
+from optgraph.kernels.frame.choice import choose
+from optgraph.kernels.frame.gemm import Gemm
+from optgraph.kernels.frame.operands import check_window, flat_pixels, row_stride
+from optgraph.kernels.frame.rows import row_tile
+from optgraph.kernels.frame.tile import MAX_NUMEL, Tile, cdiv
 
-TARGETS = ["interpret", "sm_80", "sm_86", "sm_89", "sm_90"]
+SHARED = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448}
+TARGETS = [INTERPRET, *map(Target.parse, SHARED)]
 sizes = st.integers(1, 100_000)
 channels = st.integers(1, 4096)
 itemsizes = st.sampled_from([2, 4])
 targets = st.sampled_from(TARGETS)
-SHARED = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448}
 
 
-def check(tile: choice.Tile, itemsize: int, target: str) -> None:
+def gemm(m: int, n: int, k: int, itemsize: int, **more: Any) -> Gemm:
+    return Gemm((1, m, 1), (n,), k, itemsize, **more)
+
+
+def check(tile: Tile, itemsize: int, target: Target) -> None:
     for block in (tile.block_m, tile.block_n, tile.block_k):
         assert block >= 16 and block & (block - 1) == 0
     pairs = (tile.block_m, tile.block_n), (tile.block_m, tile.block_k), (tile.block_n, tile.block_k)
-    assert max(a * b for a, b in pairs) <= choice.MAX_NUMEL
-    if target != "interpret":
+    assert max(a * b for a, b in pairs) <= MAX_NUMEL
+    if not target.interpreted:
         stages = (tile.block_m + tile.block_n) * tile.block_k * itemsize * tile.num_stages
-        assert stages <= SHARED[target]
+        assert stages <= SHARED[str(target)]
         assert tile.block_m * tile.block_n // (32 * tile.num_warps) <= 128, "accumulators fit the registers"
 
 
 @given(sizes, channels, channels, itemsizes, targets, st.sampled_from([1, 7, 9]))
-def test_gemm_tiles_are_valid(m: int, n: int, k: int, itemsize: int, target: str, taps: int) -> None:
-    check(choice.gemm(m, n, k, itemsize, target, taps), itemsize, target)
-    check(choice.gemm(m, [n, 1, n], k, itemsize, target), itemsize, target)
+def test_gemm_tiles_are_valid(m: int, n: int, k: int, itemsize: int, target: Target, taps: int) -> None:
+    problem = gemm(m, n, k, itemsize, taps=taps)
+    for found in (problem, replace(problem, n=(n, 1, n), taps=1)):
+        check(choose(found, target), itemsize, target)
 
 
 @given(sizes, channels, channels, itemsizes, targets)
-def test_separable_tiles_are_valid(m: int, n: int, c: int, itemsize: int, target: str) -> None:
-    tile = choice.separable(m, n, c, itemsize, target)
+def test_separable_tiles_are_valid(m: int, n: int, c: int, itemsize: int, target: Target) -> None:
+    tile = choose(gemm(m, n, c, itemsize, depthwise=9, splittable=False), target)
     check(tile, itemsize, target)
-    assert target == "interpret" or tile.num_stages == 1
+    assert target.interpreted or tile.num_stages == 1
 
 
 @given(sizes, channels, itemsizes, targets)
-def test_row_tiles_are_valid(m: int, c: int, itemsize: int, target: str) -> None:
-    block_m, block_n = choice.rows(m, c, itemsize, target)
-    assert block_m & (block_m - 1) == 0 and block_n & (block_n - 1) == 0
-    assert 1 <= block_m * block_n <= choice.MAX_NUMEL
+def test_row_tiles_are_valid(m: int, c: int, itemsize: int, target: Target) -> None:
+    tile = row_tile(m, c, itemsize, target)
+    assert tile.block_m & (tile.block_m - 1) == 0 and tile.block_n & (tile.block_n - 1) == 0
+    assert 1 <= tile.block_m * tile.block_n <= MAX_NUMEL
 
 
-@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
-def test_a_small_map_gets_small_tiles_and_a_big_one_big_tiles(target: str) -> None:
-    def blocks(m: int, n: int, tile: choice.Tile) -> int:
-        return choice.cdiv(m, tile.block_m) * choice.cdiv(n, tile.block_n)
-
-    small, big = choice.gemm(289, 192, 768, 2, target), choice.gemm(32 * 5329, 192, 64, 2, target)
-    assert blocks(289, 192, small) >= 18
+@pytest.mark.parametrize("target", [SM_80, SM_90])
+def test_a_small_map_gets_small_tiles_and_a_big_one_big_tiles(target: Target) -> None:
+    small, big = (choose(gemm(m, 192, k, 2), target) for m, k in ((289, 768), (32 * 5329, 64)))
+    assert cdiv(289, small.block_m) * cdiv(192, small.block_n) >= 18
     assert small.block_m * small.block_n < big.block_m * big.block_n
     assert big.block_m >= 64 and big.block_n >= 64
 
 
 def test_the_interpreter_covers_a_layer_in_few_programs() -> None:
-    tile = choice.separable(361, 728, 728, 4, "interpret")
+    tile = choose(gemm(361, 728, 728, 4, depthwise=9, splittable=False), INTERPRET)
     assert tile.block_n >= 728, "one block of columns: the depthwise is done once"
     assert tile.block_m >= 361
-    tile = choice.gemm(1225, 64, 192, 4, "interpret")
-    assert choice.cdiv(1225, tile.block_m) <= 2
+    tile = choose(gemm(1225, 64, 192, 4), INTERPRET)
+    assert cdiv(1225, tile.block_m) <= 2
 
 
 def test_unknown_devices_are_treated_as_the_newest_older_one() -> None:
-    assert choice.gemm(4096, 256, 256, 2, "sm_100") == choice.gemm(4096, 256, 256, 2, "sm_90")
-    assert choice.gemm(4096, 256, 256, 2, "sm_75") == choice.gemm(4096, 256, 256, 2, "sm_80")
+    problem = gemm(4096, 256, 256, 2)
+    assert choose(problem, Target.parse("sm_100")) == choose(problem, SM_90)
+    assert choose(problem, Target.parse("sm_75")) == choose(problem, SM_80)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [((299, 3, 2, 0, 0, 1), 149), ((35, 5, 1, 2, 2, 1), 35), ((10, 3, 2, 0, 1, 1), 5), ((9, 3, 1, 2, 2, 2), 9)],
+    ("size", "window", "expected"),
+    [
+        (299, Window((3, 3), stride=(2, 2)), 149),
+        (35, Window((5, 5), pads=(2, 2, 2, 2)), 35),
+        (10, Window((3, 3), stride=(2, 2), pads=(0, 0, 1, 1)), 5),
+        (9, Window((3, 3), pads=(2, 2, 2, 2), dilation=(2, 2)), 9),
+    ],
 )
-def test_output_size(arguments: tuple[int, int, int, int, int, int], expected: int) -> None:
-    assert output_size(*arguments) == expected
+def test_output_size(size: int, window: Window, expected: int) -> None:
+    x = torch.empty(2, size, size, 3)
+    assert check_window(x, torch.empty(2, expected, expected, 5), window, 5) == (expected, expected)
+    assert window.over(size, size) == (expected, expected)
+    with pytest.raises(ValueError, match="out has shape"):
+        check_window(x, torch.empty(2, expected + 1, expected, 5), window, 5)
 
 
 def test_row_stride_of_slices_and_of_single_pixels() -> None:
-    torch = pytest.importorskip("torch")
     wide = torch.zeros(2, 3, 4, 20)
     assert row_stride(wide, "out") == 20
     assert row_stride(wide[..., 3:8], "out") == 20

@@ -41,3 +41,10 @@ def check(kernel: Kernel, sample: Sample, dtype: str = "fp32") -> None:
 def poisoned(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """A channel slice of a wider buffer, all NaN."""
     return torch.full((*shape[:-1], shape[-1] + 11), math.nan, dtype=dtype)[..., 8 : 8 + shape[-1]]
+
+
+def outside(part: torch.Tensor) -> torch.Tensor:
+    """What surrounds a channel slice in its buffer."""
+    base, first = part._base, part.storage_offset()
+    assert base is not None
+    return torch.cat([base[..., :first], base[..., first + part.shape[-1] :]], dim=-1)

@@ -1,0 +1,89 @@
+"""Launches of the size of real layers, in fp16: what must compile well for every GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from optgraph.ir.values import IDENTITY, RELU, Window
+from optgraph.kernels import bottleneck, conv2d, dense, depthwise, pointwise, pooled_pointwise, separable
+from optgraph.kernels.elementwise import ELEMENTWISE
+from optgraph.kernels.frame.ends import Epilogue, Prologue
+from optgraph.kernels.frame.kernel import Kernel
+from optgraph.kernels.frame.sample import Sample, image, prologue, window_sample
+from optgraph.kernels.global_pool import GLOBAL_POOL
+from optgraph.kernels.lrn import LRN
+from optgraph.kernels.pad import PAD
+from optgraph.kernels.pool import POOL
+from optgraph.kernels.softmax import SOFTMAX
+from optgraph.tune.layers import Layer
+
+MIDDLE = (8, 19, 19, 728)  # Xception's middle flow: 8 divides its channels, 16 does not
+SAME, HALF = Window((3, 3), pads=(1, 1, 1, 1)), Window((3, 3), stride=(2, 2))
+RELU_ADD = Epilogue(True, RELU, residual=True, post=RELU)
+ADD_RELU = Epilogue(True, residual=True, post=RELU)
+ENDS = Epilogue(True, RELU)
+AFFINE = Prologue(True, True, RELU)
+
+
+def real_layers() -> dict[str, Layer]:
+    """By name. Outputs are slices of wider buffers, as in a concatenation."""
+    found = (*_products(), *_windows(), *_rows())
+    return {name: Layer(kernel, sample.typed("fp16")) for name, kernel, sample in found}
+
+
+def _products() -> Iterator[tuple[str, Kernel, Sample]]:
+    kernel = pointwise.POINTWISE
+    yield "pointwise", kernel, pointwise.sample(MIDDLE, 728, after=RELU_ADD)
+    acts = RELU, RELU, IDENTITY
+    yield "pointwise_segments", kernel, pointwise.sample((8, 17, 17, 768), 192, 128, 192, acts=acts)
+    yield "pointwise_split", kernel, pointwise.sample((1, 8, 8, 2048), 320, after=ENDS)
+
+    kernel = conv2d.CONV2D
+    window = Window((1, 7), pads=(0, 3, 0, 3))
+    yield "conv2d", kernel, conv2d.sample((64, 17, 17, 192), 192, window, after=ENDS)
+    yield "conv2d_strided", kernel, conv2d.sample((8, 35, 35, 288), 384, HALF, after=ENDS)
+    yield "conv2d_split", kernel, conv2d.sample((1, 8, 8, 448), 384, SAME, after=ENDS)
+    x = image(8, 299, 299, 3, dtype="float32", planes=True)
+    yield "conv2d_stem", kernel, conv2d.sample((8, 299, 299, 3), 32, HALF, x=x, after=ENDS)
+
+    kernel = bottleneck.BOTTLENECK
+    shape = (64, 56, 56, 64)
+    yield "bottleneck", kernel, bottleneck.sample(shape, 64, 256, SAME, x=image(*shape), mid=RELU, after=ADD_RELU)
+    shape, window = (128, 17, 17, 160), Window((7, 1), pads=(3, 0, 3, 0))
+    options = {"x": image(*shape), "rest_first": True, "mid": RELU}
+    sample = bottleneck.sample(shape, 192, 1088, window, rest=192, after=ADD_RELU, **options)
+    yield "bottleneck_rest", kernel, sample
+
+    before = Prologue(act=RELU)
+    yield "separable", separable.SEPARABLE, separable.sample(MIDDLE, 728, SAME, depthwise_bias=False, before=before)
+    sample = pooled_pointwise.sample((8, 147, 147, 64), 80, HALF, after=ENDS)
+    yield "pooled_pointwise", pooled_pointwise.POOLED_POINTWISE, sample
+    yield "dense", dense.DENSE, dense.sample(image(1, 2048), 1000, bias=True)
+    yield "dense_batched", dense.DENSE, dense.sample(image(64, 2048), 1000, bias=True)
+
+
+def _windows() -> Iterator[tuple[str, Kernel, Sample]]:
+    kernel = depthwise.DEPTHWISE
+    yield "depthwise", kernel, depthwise.sample(MIDDLE, SAME, before=Prologue(act=RELU))
+    window, after = Window((5, 5), pads=(2, 2, 2, 2)), Epilogue(True, residual=True)
+    yield "depthwise_5x5_affine", kernel, depthwise.sample(MIDDLE, window, before=AFFINE, after=after)
+
+    yield "pool_max", POOL, window_sample((8, 35, 35, 288), 288, HALF, kind="max", after=Epilogue())
+    yield "pool_average", POOL, window_sample((8, 17, 17, 192), 192, SAME, kind="average", after=ENDS)
+    for name, kind, shape, before in (
+        ("global_pool", "average", (1, 8, 8, 2048), Prologue()),
+        ("global_pool_max", "max", (64, 10, 10, 2048), Prologue()),
+        ("global_pool_affine", "average", (8, 7, 7, 2048), AFFINE),
+    ):
+        out, before = image(shape[0], 1, 1, 2048), prologue(before, 2048)
+        yield name, GLOBAL_POOL, Sample({"x": image(*shape), "out": out, "kind": kind, "before": before})
+
+
+def _rows() -> Iterator[tuple[str, Kernel, Sample]]:
+    x, out = image(8, 55, 55, 96), image(8, 55, 55, 96)
+    yield "lrn", LRN, Sample({"x": x, "out": out, "size": 5, "alpha": 1e-4, "beta": 0.75, "bias": 1.0})
+    yield "pad", PAD, Sample({"x": image(8, 112, 112, 64), "out": image(8, 114, 114, 64), "begin": (1, 1)})
+    for name, columns in (("softmax", 1000), ("softmax_long", 50000)):
+        yield name, SOFTMAX, Sample({"x": image(8, columns), "out": image(8, columns)})
+    operands = {"x": image(*MIDDLE), "out": image(*MIDDLE), "other": image(*MIDDLE)}
+    yield "elementwise", ELEMENTWISE, Sample({**operands, "before": prologue(AFFINE, 728), "post": RELU})
