@@ -25,7 +25,7 @@ from onnx.backend.test.runner import Runner
 
 from benchmarks import record
 from optgraph.adapters.onnx_backend import OptgraphBackend, OptgraphRep
-from optgraph.plan.plan import ITEMSIZE
+from optgraph.base.dtypes import ITEMSIZE
 
 DOCUMENT = record.ROOT / "docs" / "conformance.md"
 # For each backend, what the ways of passing and not passing are called.

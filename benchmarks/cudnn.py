@@ -8,54 +8,55 @@ bottleneck a convolution, a concatenation where it reads another branch too, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
-from optgraph.ir.values import IDENTITY, RELU, Act
+from optgraph.ir.values import IDENTITY, RELU, Window
 from optgraph.kernels import conv2d, depthwise, pointwise
+from optgraph.kernels.frame.ends import Epilogue
 from optgraph.kernels.frame.launch import Launch
-from optgraph.kernels.jit.epilogue import reference_prologue
-from optgraph.tune.layers import Bind, Operands
+from optgraph.kernels.frame.sample import Operands
+from optgraph.tune.layers import Bind
 from optgraph.tune.timing import Run
 
 Peer = Callable[[], list[torch.Tensor]]  # computes the results, N×H×W×C
 
+_POINT = Window((1, 1))
+
 
 def cudnn(operands: Operands) -> Peer | None:
     """The layer through cuDNN; None if it is no convolution."""
-    t, options = operands.tensors, dict(operands.layer.options)
-    window = {key: options[key] for key in ("stride", "pads", "dilation") if key in options}
-    mid = options.get("mid", IDENTITY)
-    match operands.layer.name:
+    t = operands.arguments
+    if "weight" not in t or "before" not in t:
+        return None
+    x, after, mid = _images(t["before"].reference(t["x"]).to(t["weight"].dtype)), t["after"], t.get("mid", IDENTITY)
+    match operands.kernel.name:
         case "pointwise":
             widths = [out.shape[-1] for out in t["outs"]]
-            biases = [None] * len(widths) if t["bias"] is None else list(t["bias"].split(widths))
-            x, last = _input(t, options), _last(t, options)
-            parts = zip(t["weight"].split(widths, 1), biases, options["acts"], strict=True)
-            calls = [partial(_convolution(_pointwise(w), b, **window, **last | {"act": act}), x) for w, b, act in parts]
-            return lambda: [_rows(call()) for call in calls]
+            biases = [None] * len(widths) if after.bias is None else list(after.bias.split(widths))
+            ends = [Epilogue(b, act) for b, act in zip(biases, t["acts"], strict=True)] if t.get("acts") else [after]
+            window = Window((1, 1), t["stride"])
+            weights = t["weight"].split(widths, 1)
+            calls = [_convolution(_pointwise(w), window, end) for w, end in zip(weights, ends, strict=True)]
+            return lambda: [_rows(call(x)) for call in calls]
         case "conv2d":
-            convolve = _convolution(
-                _window(t["weight"]), t["bias"], groups=options["groups"], **window, **_last(t, options)
-            )
-            x = _input(t, options)
+            convolve = _convolution(_window(t["weight"]), t["window"], after, t["groups"])
             return lambda: [_rows(convolve(x))]
         case "separable":
             kernel = _channels_last(t["depthwise"].permute(2, 0, 1)[:, None])
-            first = _convolution(kernel, t["depthwise_bias"], groups=len(kernel), act=mid, **window)
-            second = _convolution(_pointwise(t["weight"]), t["bias"], **_last(t, options))
-            x = _input(t, options)
+            first = _convolution(kernel, t["window"], Epilogue(t["depthwise_bias"], mid), len(kernel))
+            second = _convolution(_pointwise(t["weight"]), _POINT, after)
             return lambda: [_rows(second(first(x)))]
         case "bottleneck":
-            first = _convolution(_window(t["conv_weight"]), t["conv_bias"], act=mid, **window)
-            second = _convolution(_pointwise(t["weight"]), t["bias"], **_last(t, options))
-            x, rest = _input(t, options), [_images(t["rest"])] if "rest" in t else []
-            before, behind = (rest, []) if options["rest_first"] else ([], rest)
-            return lambda: [_rows(second(torch.cat([*before, first(x), *behind], 1) if rest else first(x)))]
+            first = _convolution(_window(t["conv_weight"]), t["window"], Epilogue(t["conv_bias"], mid))
+            second = _convolution(_pointwise(t["weight"]), _POINT, after)
+            if t["rest"] is None:
+                return lambda: [_rows(second(first(x)))]
+            rest = _images(t["rest"])
+            joined = (lambda: (rest, first(x))) if t["rest_first"] else (lambda: (first(x), rest))
+            return lambda: [_rows(second(torch.cat(joined(), 1)))]
         case _:
             return None
 
@@ -63,40 +64,35 @@ def cudnn(operands: Operands) -> Peer | None:
 def separate(operands: Operands, bind: Bind) -> Run | None:
     """What one launch fuses, as calls of our own kernels: a merged 1×1 segment by segment, a separable convolution or a
     bottleneck as its two. None if nothing is fused."""
-    t, options = operands.tensors, dict(operands.layer.options)
-    prologue = {key: t[key] for key in ("pre_scale", "pre_shift") if key in t}
-    prologue |= {key: options[key] for key in ("pre_act",) if key in options}
-    window = {key: options[key] for key in ("stride", "pads", "dilation") if key in options}
-    precision = {key: options[key] for key in ("precision",) if key in options}
-    match operands.layer.name:
+    t = operands.arguments
+    match operands.kernel.name:
         case "pointwise" if len(t["outs"]) > 1:
             columns = [out.shape[-1] for out in t["outs"]]
             weights = [w.contiguous() for w in t["weight"].split(columns, 1)]
-            biases = [None] * len(columns) if t["bias"] is None else [b.contiguous() for b in t["bias"].split(columns)]
-            common = {"stride": options["stride"]} | prologue | precision
+            bias = t["after"].bias
+            biases = [None] * len(columns) if bias is None else [b.contiguous() for b in bias.split(columns)]
+            common = {key: t[key] for key in ("stride", "before", "precision")}
             launches = [
-                pointwise.pointwise(t["x"], w, b, [out], acts=[act], **common)
-                for w, b, out, act in zip(weights, biases, t["outs"], options["acts"], strict=True)
+                pointwise.pointwise(t["x"], w, [out], after=Epilogue(b, act), **common)
+                for w, b, out, act in zip(weights, biases, t["outs"], t["acts"], strict=True)
             ]
         case "separable":
-            middle = _empty(t, t["depthwise"].shape[-1])
-            act = options.get("mid", IDENTITY)
+            middle = _empty(t["out"], t["depthwise"].shape[-1], t["weight"].dtype)
+            end = Epilogue(t["depthwise_bias"], t["mid"])
             first = depthwise.depthwise(
-                t["x"], t["depthwise"], t["depthwise_bias"], middle, act=act, **window, **prologue
+                t["x"], t["depthwise"], middle, window=t["window"], before=t["before"], after=end
             )
-            launches = [first, _second(t, options, middle)]
+            launches = [first, _second(operands, middle)]
         case "bottleneck":
             hidden = t["conv_weight"].shape[-1]
-            joined = _empty(t, t["weight"].shape[0])
-            rest_first = options["rest_first"]
-            middle = joined[..., -hidden:] if rest_first else joined[..., :hidden]
-            if "rest" in t:
-                (joined[..., :-hidden] if rest_first else joined[..., hidden:]).copy_(t["rest"])
-            act = options.get("mid", IDENTITY)
-            first = conv2d.conv2d(
-                t["x"], t["conv_weight"], t["conv_bias"], middle, act=act, **window, **prologue, **precision
-            )
-            launches = [first, _second(t, options, joined)]
+            joined = _empty(t["out"], t["weight"].shape[0], t["weight"].dtype)
+            middle = joined[..., -hidden:] if t["rest_first"] else joined[..., :hidden]
+            if t["rest"] is not None:
+                (joined[..., :-hidden] if t["rest_first"] else joined[..., hidden:]).copy_(t["rest"])
+            common = {key: t[key] for key in ("window", "before", "precision")}
+            end = Epilogue(t["conv_bias"], t["mid"])
+            first = conv2d.conv2d(t["x"], t["conv_weight"], middle, after=end, **common)
+            launches = [first, _second(operands, joined)]
         case _:
             return None
     calls = list(map(bind, launches))
@@ -108,60 +104,39 @@ def separate(operands: Operands, bind: Bind) -> Run | None:
     return run
 
 
-def _empty(t: dict[str, Any], channels: int) -> torch.Tensor:
-    """A tensor as large as the output, of so many channels, in the type of the weights."""
-    return torch.empty((*t["out"].shape[:-1], channels), dtype=t["weight"].dtype, device=t["out"].device)
+def _empty(out: torch.Tensor, channels: int, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor as large as the output, of so many channels."""
+    return torch.empty((*out.shape[:-1], channels), dtype=dtype, device=out.device)
 
 
-def _second(t: dict[str, Any], options: dict[str, Any], x: torch.Tensor) -> Launch:
+def _second(operands: Operands, x: torch.Tensor) -> Launch:
     """The 1×1 that ends a fused kernel, by itself."""
-    ends = {key: options[key] for key in ("post", "precision") if key in options}
-    ends |= {"residual": t["residual"]} if "residual" in t else {}
-    return pointwise.pointwise(x, t["weight"], t["bias"], [t["out"]], acts=[options.get("act", IDENTITY)], **ends)
+    t = operands.arguments
+    return pointwise.pointwise(x, t["weight"], [t["out"]], after=t["after"], precision=t["precision"])
 
 
 def _convolution(
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    *,
-    stride: tuple[int, int] = (1, 1),
-    pads: Sequence[int] = (0, 0, 0, 0),
-    dilation: tuple[int, int] = (1, 1),
-    groups: int = 1,
-    act: Act = IDENTITY,
-    residual: torch.Tensor | None = None,
-    post: Act = IDENTITY,
+    weight: torch.Tensor, window: Window, after: Epilogue, groups: int = 1
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """A convolution of N×C×H×W images in as few calls as torch offers."""
-    top, left, bottom, right = pads
+    top, left, bottom, right = window.pads
     symmetric = (top, left) == (bottom, right)
     padding = (top, left) if symmetric else (0, 0)
-    bias = None if bias is None else bias.to(weight.dtype)
+    bias = None if after.bias is None else after.bias.to(weight.dtype)
     fused_bias = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device) if bias is None else bias
-    geometry = (stride, padding, dilation, groups)
+    residual = None if after.residual is None else _images(after.residual)
+    geometry = (window.stride, padding, window.dilation, groups)
 
     def convolve(x: torch.Tensor) -> torch.Tensor:
         x = x if symmetric else F.pad(x, (left, right, top, bottom))
-        if x.is_cuda and residual is None and act == RELU and not post:
+        if x.is_cuda and residual is None and after.act == RELU and not after.post:
             return torch.cudnn_convolution_relu(x, weight, fused_bias, *geometry)
-        if x.is_cuda and residual is not None and not act and post == RELU:
+        if x.is_cuda and residual is not None and not after.act and after.post == RELU:
             return torch.cudnn_convolution_add_relu(x, weight, residual, 1.0, fused_bias, *geometry)
-        y = act.apply(F.conv2d(x, weight, bias, *geometry))
-        return post.apply(y if residual is None else y + residual)
+        y = after.act.apply(F.conv2d(x, weight, bias, *geometry))
+        return after.post.apply(y if residual is None else y + residual)
 
     return convolve
-
-
-def _input(t: dict[str, Any], options: dict[str, Any]) -> torch.Tensor:
-    """The input after its prologue, in the type of the weights."""
-    x = reference_prologue(t["x"], t.get("pre_scale"), t.get("pre_shift"), options.get("pre_act", IDENTITY))
-    return _images(x.to(t["weight"].dtype))
-
-
-def _last(t: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """What the last convolution ends with."""
-    ends = {key: options[key] for key in ("act", "post") if key in options}
-    return ends | ({"residual": _images(t["residual"])} if "residual" in t else {})
 
 
 def _pointwise(packed: torch.Tensor) -> torch.Tensor:

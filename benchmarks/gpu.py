@@ -29,8 +29,8 @@ from optgraph.api import net
 from optgraph.base import config
 from optgraph.base.store import Record, Store, Task
 from optgraph.compare.oracle import distance, example
-from optgraph.kernels.frame.choice import PLANNED_BATCHES
-from optgraph.tune.layers import Layer, Operands, binder, layers, target_of
+from optgraph.kernels.frame.tile import PLANNED_BATCHES
+from optgraph.tune.layers import Layer, binder, layers, target_of
 from optgraph.tune.timing import Run, Timer, Times, captured, cuda_timer, interleaved
 
 BATCHES = (1, 128, 8, 64)  # what matters most comes first, for time may run out
@@ -107,7 +107,7 @@ def layer_tasks(batch: int, folder: Path) -> Iterator[Task]:
 def measure_layer(layer: Layer, batch: int, device: torch.device) -> Record:
     """One layer against cuDNN, and a fused one against our own kernels called one by one."""
     row: Record = {"kind": "layer", "layer": str(layer), "kernel": layer.name, "batch": batch, "peer": "cuDNN"}
-    operands = Operands(layer, device)
+    operands = layer.operands(device)
     bind = binder([], device)
     launch, expected, theirs = bind(operands.launch()), operands.expected(), cudnn.cudnn(operands)
     assert theirs is not None
@@ -182,7 +182,7 @@ def cold_start(name: str, folder: Path) -> Record:
 def _net(name: str, folder: Path) -> net.Net:
     """Loaded from an artifact that has all kernels, which all cores compiled."""
     compiled = net.compile(
-        record.model(name, folder), "torch", DTYPE, batches=PLANNED_BATCHES, targets=[target_of(_cuda())]
+        record.model(name, folder), "torch", DTYPE, batches=PLANNED_BATCHES, targets=[str(target_of(_cuda()))]
     )
     compiled.save(_artifact(name, folder))
     return net.load(_artifact(name, folder), "triton")

@@ -15,12 +15,13 @@ from benchmarks.torch_module import Network
 from optgraph.api import net
 from optgraph.base.store import Store
 from optgraph.ir.graph import Graph
+from optgraph.kernels.frame.sample import Operands
 from optgraph.onnx import write
+from optgraph.ops import bottleneck
 from optgraph.passes import pipeline
-from optgraph.plan import lowering as lowering
 from optgraph.plan.lowering import lower
 from optgraph.run import reference
-from optgraph.tune.layers import Operands, layers
+from optgraph.tune.layers import layers
 from optgraph.tune.timing import Times, interleaved
 from tests.support.cli_models import classifier, saved
 from tests.support.networks import Builder, inception_a, inception_resnet, xception
@@ -101,10 +102,10 @@ def test_cudnn_computes_what_the_layer_does(monkeypatch) -> None:
     graph = all_kinds()
     pipeline.apply(graph, pipeline.FUSE)
     apart = list(layers(lower(graph, 2), graph))
-    monkeypatch.setattr(lowering, "_one_launch", lambda context, node: True)  # as at a large batch
+    monkeypatch.setattr(bottleneck, "pays", lambda *_, **__: True)  # as at a large batch
     seen = set()
     for layer in (*apart, *layers(lower(graph, 2), graph)):
-        operands = Operands(layer, CPU)
+        operands = layer.operands(CPU)
         peer = cudnn.cudnn(operands)
         assert (peer is None) == (layer.name not in gpu.KERNELS)
         if peer is not None:
@@ -117,10 +118,10 @@ def test_cudnn_computes_what_the_layer_does(monkeypatch) -> None:
 def test_separate_calls_compute_what_the_fused_one_does(monkeypatch) -> None:
     graph = all_kinds()
     pipeline.apply(graph, pipeline.FUSE)
-    monkeypatch.setattr(lowering, "_one_launch", lambda context, node: True)
+    monkeypatch.setattr(bottleneck, "pays", lambda *_, **__: True)
     fused = set()
     for layer in layers(lower(graph, 2), graph):
-        operands = Operands(layer, CPU)
+        operands = layer.operands(CPU)
         run = cudnn.separate(operands, lambda launch: launch)
         if run is not None:
             fused.add(layer.name)
@@ -220,7 +221,7 @@ def test_a_network_is_raced_if_the_answers_agree(tmp_path, monkeypatch) -> None:
 def test_a_layer_is_raced_if_both_are_right(monkeypatch) -> None:
     graph = all_kinds()
     pipeline.apply(graph, pipeline.FUSE)
-    merged = next(k for k in layers(lower(graph, 1, "fp16"), graph) if len(Operands(k, CPU).results()) > 1)
+    merged = next(k for k in layers(lower(graph, 1, "fp16"), graph) if len(k.operands(CPU).results()) > 1)
     found = gpu.measure_layer(merged, 1, CPU)
     assert set(found["ratio"]) == {"theirs", "separate"}
     assert set(gpu.measure_layer(merged, 128, CPU)["ratio"]) == {"theirs"}

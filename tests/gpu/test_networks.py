@@ -12,11 +12,11 @@ import torch
 
 import optgraph
 from benchmarks import record
+from optgraph.base.dtypes import STORAGE
 from optgraph.base.images import images
 from optgraph.compare.oracle import BOUNDS
 from optgraph.compare.verify import verify_net
 from optgraph.onnx.write import save_onnx
-from optgraph.plan.lowering import STORAGE
 from optgraph.run.engine import Engine
 from optgraph.tune.layers import target_of
 from tests.support.gpu_checks import replay_differs, threads_differ
