@@ -42,7 +42,7 @@ def cudnn(operands: Operands) -> Peer | None:
             calls = [_convolution(_pointwise(w), window, end) for w, end in zip(weights, ends, strict=True)]
             return lambda: [_rows(call(x)) for call in calls]
         case "conv2d":
-            convolve = _convolution(_window(t["weight"]), t["window"], after, t["groups"])
+            convolve = _convolution(_window(t["weight"]), t["window"], after, t.get("groups", 1))
             return lambda: [_rows(convolve(x))]
         case "separable":
             kernel = _channels_last(t["depthwise"].permute(2, 0, 1)[:, None])
