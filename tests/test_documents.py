@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import typer
 
 import optgraph
 from optgraph.cli import main
@@ -69,6 +70,15 @@ def test_commands_are_there(document: Path) -> None:
     assert set(re.findall(r"(?:`|    |\$ )optgraph ([a-z]+)\b", text)) <= commands
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:`|    )make ([a-z]+)\b", text)) <= targets
+
+
+def test_options_are_there() -> None:
+    options = {"--help"}
+    for command in typer.main.get_command(main.app).commands.values():  # type: ignore[attr-defined]
+        options.update(option for parameter in command.params for option in parameter.opts)
+    for name in ("README.md", "docs/usage.md"):
+        commands = re.sub(r"python -m .*", "", (ROOT / name).read_text())
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", commands)) <= options, name
 
 
 def code(document: Path) -> Iterator[ast.AST]:
