@@ -6,14 +6,12 @@ ONNX operator becomes is in `ops/`, one file a family. Names of values and nodes
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from optgraph.base import garbage
 from optgraph.base.budget import DEFAULT, Budget
@@ -22,18 +20,14 @@ from optgraph.ir.graph import Graph, Source
 from optgraph.ir.op import Op
 from optgraph.ir.values import Dim, Shape
 from optgraph.onnx import shape_arithmetic
-from optgraph.onnx.external_data import is_external, is_stripped
 from optgraph.onnx.inputs import InputShape, input_value, overrides_by_name, require_dtype
 from optgraph.onnx.load import load_parts, model_name
+from optgraph.onnx.tensors import MALFORMED, constant_array, malformed, tensor_array
 from optgraph.ops.importing import KeepError, attributes
 from optgraph.ops.opaque import Opaque
 from optgraph.ops.registry import OURS, Registry
 
 __all__ = ["InputShape", "ModelReader", "read"]
-
-# What reading a damaged proto raises: a wrong number of inputs, an attribute of another type. There are more ways than
-# are worth a check each.
-MALFORMED = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
 
 
 def read(
@@ -154,7 +148,7 @@ class ModelReader:
     def build(self, input_shape: InputShape | Mapping[str, InputShape] | None) -> Graph:
         for tensor in self.model.graph.initializer:
             self._define(tensor.name)
-            self.graph.add_constant(self._array(tensor), tensor.name)
+            self.graph.add_constant(self._tensor(tensor), tensor.name)
         if self.model.graph.sparse_initializer:
             raise ModelError("sparse initializers are not supported", "export with dense weights")
         self._inputs(input_shape)
@@ -180,7 +174,7 @@ class ModelReader:
         except ModelError as error:
             raise error.at(where) from None
         except MALFORMED as error:
-            raise _malformed(error).at(where) from None
+            raise malformed(error).at(where) from None
 
     def publish(self, name: str) -> None:
         """Makes the ONNX value `name` an output."""
@@ -218,7 +212,7 @@ class ModelReader:
             counts = f"{len(node.input)} inputs and {len(node.output)} outputs"
             raise ModelError(f"{counts}, which {node.op_type} does not have")
         if node.op_type == "Constant" and not _domain(node):
-            self.add_constant(self._constant(attributes(node)), node.output[0])
+            self.add_constant(constant_array(attributes(node), self._tensor), node.output[0])
             return
         handler = self._registry.handler(_domain(node), node.op_type)
         if handler is not None:
@@ -235,37 +229,9 @@ class ModelReader:
         if name and (name in self.graph.values or name in self._alias):
             raise ModelError(f"value '{name}' is defined twice")
 
-    def _array(self, tensor: TensorProto) -> np.ndarray:
-        if any(d < 0 for d in tensor.dims):
-            raise ModelError(f"weight '{tensor.name}' has a negative dimension")
-        if is_external(tensor):
-            if not self.allow_stripped:
-                reason = "was stripped from this file" if is_stripped(tensor) else "is in a file that was not loaded"
-                remedy = "fill it with `optgraph calibrate`" if is_stripped(tensor) else "give the path of the model"
-                raise ModelError(f"weight '{tensor.name}' {reason}", remedy)
-            self.graph.budget.check("arena_bytes", 4 * math.prod(tensor.dims), f"weight '{tensor.name}' is too large")
-            number = 1 + len(self.graph.constants) / 4096  # equal weights would be merged as common subexpressions
-            return np.broadcast_to(
-                np.array(number, helper.tensor_dtype_to_np_dtype(tensor.data_type)), tuple(tensor.dims)
-            )
-        try:
-            array = numpy_helper.to_array(tensor)
-        except MALFORMED as error:
-            raise _malformed(error).at(f"weight '{tensor.name}' is damaged") from None
-        require_dtype(str(array.dtype))
-        return array
-
-    def _constant(self, attrs: Mapping[str, Any]) -> np.ndarray:
-        """What a Constant node holds."""
-        for key, value in attrs.items():
-            if key == "value":
-                return self._array(value)
-            if key in ("value_float", "value_floats"):
-                return np.array(value, dtype=np.float32)
-            if key in ("value_int", "value_ints"):
-                return np.array(value, dtype=np.int64)
-            raise ModelError(f"a constant given as {key} is not supported", "export it as a tensor", key)
-        raise ModelError("a constant without a value")
+    def _tensor(self, tensor: TensorProto) -> np.ndarray:
+        number = 1 + len(self.graph.constants) / 4096  # equal weights would be merged as common subexpressions
+        return tensor_array(tensor, self.graph.budget, number if self.allow_stripped else None)
 
     def _inputs(self, override: InputShape | Mapping[str, InputShape] | None) -> None:
         inputs = [i for i in self.model.graph.input if i.name not in self.graph.constants]
@@ -305,11 +271,6 @@ class ModelReader:
 def _domain(node: onnx.NodeProto) -> str:
     """'' for ONNX's own, which has two names."""
     return "" if node.domain == "ai.onnx" else node.domain
-
-
-def _malformed(error: Exception) -> ModelError:
-    found = f"{type(error).__name__}: {error}".splitlines()[0]
-    return ModelError(f"not as ONNX defines it ({found})", "export the model again")
 
 
 def label(node: onnx.NodeProto) -> str:
