@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import triton
 
 from optgraph.ahead import build, cubins
+from optgraph.ahead.cubins import Cubin
 from optgraph.base.devices import SM_80, SM_90, Target
 from optgraph.base.errors import OptgraphError
 from optgraph.kernels.frame.launch import Launch
@@ -26,46 +28,55 @@ NAMES = list(LAYERS)
 
 @dataclass(frozen=True)
 class Compiled:
-    """A launch on a target and its cubin, or why it has none."""
+    """A launch on a target and its cubin, or why it has none. wide: whether it loads 16 bytes at a time."""
 
     launch: Launch
-    cubin: cubins.Cubin | None
+    found: Cubin | None = None
+    wide: bool = False
     error: str = ""
+
+    @property
+    def cubin(self) -> Cubin:
+        assert self.found, self.error
+        return self.found
 
 
 Results = dict[tuple[str, Target], Compiled]
 
 
 @pytest.fixture(scope="module")
-def compiled() -> Results:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """By layer and target. As `optgraph compile` makes them: in processes that do not interpret, or from its cache, in
     which a kernel is found by its sources."""
     launches = {(name, target): layer.dry(target) for target in TARGETS for name, layer in LAYERS.items()}
-    uses = {
-        (name, target): build.Use(cubins.key(launch.variant, target), launch.variant, target, {}, 0)
-        for (name, target), launch in launches.items()
-    }
+    uses = [
+        build.Use(cubins.key(launch.variant, target), launch.variant, target, {}, 0)
+        for (_, target), launch in launches.items()
+    ]
     with suppress(OptgraphError):  # one broken kernel must not hide the others
-        build.build(list(uses.values()))
-    return {key: _compiled(launches[key], use) for key, use in uses.items()}
+        build.build(uses)
+    folder = tmp_path_factory.mktemp("cubins")
+    with ThreadPoolExecutor() as pool:
+        results = pool.map(lambda launch, use: _compiled(launch, use, folder), launches.values(), uses)
+        return dict(zip(launches, results, strict=True))
 
 
-def _compiled(launch: Launch, use: build.Use) -> Compiled:
+def _compiled(launch: Launch, use: build.Use, folder: Path) -> Compiled:
     try:
-        return Compiled(launch, build.build([use])[0])
+        (cubin,) = build.build([use])
     except OptgraphError as error:
-        return Compiled(launch, None, str(error))
-
-
-def cubin(found: Compiled) -> cubins.Cubin:
-    assert found.cubin, found.error
-    return found.cubin
+        return Compiled(launch, error=str(error))
+    file = folder / cubin.key
+    file.write_bytes(cubin.code)
+    sass = subprocess.run([CUOBJDUMP, "-sass", file], capture_output=True, text=True, check=True).stdout
+    # Into registers or shared memory.
+    return Compiled(launch, cubin, re.search(r"\bLD(?:G|GSTS)\.E\S*\.128\b", sass) is not None)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_without_spills(name: str, target: Target, compiled: Results) -> None:
-    assert cubin(compiled[name, target]).spill_bytes == 0
+    assert compiled[name, target].cubin.spill_bytes == 0
 
 
 BOXED = ("pointwise", "pointwise_segments", "pointwise_split", "conv2d", "conv2d_split")  # of stride 1
@@ -73,28 +84,24 @@ BOXED = ("pointwise", "pointwise_segments", "pointwise_split", "conv2d", "conv2d
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "conv2d_stem"])  # 3 channels are no 16 bytes
-def test_loads_are_wide(name: str, target: Target, compiled: Results, tmp_path: Path) -> None:
-    found, file = cubin(compiled[name, target]), tmp_path / "cubin"
-    if found.tma and name in BOXED and target == SM_90:
-        return
-    file.write_bytes(found.code)
-    sass = subprocess.run([CUOBJDUMP, "-sass", file], capture_output=True, text=True, check=True).stdout
-    assert re.search(r"\bLD(?:G|GSTS)\.E\S*\.128\b", sass), "16 bytes at a time, into registers or shared memory"
+def test_loads_are_wide(name: str, target: Target, compiled: Results) -> None:
+    result = compiled[name, target]
+    assert (result.cubin.tma and name in BOXED and target == SM_90) or result.wide
 
 
 @pytest.mark.parametrize(
     "name", [*BOXED, "conv2d_strided", "separable", "pooled_pointwise", "bottleneck", "bottleneck_rest"]
 )
 def test_hopper_multiplies_with_wgmma(name: str, compiled: Results) -> None:
-    found = compiled[name, SM_90]
-    assert found.launch.tile.block_m >= 64
-    assert cubin(found).wgmma
+    result = compiled[name, SM_90]
+    assert result.launch.tile.block_m >= 64
+    assert result.cubin.wgmma
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_copy_engine_loads_where_there_is_one(name: str, compiled: Results) -> None:
-    assert cubin(compiled[name, SM_90]).tma == (name in BOXED)
-    assert not cubin(compiled[name, SM_80]).tma
+    assert compiled[name, SM_90].cubin.tma == (name in BOXED)
+    assert not compiled[name, SM_80].cubin.tma
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
