@@ -68,62 +68,41 @@ def bottleneck(
         raise ValueError(f"x needs channel stride 1, got strides {x.stride()}")
     if conv_weight.dim() != 5 or weight.dim() != 2:
         raise ValueError(f"weights have shapes {tuple(conv_weight.shape)}, {tuple(weight.shape)}, expected 5-D and 2-D")
-    hidden, columns = conv_weight.shape[4], weight.shape[1]
-    batch, channels = x.shape[0], x.shape[3]
+    channels, hidden, columns = x.shape[3], conv_weight.shape[4], weight.shape[1]
     height, width = check_window(x, out, window, columns)
-    rest_channels = 0 if rest is None else rest.shape[-1]
-    if max(hidden, rest_channels) > MAX_CHANNELS:
-        raise ValueError(f"{hidden} and {rest_channels} channels between the convolutions, over {MAX_CHANNELS}")
+    others = 0 if rest is None else rest.shape[-1]  # channels of rest
+    if max(hidden, others) > MAX_CHANNELS:
+        raise ValueError(f"{hidden} and {others} channels between the convolutions, over {MAX_CHANNELS}")
     check_contiguous(conv_weight, (1, *window.kernel, channels, hidden), "conv_weight")
-    check_contiguous(weight, (hidden + rest_channels, columns), "weight")
+    check_contiguous(weight, (hidden + others, columns), "weight")
     check_vector(conv_bias, hidden, "conv_bias")
     before.check(channels)
     after.check(tuple(out.shape))
     if rest is not None:
-        check_shape(rest, (batch, height, width, rest_channels), "rest")
+        check_shape(rest, (*out.shape[:3], others), "rest")
 
-    rows, target = batch * height * width, target_of(x)
-    planned = planned_batch(batch, target) * height * width
-    tile = tile or bottleneck_tile(planned, channels, hidden, rest_channels, columns, weight.element_size(), target)
-    image, out_row = Image.of(x), row_stride(out, "out")
-    rest_row = 0 if rest is None else row_stride(rest, "rest")
-    hidden_pieces, rest_pieces = pieces(hidden), pieces(rest_channels) if rest_channels else (0, 0)
+    target, item = target_of(x), weight.element_size()
+    planned = planned_batch(x.shape[0], target) * height * width
+    tile = tile or bottleneck_tile(planned, channels, hidden, others, columns, item, target)
+    image, size, rest_row = Image.of(x), Output.of(out, channels), 0 if rest is None else row_stride(rest, "rest")
+    tensors = {"x": x, "conv_weight": conv_weight, "conv_bias": conv_bias, "rest": rest, "weight": weight, "out": out}
+    ends = {"pre": before.argument(), "mid": Scalar.of(mid), "end": after.argument()}
+    joined = Joined(hidden, others, *((others, 0) if rest_first else (0, hidden)), rest_row)
+    rows = *image.strides, rest_row, size.row, after.residual_row
+    aligned = alignment(channels, hidden, others, columns, *rows)
+    (hidden_0, hidden_1), (rest_0, rest_1) = pieces(hidden), pieces(others) if others else (0, 0)
+    halves = {"HIDDEN_0": hidden_0, "HIDDEN_1": hidden_1, "REST_0": rest_0, "REST_1": rest_1}
+    reads = Read(x, window, (height, width)), *after.reads, *([] if rest is None else [Read(rest)])
     weights = {"conv_weight": conv_weight, "weight": weight, "conv_bias": conv_bias, **before.vectors, **after.vectors}
+    program = _program(tile, window.taps * channels, hidden, others, columns, after, item)
     return Launch(
         "bottleneck",
         ours("bottleneck"),
-        (cdiv(rows, tile.block_m),),
-        {
-            "x": x,
-            "conv_weight": conv_weight,
-            "conv_bias": conv_bias,
-            "rest": rest,
-            "weight": weight,
-            "out": out,
-            "image": image,
-            "window": Sliding.of(window),
-            "pre": before.argument(),
-            "mid": Scalar.of(mid),
-            "end": after.argument(),
-            "size": Output(rows, height, width, columns, out_row, channels),
-            "joined": Joined(hidden, rest_channels, *((rest_channels, 0) if rest_first else (0, hidden)), rest_row),
-        },
-        {
-            "PRECISION": precision,
-            "ALIGN": alignment(
-                channels, *image.strides, hidden, rest_channels, columns, rest_row, out_row, after.residual_row
-            ),
-            **tile.blocks("MNK"),
-            **{f"HIDDEN_{i}": size for i, size in enumerate(hidden_pieces)},
-            **{f"REST_{i}": size for i, size in enumerate(rest_pieces)},
-        },
+        (cdiv(size.pixels, tile.block_m),),
+        {**tensors, "image": image, "window": Sliding.of(window), **ends, "size": size, "joined": joined},
+        {"PRECISION": precision, "ALIGN": aligned, **tile.blocks("MNK"), **halves},
         tile,
-        Work(
-            (Read(x, window, (height, width)), *after.reads, *([] if rest is None else [Read(rest)])),
-            (out,),
-            weights,
-            _program(tile, window.taps * channels, hidden, rest_channels, columns, after, weight.element_size()),
-        ),
+        Work(reads, (out,), weights, program),
     )
 
 

@@ -34,7 +34,7 @@ from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.gemm import Gemm, product_constants
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, describable, target_of
-from optgraph.kernels.frame.operands import check_contiguous, check_shape, check_window, row_stride, strides4
+from optgraph.kernels.frame.operands import check_contiguous, check_shape, check_window, strides4
 from optgraph.kernels.frame.sample import Sample, image, weight, window_sample
 from optgraph.kernels.frame.split import unbound, workspace_bytes
 from optgraph.kernels.frame.tile import Box, Tile, blocks_along, cdiv, planned_batch
@@ -62,70 +62,47 @@ def conv2d(
         raise ValueError(f"weight has shape {tuple(weight.shape)}, expected {expected}")
     channels, columns = weight.shape[3:]
     height, width = check_window(x, out, window, groups * columns)
-    batch = x.shape[0]
     check_shape(x, (*x.shape[:3], groups * channels), "x")
     check_contiguous(weight, tuple(weight.shape), "weight")
     before.check(groups * channels)
     after.check(tuple(out.shape))
 
-    flatten = channels < _FLATTEN_BELOW
+    flatten, target = channels < _FLATTEN_BELOW, target_of(x)
     boxed = None if before or flatten else _boxed(x, weight, window, (height, width))
-    target = target_of(x)
-    planned = planned_batch(batch, target)
-    problem = Gemm(
-        boxed.extent(planned) if boxed else (1, planned * height * width, 1),
-        (columns,) * groups,
-        window.taps * channels if flatten else channels,
-        weight.element_size(),
-        1 if flatten else window.taps,
-        plain=not before and after.residual is None,
-        tma=boxed is not None,
-    )
+    planned = planned_batch(x.shape[0], target)
+    extent = boxed.boxes(planned)[:3] if boxed else (1, planned * height * width, 1)
+    depth, taps = (window.taps * channels, 1) if flatten else (channels, window.taps)
+    plain, item = not before and after.residual is None, weight.element_size()
+    problem = Gemm(extent, (columns,) * groups, depth, item, taps, plain=plain, tma=boxed is not None)
     tile = tile or choose(problem, target)
-    if tile.box is not None and boxed is None:
-        raise ValueError("a tile with a box needs stride and dilation 1, no prologue, and x and weight on 16 bytes")
-    boxes, rows, stride_c = Boxes(0, 0, 0, 0), batch * height * width, strides4(x)[3]
-    images: torch.Tensor | Block = x
-    matrix: torch.Tensor | Block = weight
-    row_tiles = cdiv(rows, tile.block_m)
-    if tile.box is not None and boxed is not None:
-        images = Block(x, boxed.shape, boxed.strides, (*tile.box, tile.block_k))
-        depth = window.taps * channels
-        matrix = Block(weight, (depth, columns), (columns, 1), (tile.block_k, tile.block_n))
-        boxes = Boxes(*boxed.extent(batch), boxed.step)
-        row_tiles = blocks_along(boxed.extent(batch), tile.box)
+    image, size, stride_c = Image.of(x), Output.of(out, channels, columns), strides4(x)[3]
+    operands: dict[str, Any] = {"x": x, "weight": weight}
+    boxes, row_tiles = Boxes(0, 0, 0, 0), cdiv(size.pixels, tile.block_m)
+    if tile.box is not None:
+        if boxed is None:
+            raise ValueError("a tile with a box needs stride and dilation 1, no prologue, and x and weight on 16 bytes")
+        operands, boxes = boxed.operands(x, weight, tile), boxed.boxes(x.shape[0])
+        row_tiles = blocks_along(boxes[:3], tile.box)
     blocks = row_tiles * cdiv(columns, tile.block_n)
     workspace = workspace_bytes(blocks * groups, tile.splits, tile.block_m, tile.block_n)
-    image, out_row = Image.of(x), row_stride(out, "out")
-    weights = {"weight": weight}
+    tensors = {**operands, "out": out, "workspace": unbound(workspace)}
+    ends = {"pre": before.argument(), "end": after.argument()}
+    numbers = {"size": size, "splits": tile.splits, "boxes": boxes}
+    ways = {"STRIDE_C": stride_c, "FLATTEN": flatten, "SPLIT": tile.splits > 1, "TMA": tile.box is not None}
+    program = problem.program(tile, after.residual is not None)
     return Launch(
         "conv2d",
         ours("conv2d"),
         (blocks, groups, tile.splits),
+        {**tensors, "image": image, "window": Sliding.of(window), **ends, **numbers},
         {
-            "x": images,
-            "weight": matrix,
-            "out": out,
-            "workspace": unbound(workspace),
-            "image": image,
-            "window": Sliding.of(window),
-            "pre": before.argument(),
-            "end": after.argument(),
-            "size": Output(rows, height, width, columns, out_row, channels),
-            "splits": tile.splits,
-            "boxes": boxes,
-        },
-        {
-            "STRIDE_C": stride_c,
-            "FLATTEN": flatten,
-            "SPLIT": tile.splits > 1,
-            "TMA": tile.box is not None,
+            **ways,
             **{f"BOX{axis}": size for axis, size in enumerate(tile.box or (0, 0, 0))},
-            **product_constants(image, stride_c, channels, (columns, out_row, after.residual_row), precision, tile),
+            **product_constants(image, stride_c, channels, (columns, size.row, after.residual_row), precision, tile),
             "GROUP_M": 8,
         },
         tile,
-        work_of(x, out, window, weights, (before, after), problem.program(tile, after.residual is not None)),
+        work_of(x, out, window, {"weight": weight}, (before, after), program),
         problem,
         workspace,
     )
@@ -154,10 +131,19 @@ class _Boxed:
     batch_axis: int
     step: int
 
-    def extent(self, batch: int) -> Box:
-        """Output pixels along the three axes."""
+    def boxes(self, batch: int) -> Boxes:
+        """What the kernel is told of them."""
         a, b, c = (size * batch if axis == self.batch_axis else size for axis, size in enumerate(self.image))
-        return a, b, c
+        return Boxes(a, b, c, self.step)
+
+    def operands(self, x: torch.Tensor, weight: torch.Tensor, tile: Tile) -> dict[str, Block]:
+        """x by boxes of pixels, and weight [taps * Cin, Cout] by blocks."""
+        assert tile.box is not None
+        depth, columns = weight.flatten(0, 3).shape
+        return {
+            "x": Block(x, self.shape, self.strides, (*tile.box, tile.block_k)),
+            "weight": Block(weight, (depth, columns), (columns, 1), (tile.block_k, tile.block_n)),
+        }
 
 
 def _boxed(x: torch.Tensor, weight: torch.Tensor, window: Window, size: tuple[int, int]) -> _Boxed | None:
@@ -246,14 +232,14 @@ def samples() -> Iterator[tuple[str, Sample]]:
     x, tile = image(2, 7, 9, 40, beside=8), Tile(64, 32, 64, box=(1, 8, 8))
     yield "boxes of a slice", sample((2, 7, 9, 40), 24, around, x=x, after=everything, tile=tile)
     for tile in (Tile(16, 16, 16, splits=4), Tile(16, 16, 16, box=(1, 4, 4), splits=8)):
-        yield "split", sample((1, 5, 7, 24), 40, around, after=Epilogue(True, RELU, residual=True), tile=tile)
+        yield "split", sample((1, 4, 5, 24), 24, around, after=Epilogue(True, RELU, residual=True), tile=tile)
     for channels, groups in ((3, 1), (40, 2)):
         window, tile = replace(same, stride=(2, 2)), Tile(16, 16, 16, splits=2)
         yield "split", sample((1, 9, 7, channels), 24, window, groups=groups, tile=tile)
     for channels in (3, 20):
         x, window = image(3, 9, 7, channels, planes=True), Window((3, 3), (2, 2), (0, 0, 1, 1))
         yield "planes", sample((3, 9, 7, channels), 16, window, x=x, tile=small)
-    yield "many tiles", sample((3, 13, 11, 16), 40, Window((1, 2)), tile=Tile(16, 16, 16))
+    yield "many tiles", sample((3, 9, 11, 16), 24, Window((1, 2)), tile=Tile(16, 16, 16))  # two groups and a part
     x, window = image(1, 9, 9, 3, dtype="float32", planes=True), Window((3, 3), (2, 2))
     yield "float32 input", sample((1, 9, 9, 3), 8, window, x=x, after=Epilogue())
 

@@ -47,32 +47,23 @@ def dense(
     rows, channels = x.shape
     if weight.dim() != 2:
         raise ValueError(f"weight has shape {tuple(weight.shape)}, expected [K, N]")
-    columns = weight.shape[1]
+    columns, item = weight.shape[1], weight.element_size()
     check_contiguous(weight, (channels, columns), "weight")
     check_vector(bias, columns, "bias")
     check_shape(out, (rows, columns), "out")
-    out_row = row_stride2(out, "out")
-    target = target_of(x)
-    problem = gemm_problem(rows, columns, channels, weight.element_size(), target)
+    out_row, target = row_stride2(out, "out"), target_of(x)
+    problem = gemm_problem(rows, columns, channels, item, target)
     if tile is None:
         # A small batch only waits for the weight: narrow column blocks, deep reads. A large one is a plain GEMM.
-        tile = choose(problem, target) if problem else Tile(16, 16, 512 // weight.element_size(), 4, 4)
-    gemm = problem or Gemm((1, rows, 1), (columns,), channels, weight.element_size(), splittable=False)
+        tile = choose(problem, target) if problem else Tile(16, 16, 512 // item, 4, 4)
+    gemm = problem or Gemm((1, rows, 1), (columns,), channels, item, splittable=False)
+    tensors = {"x": x, "weight": weight, "out": out, "end": Epilogue(bias, act).argument()}
+    numbers = {"rows": rows, "columns": columns, "channels": channels, "x_row": x_row, "out_row": out_row}
     return Launch(
         "dense",
         ours("dense"),
         (cdiv(columns, tile.block_n), cdiv(rows, tile.block_m)),
-        {
-            "x": x,
-            "weight": weight,
-            "out": out,
-            "end": Epilogue(bias, act).argument(),
-            "rows": rows,
-            "columns": columns,
-            "channels": channels,
-            "x_row": x_row,
-            "out_row": out_row,
-        },
+        {**tensors, **numbers},
         {
             "STRIDE_K": stride_k,
             "PRECISION": precision,

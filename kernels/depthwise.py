@@ -44,21 +44,10 @@ def depthwise(
     size = check_window(x, out, window, x.shape[3])
     check_contiguous(weight, (*window.kernel, x.shape[3]), "weight")
     before.check(x.shape[3])
-    return windowed(
-        "depthwise",
-        {"x": x, "weight": weight, "out": out},
-        {"CLEAR": before.moves(0.0)},
-        window,
-        before,
-        after,
-        Work(
-            (Read(x, window, size), *after.reads),
-            (out,),
-            {"weight": weight, **before.vectors, **after.vectors},
-            cuda_cores=True,
-        ),
-        tile,
-    )
+    weights = {"weight": weight, **before.vectors, **after.vectors}
+    work = Work((Read(x, window, size), *after.reads), (out,), weights, cuda_cores=True)
+    tensors, constants = {"x": x, "weight": weight, "out": out}, {"CLEAR": before.moves(0.0)}
+    return windowed("depthwise", tensors, constants, window, before, after, work, tile)
 
 
 def pack(weight: torch.Tensor) -> torch.Tensor:

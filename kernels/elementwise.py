@@ -76,9 +76,9 @@ def reference(
 
 def samples() -> Iterator[tuple[str, Sample]]:
     """Copies and casts, and every combination of options."""
-    small, whole = Tile(16, 16), (3, 5, 7, 37)
+    whole = (3, 5, 7, 37)
     shapes = (1, 7, 9, 37), (3, 13, 5, 3), (3, 1, 1, 73), (2, 4, 1, 1), (1, 3, 3, 24)
-    for shape, planes, tile in product(shapes, [False, True], [None, small, Tile(4, 128)]):
+    for shape, planes, tile in product(shapes, [False, True], [None, Tile(16, 16), Tile(4, 128)]):
         yield "copy", Sample({"x": image(*shape, planes=planes), "out": image(*shape, beside=8), "tile": tile})
     for dtype in ("float32", "float16", "bfloat16"):
         yield "cast", Sample({"x": image(2, 5, 7, 19, dtype=dtype), "out": image(2, 5, 7, 19, beside=8)})
@@ -87,7 +87,7 @@ def samples() -> Iterator[tuple[str, Sample]]:
     for other, scale, shift in product(others, [None, True], [None, True]):
         ends = {"add": (Act("clip", -0.5, 1.0), RELU), "mul": (Act("sigmoid"), IDENTITY)}
         for combine, (act, post) in ends.items():
-            options = {"before": prologue(Prologue(scale, shift, act), 37), "post": post, "tile": small}
+            options = {"before": prologue(Prologue(scale, shift, act), 37), "post": post, "tile": Tile(64, 32)}
             operands = {"x": image(*whole), "out": image(*whole, beside=8), "other": other}
             yield "every option", Sample({**operands, "combine": combine, **options})
 

@@ -41,27 +41,17 @@ def global_pool(
     tile: Tile | None = None,
 ) -> Launch:
     """One launch of a pool of `kind` "max" or "average" over H and W into out [N, 1, 1, C]."""
-    stride_c = strides4(x)[3]
+    image, stride_c, neutral = Image.of(x), strides4(x)[3], neutral_to(kind)
     batch, height, width, channels = x.shape
-    neutral = neutral_to(kind)
     before.check(channels)
     check_shape(out, (batch, 1, 1, channels), "out")
     tile = tile or global_tile(batch, height * width, channels, target_of(x))
-    image = Image.of(x)
+    numbers = {"pixels": height * width, "channels": channels, "out_n": row_stride(out, "out")}
     return Launch(
         "global_pool",
         ours("global_pool"),
         (batch, cdiv(channels, tile.block_n)),
-        {
-            "x": x,
-            "out": out,
-            "image": image,
-            "pre": before.argument(),
-            "act": Scalar.of(act),
-            "pixels": height * width,
-            "channels": channels,
-            "out_n": row_stride(out, "out"),
-        },
+        {"x": x, "out": out, "image": image, "pre": before.argument(), "act": Scalar.of(act), **numbers},
         {
             "STRIDE_C": stride_c,
             "CLEAR": before.moves(neutral),  # what lies outside must come out of the prologue as it went in
@@ -103,7 +93,7 @@ def samples() -> Iterator[tuple[str, Sample]]:
     acts = IDENTITY, RELU, Act("sigmoid")
     for kind, scale, shift, act in product(["max", "average"], [None, True], [None, True], acts):
         x, out, before = image(2, 5, 7, 19), image(2, 1, 1, 19, beside=8), prologue(Prologue(scale, shift, act), 19)
-        options = {"kind": kind, "before": before, "act": Act("tanh"), "tile": Tile(16, 8)}
+        options = {"kind": kind, "before": before, "act": Act("tanh"), "tile": Tile(16, 16)}
         yield "prologue", Sample({"x": x, "out": out, **options})
 
 

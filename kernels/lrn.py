@@ -39,7 +39,7 @@ def lrn(
     check_shape(out, tuple(x.shape), "out")
     arguments = {"scale": alpha / size, "beta": beta, "bias": bias}
     # One stage: the neighbours are in cache, and need no prefetch.
-    work = Work((Read(x),), (out,))
+    work = Work((Read(x),), (out,), terms=size)
     return rowwise("lrn", {"x": x, "out": out}, arguments, {"SIZE": size}, work, tile, stages=1)
 
 
@@ -59,7 +59,7 @@ def samples() -> Iterator[tuple[str, Sample]]:
         yield "odd sizes", _sample(x, size=5, alpha=2.0, beta=0.75, bias=0.5, tile=tile)
     for size, beta in product([1, 2, 4, 5, 9, 50], [0.75, 1.0, -0.5]):
         x = image(2, 3, 5, 21, beside=2)
-        yield "parameters", _sample(x, size=size, alpha=0.7, beta=beta, bias=2.0, tile=Tile(8, 8))
+        yield "parameters", _sample(x, size=size, alpha=0.7, beta=beta, bias=2.0, tile=Tile(16, 16))
     x = image(1, 2, 2, 6, beside=7)
     yield "neighbours of a slice", _sample(x, size=5, alpha=2.0, beta=0.75, bias=0.5, tile=Tile(4, 4))
 

@@ -52,7 +52,7 @@ def reference(
 def samples() -> Iterator[tuple[str, Sample]]:
     """Pads and crops of odd sizes."""
     all_pads = (1, 1, 1, 1), (0, 3, 2, 0), (-1, 2, 0, -2)
-    tiles = None, Tile(16, 16), Tile(4, 64)
+    tiles = None, Tile(32, 16), Tile(16, 64)
     for shape, edge, pads, tile in product([(1, 7, 9, 37), (3, 5, 4, 3)], [False, True], all_pads, tiles):
         (n, h, w, c), (top, left, bottom, right) = shape, pads
         x, out = image(*shape, planes=tile is None), image(n, h + top + bottom, w + left + right, c, beside=8)

@@ -46,16 +46,9 @@ def pool(
     neutral = neutral_to(kind)
     size = check_window(x, out, window, x.shape[3])
     check_prologue(before)
-    return windowed(
-        "pool",
-        {"x": x, "out": out},
-        {"MAX": kind == "max", "INCLUDE_PAD": count_include_pad, "CLEAR": before.moves(neutral)},
-        window,
-        before,
-        after,
-        Work((Read(x, window, size), *after.reads), (out,), after.vectors, terms=window.taps),
-        tile,
-    )
+    work = Work((Read(x, window, size), *after.reads), (out,), after.vectors, terms=window.taps)
+    constants = {"MAX": kind == "max", "INCLUDE_PAD": count_include_pad, "CLEAR": before.moves(neutral)}
+    return windowed("pool", {"x": x, "out": out}, constants, window, before, after, work, tile)
 
 
 def neutral_to(kind: str) -> float:

@@ -28,8 +28,8 @@ from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.gemm import Gemm, product_constants
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
-from optgraph.kernels.frame.operands import check_contiguous, check_window, row_stride, strides4
-from optgraph.kernels.frame.rows import patch_rows, positions, unrolled
+from optgraph.kernels.frame.operands import check_contiguous, check_window, strides4
+from optgraph.kernels.frame.rows import patch_rows, unrolled
 from optgraph.kernels.frame.sample import Sample, image, weight, window_sample
 from optgraph.kernels.frame.tile import Tile, cdiv, planned_batch
 from optgraph.kernels.frame.work import work_of
@@ -49,47 +49,33 @@ def pooled_pointwise(
     """One launch of a max pool and a 1x1 convolution. Raises ValueError for a prologue of more than an activation."""
     if weight.dim() != 2:
         raise ValueError(f"weight has shape {tuple(weight.shape)}, expected 2-D")
-    columns = weight.shape[1]
+    channels, columns = x.shape[3], weight.shape[1]
     height, width = check_window(x, out, window, columns)
-    batch, channels = x.shape[0], x.shape[3]
     check_contiguous(weight, (channels, columns), "weight")
     pool.check_prologue(before)
     after.check(tuple(out.shape))
 
-    target = target_of(x)
-    extent = (1, planned_batch(batch, target) * height * width, 1)
+    target, item = target_of(x), weight.element_size()
+    extent = (1, planned_batch(x.shape[0], target) * height * width, 1)
     # Not plain: with one block of columns, there are none to share a window.
-    taps, plain = window.taps, False
-    problem = Gemm(extent, (columns,), channels, weight.element_size(), depthwise=taps, plain=plain, splittable=False)
+    problem = Gemm(extent, (columns,), channels, item, depthwise=window.taps, plain=False, splittable=False)
     tile = tile or choose(problem, target)
     strip = patch_rows(height, width, window, tile.block_m, target)
-    count = positions(batch, height, width, strip)
-    image, stride_c, out_row = Image.of(x), strides4(x)[3], row_stride(out, "out")
-    weights = {"weight": weight}
+    image, size, stride_c, (kh, kw) = Image.of(x), Output.of(out, channels, strip=strip), strides4(x)[3], window.kernel
+    tensors = {"x": x, "weight": weight, "out": out, "image": image, "window": Sliding.of(window)}
+    taps = {"STRIDE_C": stride_c, "KH": kh, "KW": kw, "UNROLL": unrolled(kw), "STRIP": strip}
+    ends, program = (before, after), problem.program(tile, after.residual is not None)
     return Launch(
         "pooled_pointwise",
         ours("pooled_pointwise"),
-        (cdiv(count, tile.block_m) * cdiv(columns, tile.block_n),),
+        (cdiv(size.pixels, tile.block_m) * cdiv(columns, tile.block_n),),
+        {**tensors, "pre": before.argument(), "end": after.argument(), "size": size},
         {
-            "x": x,
-            "weight": weight,
-            "out": out,
-            "image": image,
-            "window": Sliding.of(window),
-            "pre": before.argument(),
-            "end": after.argument(),
-            "size": Output(count, height, width, columns, out_row, channels),
-        },
-        {
-            "STRIDE_C": stride_c,
-            "KH": window.kernel[0],
-            "KW": window.kernel[1],
-            "UNROLL": unrolled(window.kernel[1]),
-            "STRIP": strip,
-            **product_constants(image, stride_c, channels, (columns, out_row, after.residual_row), precision, tile),
+            **taps,
+            **product_constants(image, stride_c, channels, (columns, size.row, after.residual_row), precision, tile),
         },
         tile,
-        work_of(x, out, window, weights, (before, after), problem.program(tile, after.residual is not None)),
+        work_of(x, out, window, {"weight": weight}, ends, program),
         problem,
     )
 

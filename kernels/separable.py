@@ -32,8 +32,8 @@ from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.gemm import Gemm, product_constants
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
-from optgraph.kernels.frame.operands import check_contiguous, check_vector, check_window, row_stride, strides4
-from optgraph.kernels.frame.rows import patch_rows, positions
+from optgraph.kernels.frame.operands import check_contiguous, check_vector, check_window, strides4
+from optgraph.kernels.frame.rows import patch_rows
 from optgraph.kernels.frame.sample import Sample, image, vector, weight, window_sample
 from optgraph.kernels.frame.tile import Tile, cdiv, planned_batch
 from optgraph.kernels.frame.work import work_of
@@ -56,47 +56,32 @@ def separable(
     """One launch of a depthwise convolution, an activation `mid` and a 1x1 convolution."""
     if depthwise.dim() != 3 or weight.dim() != 2:
         raise ValueError(f"weights have shapes {tuple(depthwise.shape)}, {tuple(weight.shape)}, expected 3-D and 2-D")
-    columns = weight.shape[1]
+    channels, columns = x.shape[3], weight.shape[1]
     height, width = check_window(x, out, window, columns)
-    batch, channels = x.shape[0], x.shape[3]
     check_contiguous(depthwise, (*window.kernel, channels), "depthwise")
     check_contiguous(weight, (channels, columns), "weight")
     check_vector(depthwise_bias, channels, "depthwise_bias")
     before.check(channels)
     after.check(tuple(out.shape))
 
-    target = target_of(x)
-    extent = (1, planned_batch(batch, target) * height * width, 1)
-    taps, plain = window.taps, not before.affine
-    problem = Gemm(extent, (columns,), channels, weight.element_size(), depthwise=taps, plain=plain, splittable=False)
+    target, item = target_of(x), weight.element_size()
+    extent = (1, planned_batch(x.shape[0], target) * height * width, 1)
+    plain = not before.affine
+    problem = Gemm(extent, (columns,), channels, item, depthwise=window.taps, plain=plain, splittable=False)
     tile = tile or choose(problem, target)
     strip = patch_rows(height, width, window, tile.block_m, target)
-    count = positions(batch, height, width, strip)
-    image, stride_c, out_row = Image.of(x), strides4(x)[3], row_stride(out, "out")
-    weights = {"depthwise": depthwise, "weight": weight, "depthwise_bias": depthwise_bias}
+    image, size, stride_c = Image.of(x), Output.of(out, channels, strip=strip), strides4(x)[3]
+    weights = {"depthwise": depthwise, "depthwise_bias": depthwise_bias, "weight": weight}
+    ends = {"pre": before.argument(), "mid": Scalar.of(mid), "end": after.argument()}
+    taps = {"STRIDE_C": stride_c, "KH": window.kernel[0], "KW": window.kernel[1], "STRIP": strip}
     return Launch(
         "separable",
         ours("separable"),
-        (cdiv(count, tile.block_m) * cdiv(columns, tile.columns),),
+        (cdiv(size.pixels, tile.block_m) * cdiv(columns, tile.columns),),
+        {"x": x, **weights, "out": out, "image": image, "window": Sliding.of(window), **ends, "size": size},
         {
-            "x": x,
-            "depthwise": depthwise,
-            "depthwise_bias": depthwise_bias,
-            "weight": weight,
-            "out": out,
-            "image": image,
-            "window": Sliding.of(window),
-            "pre": before.argument(),
-            "mid": Scalar.of(mid),
-            "end": after.argument(),
-            "size": Output(count, height, width, columns, out_row, channels),
-        },
-        {
-            "STRIDE_C": stride_c,
-            "KH": window.kernel[0],
-            "KW": window.kernel[1],
-            "STRIP": strip,
-            **product_constants(image, stride_c, channels, (columns, out_row, after.residual_row), precision, tile),
+            **taps,
+            **product_constants(image, stride_c, channels, (columns, size.row, after.residual_row), precision, tile),
             "ACCUMULATORS": tile.accumulators,
         },
         tile,

@@ -45,7 +45,7 @@ def softmax(x: torch.Tensor, out: torch.Tensor, *, tile: Tile | None = None) -> 
             **tile.blocks(),
         },
         tile,
-        Work((Read(x),), (out,)),
+        Work((Read(x),), (out,), terms=columns),
     )
 
 

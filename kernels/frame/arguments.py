@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 
 from optgraph.ir.values import Act, Window
-from optgraph.kernels.frame.operands import strides4
+from optgraph.kernels.frame.operands import row_stride, strides4
+from optgraph.kernels.frame.rows import positions
 
 OURS = "optgraph.kernels.jit"
 
@@ -93,6 +94,13 @@ class Output(NamedTuple):
     columns: int
     row: int
     channels: int
+
+    @classmethod
+    def of(cls, out: torch.Tensor, channels: int, columns: int = 0, strip: int = 1) -> Output:
+        """columns: those of a group, by default all. Raises ValueError if the pixels of `out` are not dense."""
+        batch, height, width, every = out.shape
+        visited = positions(batch, height, width, strip)
+        return cls(visited, height, width, columns or every, row_stride(out, "out"), channels)
 
 
 class Pre(NamedTuple):

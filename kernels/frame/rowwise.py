@@ -38,9 +38,8 @@ def rowwise(
     batch, height, width, channels = out.shape
     count = visited or batch * height * width
     tile = tile or row_tile(count, channels, x.element_size(), target_of(x), stages)
-    image, out_row = Image.of(x), row_stride(out, "out")
-    size = Output(count, height, width, channels, out_row, channels)
-    align = alignment(channels, *image.strides, out_row, *strides)
+    image, size = Image.of(x), Output(count, height, width, channels, row_stride(out, "out"), channels)
+    align = alignment(channels, *image.strides, size.row, *strides)
     return Launch(
         kernel,
         ours(kernel),

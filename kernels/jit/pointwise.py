@@ -13,10 +13,10 @@ from optgraph.kernels.jit.split_k import joined, span
 # fmt: off
 @triton.jit
 def pointwise(
-    x, weight, outs, workspace, pre, end,
+    x, weight, workspace, pre, end,
     size, splits,  # M, Ho*Wo, Wo, K, sum C_i
     strides,  # of x, the convolution's included
-    sizes, out_rows, act_bits,  # columns and row strides of each output, and which of them have the activation
+    outs, sizes, out_rows, act_bits,  # outputs, their columns and row strides, and which of them have the activation
     STRIDE_C: tl.constexpr, TMA: tl.constexpr, FLAT: tl.constexpr, SEGMENTED: tl.constexpr, SPLIT: tl.constexpr,
     PRECISION: tl.constexpr, ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,

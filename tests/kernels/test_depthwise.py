@@ -44,7 +44,7 @@ def test_strips_waste_little(height: int, block_m: int) -> None:
 @pytest.mark.parametrize("height", [5, 8])
 @pytest.mark.parametrize("strip", [2, 4])
 def test_strips(monkeypatch: pytest.MonkeyPatch, height: int, strip: int) -> None:
-    monkeypatch.setattr("optgraph.kernels.frame.windowed.strip_rows", lambda *_: strip)
+    monkeypatch.setattr("optgraph.kernels.frame.rowwise.strip_rows", lambda *_: strip)
     after, window = Epilogue(True, residual=True), Window((3, 3), pads=(1, 1, 1, 1))
     check(DEPTHWISE, sample((3, height, 7, 5), window, after=after, tile=Tile(32, 16)))
 

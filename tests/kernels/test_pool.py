@@ -61,7 +61,7 @@ def test_reference(kind: dict[str, Any], stride: int) -> None:
 @pytest.mark.parametrize("height", [5, 8])
 @pytest.mark.parametrize("strip", [2, 4])
 def test_strips(monkeypatch: pytest.MonkeyPatch, height: int, strip: int) -> None:
-    monkeypatch.setattr("optgraph.kernels.frame.windowed.strip_rows", lambda *_: strip)
+    monkeypatch.setattr("optgraph.kernels.frame.rowwise.strip_rows", lambda *_: strip)
     after, tile = Epilogue(residual=True), Tile(32, 16)
     check(POOL, window_sample((3, height, 7, 5), 5, AROUND, kind="average", after=after, tile=tile))
 
