@@ -2,5 +2,11 @@
 
 import os
 
+from hypothesis import settings
+
 if not os.environ.get("OPTGRAPH_TEST_GPU"):
     os.environ["TRITON_INTERPRET"] = "1"
+
+# No test is timed: on a busy machine an example takes many times longer.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")

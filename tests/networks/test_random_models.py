@@ -21,7 +21,7 @@ from optgraph.passes import pipeline
 from optgraph.passes.rewrite import Outcome
 from tests.support.random_models import models
 
-RUN = settings(database=None, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+RUN = settings(database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @settings(RUN, max_examples=60)
