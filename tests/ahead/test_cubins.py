@@ -430,7 +430,7 @@ def test_the_table_of_variants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     variants = data["variants"]
     fields = {"kernel", "target", "registers", "spills", "shared_bytes", "wgmma", "tma", "launches", "blocks_per_sm"}
     assert all(fields <= set(v) for v in variants)
-    for target in ("sm_80", SM_90):
+    for target in ("sm_80", "sm_90"):
         assert sum(v["launches"]["1"] for v in variants if v["target"] == target) == data["launches"]
     first = next(v for v in variants if v["target"] == "sm_90")
     assert list(first["launches"]) == ["1", "2", "8", "64"]
