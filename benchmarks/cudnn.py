@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from optgraph.ir.values import IDENTITY, RELU, Window
 from optgraph.kernels import conv2d, depthwise, pointwise
-from optgraph.kernels.frame.ends import Epilogue
+from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.sample import Operands
 from optgraph.tune.layers import Bind
@@ -29,15 +29,16 @@ _POINT = Window((1, 1))
 def cudnn(operands: Operands) -> Peer | None:
     """The layer through cuDNN; None if it is no convolution."""
     t = operands.arguments
-    if "weight" not in t or "before" not in t:
+    if "weight" not in t or t["x"].dim() != 4:
         return None
-    x, after, mid = _images(t["before"].reference(t["x"]).to(t["weight"].dtype)), t["after"], t.get("mid", IDENTITY)
+    before, after, mid = t.get("before", Prologue()), t.get("after", Epilogue()), t.get("mid", IDENTITY)
+    x = _images(before.reference(t["x"]).to(t["weight"].dtype))
     match operands.kernel.name:
         case "pointwise":
             widths = [out.shape[-1] for out in t["outs"]]
             biases = [None] * len(widths) if after.bias is None else list(after.bias.split(widths))
             ends = [Epilogue(b, act) for b, act in zip(biases, t["acts"], strict=True)] if t.get("acts") else [after]
-            window = Window((1, 1), t["stride"])
+            window = Window((1, 1), t.get("stride", (1, 1)))
             weights = t["weight"].split(widths, 1)
             calls = [_convolution(_pointwise(w), window, end) for w, end in zip(weights, ends, strict=True)]
             return lambda: [_rows(call(x)) for call in calls]
@@ -71,7 +72,7 @@ def separate(operands: Operands, bind: Bind) -> Run | None:
             weights = [w.contiguous() for w in t["weight"].split(columns, 1)]
             bias = t["after"].bias
             biases = [None] * len(columns) if bias is None else [b.contiguous() for b in bias.split(columns)]
-            common = {key: t[key] for key in ("stride", "before", "precision")}
+            common = {key: t[key] for key in ("stride", "before", "precision") if key in t}
             launches = [
                 pointwise.pointwise(t["x"], w, [out], after=Epilogue(b, act), **common)
                 for w, b, out, act in zip(weights, biases, t["outs"], t["acts"], strict=True)
@@ -89,7 +90,7 @@ def separate(operands: Operands, bind: Bind) -> Run | None:
             middle = joined[..., -hidden:] if t["rest_first"] else joined[..., :hidden]
             if t["rest"] is not None:
                 (joined[..., :-hidden] if t["rest_first"] else joined[..., hidden:]).copy_(t["rest"])
-            common = {key: t[key] for key in ("window", "before", "precision")}
+            common = {key: t[key] for key in ("window", "before", "precision") if key in t}
             end = Epilogue(t["conv_bias"], t["mid"])
             first = conv2d.conv2d(t["x"], t["conv_weight"], middle, after=end, **common)
             launches = [first, _second(operands, joined)]

@@ -10,9 +10,9 @@ from optgraph.base.devices import SM_90
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import RELU, Act, Value
 from optgraph.ops import Conv
+from optgraph.ops import bottleneck as operator
 from optgraph.passes import pipeline
 from optgraph.passes.fuse import bottleneck, epilogue
-from optgraph.plan import lowering as lowering
 from optgraph.plan.lowering import lower
 from optgraph.plan.plans import Plans
 from optgraph.run import reference
@@ -192,7 +192,7 @@ def forms(graph: Graph, batch: int, monkeypatch: pytest.MonkeyPatch) -> list[tup
     x = torch.randn(batch, *map(int, graph.shape("x")[1:]), generator=torch.Generator().manual_seed(1))
     found = []
     for one in (False, True):
-        monkeypatch.setattr(lowering, "pays", lambda *_, one=one, **__: one)
+        monkeypatch.setattr(operator, "pays", lambda *_, one=one, **__: one)
         launches = lower(graph, batch).launches_by_kernel()
         found.append((launches, Engine(Plans(graph, "fp32"), torch.device("cpu"))({"x": x}, len(x))["y0"]))
     expected = reference.run(graph, {"x": x}, torch.float64)["y0"]
@@ -227,7 +227,7 @@ def test_the_hidden_value_joins_the_rest_in_one_buffer():
     assert node.op.rest_in_place
     plan = lower(graph)
     conv, pointwise = (call for call in plan.calls if call.node == node.name)
-    rest, hidden, whole = plan.results[node.get("rest")], conv.writes["out"], pointwise.reads["x"]
+    rest, hidden, whole = plan.results[node.get("rest")], conv.arguments["out"], pointwise.arguments["x"]
     assert rest.base == hidden.base == whole.base
     assert (rest.offset, hidden.offset, whole.shape[3]) == (0, 16, 32)
     assert rest.strides == whole.permute(0, 3, 1, 2).strides
@@ -254,7 +254,7 @@ def test_one_launch_saves_writing_and_reading_what_lies_between(monkeypatch: pyt
     graph = bottlenecks(32, size=24)
     moved = []
     for one in (False, True):
-        monkeypatch.setattr(lowering, "pays", lambda *_, one=one, **__: one)
+        monkeypatch.setattr(operator, "pays", lambda *_, one=one, **__: one)
         calls = lower(graph, 3, "fp16").calls
         moved.append(sum(view.bytes for call in calls for view in call.views()))
     assert moved[0] - moved[1] == 2 * 2 * (3 * 24 * 24 * 32) * 2  # two values, two bytes each, written and read

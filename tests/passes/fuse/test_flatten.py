@@ -37,7 +37,7 @@ def test_images_go_into_the_dense_layer():
     dense = after.nodes()[1]
     assert after.shape(dense.inputs[0]) == ("N", 4, 5, 5) and set(dense.origin) == {"flatten", "dense"}
     plan = lower(after)
-    assert plan.launches_by_kernel() == {"conv2d": 1, "head": 2} and not plan.fallbacks
+    assert plan.launches_by_kernel() == {"conv2d": 1, "dense": 2} and not plan.fallbacks
 
 
 @pytest.mark.parametrize("source", ["conv", "input"])
