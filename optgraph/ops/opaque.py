@@ -1,12 +1,13 @@
-"""Any ONNX operator that is none of ours, kept as it came and run by ONNX's own reference implementation.
+"""Any ONNX operator that is none of ours, kept as it came and run by torch (`ops/standard/`).
 
-Operators change between opsets: Softmax ran over all axes from `axis` on until 13, Upsample became Resize. ONNX's
-reference implementation knows only some of the old meanings, and one file has one opset, so an old operator first goes
-through ONNX's version converter.
+What torch does not have is left to ONNX's own reference implementation. Operators change between opsets: Softmax ran
+over all axes from `axis` on until 13, Upsample became Resize. That implementation knows only some of the old meanings,
+and one file has one opset, so for it, and to be written, an old operator goes through ONNX's version converter.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, version_converter
 
+from optgraph.base.dtypes import torch_dtype
 from optgraph.base.errors import ModelError
 from optgraph.ir.op import Exporter, Importer, Inputs, Node, Op, Outputs
 from optgraph.ir.values import BATCH, Dim, Value
@@ -77,6 +79,33 @@ class Opaque(Op):
         return self.function({"": OPSET})(inputs)
 
     def function(self, opsets: Mapping[str, int]) -> Callable[[Inputs], Outputs]:
+        from optgraph.ops.standard.form import OutsideTorchError
+
+        in_torch, reference = self.torch_function(opsets), functools.cache(lambda: self._reference(opsets))
+        if in_torch is None:
+            return reference()
+
+        def call(tensors: Inputs) -> Outputs:
+            try:
+                results = in_torch([None if t is None else _widened(t) for t in tensors])
+            except OutsideTorchError:
+                return reference()(tensors)
+            types = [torch_dtype(value.dtype) for value in self.values]
+            return tuple(
+                result if result.is_floating_point() else result.to(dtype)
+                for result, dtype in zip(results, types, strict=True)
+            )
+
+        return call
+
+    def torch_function(self, opsets: Mapping[str, int]) -> Callable[[Inputs], Outputs] | None:
+        """What torch has for it in its opset; None if it is for ONNX's reference implementation."""
+        from optgraph.ops.standard.table import torch_function
+
+        return None if self.domain else torch_function(onnx.NodeProto.FromString(self.proto), opsets[""])
+
+    def _reference(self, opsets: Mapping[str, int]) -> Callable[[Inputs], Outputs]:
+        """ONNX's reference implementation. Raises ModelError if there is none."""
         import torch
         from onnx.reference import ReferenceEvaluator
 
@@ -169,6 +198,11 @@ def _inferred(
         ]
         found.append((dims, str(helper.tensor_dtype_to_np_dtype(proto.tensor_type.elem_type))))
     return found
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """16-bit floats as float32, so that what an operator computes is rounded once."""
+    return tensor.float() if tensor.is_floating_point() and tensor.itemsize == 2 else tensor
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:

@@ -1,0 +1,66 @@
+"""Elements by the mean and variance, or the norm, of those beside them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from optgraph.ops.standard.form import Form, Function
+
+
+def _standardised(x: Tensor, axes: list[int], epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    """x with mean 0 and variance 1 over `axes`; the mean; one over the deviation."""
+    mean = x.mean(axes, keepdim=True)
+    scale = 1 / torch.sqrt(((x - mean) ** 2).mean(axes, keepdim=True) + epsilon)
+    return (x - mean) * scale, mean, scale
+
+
+def instance_norm(form: Form, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    y, _, _ = _standardised(x, list(range(2, x.ndim)), form.number("epsilon", 1e-5))
+    shape = (-1, *[1] * (x.ndim - 2))
+    return y * scale.reshape(shape) + bias.reshape(shape)
+
+
+def group_norm(form: Form, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """scale and bias: one a group until opset 21, one a channel from then on."""
+    groups, channels = form.get("num_groups"), x.shape[1]
+    rows, _, _ = _standardised(x.reshape(x.shape[0], groups, -1), [2], form.number("epsilon", 1e-5))
+    if form.opset < 21:
+        scale, bias = (vector.repeat_interleave(channels // groups) for vector in (scale, bias))
+    shape = (-1, *[1] * (x.ndim - 2))
+    return rows.reshape(x.shape) * scale.reshape(shape) + bias.reshape(shape)
+
+
+def layer_norm(form: Form, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:
+    first = form.integer("axis", -1) % x.ndim
+    y, mean, deviation = _standardised(x, list(range(first, x.ndim)), form.number("epsilon", 1e-5))
+    y = y * scale if bias is None else y * scale + bias
+    return (y, mean, deviation)[: form.outputs]
+
+
+def rms_norm(form: Form, x: Tensor, scale: Tensor) -> Tensor:
+    axes = list(range(form.integer("axis", -1) % x.ndim, x.ndim))
+    return x / torch.sqrt((x * x).mean(axes, keepdim=True) + form.number("epsilon", 1e-5)) * scale
+
+
+def mean_variance_norm(form: Form, x: Tensor) -> Tensor:
+    axes = form.numbers("axes") or [0, 2, 3]
+    centred = x - x.mean(axes, keepdim=True)
+    return centred / (torch.sqrt((centred**2).mean(axes, keepdim=True)) + 1e-9)
+
+
+def lp_norm(form: Form, x: Tensor) -> Tensor:
+    """Zero where all is zero."""
+    axis = form.integer("axis", -1)
+    norm = x.abs().sum(axis, True) if form.integer("p", 2) == 1 else (x * x).sum(axis, True).sqrt()
+    return torch.where(norm == 0, torch.zeros_like(x), x / norm)
+
+
+FUNCTIONS: dict[str, Function] = {
+    "GroupNormalization": group_norm,
+    "InstanceNormalization": instance_norm,
+    "LayerNormalization": layer_norm,
+    "LpNormalization": lp_norm,
+    "MeanVarianceNormalization": mean_variance_norm,
+    "RMSNormalization": rms_norm,
+}
