@@ -6,11 +6,12 @@ from optgraph.ops.dense import Gemm, MatMul
 from optgraph.ops.elementwise import Activation, Affine, Binary, Cast
 from optgraph.ops.fused import MergedPointwise, PooledPointwise, Separable
 from optgraph.ops.joining import Concat, Slice, Split
-from optgraph.ops.movement import Identity, Pad, Reshape, Transpose
+from optgraph.ops.movement import Expand, Identity, Pad, Reshape, Transpose
 from optgraph.ops.normalise import LRN, BatchNorm, Softmax
 from optgraph.ops.opaque import Opaque
 from optgraph.ops.pool import Pool
 from optgraph.ops.reduction import GlobalPool, Reduce
+from optgraph.ops.resize import Resize
 
 __all__ = [
     "LRN",
@@ -22,6 +23,7 @@ __all__ = [
     "Cast",
     "Concat",
     "Conv",
+    "Expand",
     "Gemm",
     "GlobalPool",
     "Identity",
@@ -33,6 +35,7 @@ __all__ = [
     "PooledPointwise",
     "Reduce",
     "Reshape",
+    "Resize",
     "Separable",
     "Slice",
     "Softmax",

@@ -41,15 +41,7 @@ class Identity(Op):
             raise KeepError
         importer.add(Identity(), [node.input[0]])
 
-    @staticmethod
-    def from_expand(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
-        """An Expand that expands nothing."""
-        target, source = importer.dims(node.input[1]), importer.shape(node.input[0])
-        if target is None or broadcast(source, tuple(target)) != source:
-            raise KeepError
-        importer.add(Identity(), [node.input[0]])
-
-    handlers: ClassVar[Handlers] = {"Identity": from_onnx, "Dropout": from_dropout, "Expand": from_expand}
+    handlers: ClassVar[Handlers] = {"Identity": from_onnx, "Dropout": from_dropout}
 
     def export(self, to: Exporter, node: Node) -> None:
         exporting.one_node(to, node, "Identity")
@@ -60,6 +52,58 @@ class Identity(Op):
 
     def lower(self, context: Lowering, node: Node) -> None:
         context.alias(node.output, context.read(node.inputs[0]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expand(Op):
+    """x broadcast against `shape`, as in numpy. like: an input with the batch in front, where `shape` has a batch and
+    x has none."""
+
+    slots = ("x", "like")
+    shape: Shape
+
+    def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
+        x = present(inputs, 0)
+        out = broadcast(x.shape, self.shape)
+        missing = {d for d in out if isinstance(d, str)} - set(x.shape)
+        like = inputs[1] if len(inputs) > 1 else None
+        if missing and (like is None or missing != set(like.shape[:1])):
+            raise ModelError(f"cannot expand {list(x.shape)} to {list(self.shape)}")
+        return (Value(out, x.dtype),)
+
+    @staticmethod
+    def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+        target, source = importer.dims(node.input[1]), importer.shape(node.input[0])
+        if target is None:
+            raise KeepError
+        shape = broadcast(source, tuple(target))
+        if shape == source:
+            importer.add(Identity(), [node.input[0]])
+            return
+        missing = {d for d in shape if isinstance(d, str)} - set(source)
+        names = (info.name for info in importer.model.graph.input if importer.constant(info.name) is None)
+        like = next((name for name in names if missing == set(importer.shape(name)[:1])), "") if missing else ""
+        importer.add(Expand(shape=tuple(target)), [node.input[0], like] if like else [node.input[0]])
+
+    handlers: ClassVar[Handlers] = {"Expand": from_onnx}
+
+    def export(self, to: Exporter, node: Node) -> None:
+        x, like = to.value(node.inputs[0]).shape, node.get("like")
+        # A 1 keeps what x has; only the batch of another tensor has to be looked up.
+        numbers = [1 if isinstance(d, str) else d for d in self.shape]
+        shape = exporting.integers(to, numbers, "shape")
+        if like:
+            batch = to.emit("Shape", [to.name(like)], start=0, end=1)
+            factors = [0 if isinstance(d, str) and d not in x else 1 for d in self.shape]
+            where = exporting.integers(to, [i for i, factor in enumerate(factors) if not factor], "where")
+            shape = to.emit("ScatterElements", [shape, where, batch])
+        to.emit("Expand", [to.name(node.inputs[0]), shape], [to.name(node.output)])
+
+    def compute(self, inputs: Inputs) -> Outputs:
+        x, like = self.per_slot(inputs)
+        batch = 1 if like is None else like.shape[0]  # 1: x has it
+        sizes = tuple(batch if isinstance(d, str) else d for d in self.shape)
+        return (x.expand([int(d) for d in broadcast(tuple(x.shape), sizes)]),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,4 +291,4 @@ class Pad(Op):
         context.call(PAD, node, x=x, out=out, **options)
 
 
-OPS = (Identity, Reshape, Transpose, Pad)
+OPS = (Identity, Expand, Reshape, Transpose, Pad)

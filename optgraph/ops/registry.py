@@ -17,6 +17,7 @@ from optgraph.ops import (
     opaque,
     pool,
     reduction,
+    resize,
 )
 
 
@@ -54,6 +55,7 @@ OURS = Registry(
         *normalise.OPS,
         *movement.OPS,
         *joining.OPS,
+        *resize.OPS,
         *opaque.OPS,
     )
 )

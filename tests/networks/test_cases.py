@@ -54,15 +54,9 @@ PENDING = {
     "quantised.qdq_channel_axis0",
     "quantised.qdq_channel_axis1",
     "quantised.qlinearconv",
-    "resize_modes.linear_align_corners_1.5x2.5",
-    "resize_modes.sizes_nearest_64_26",
-    "resize_to_other.expand_global_context",
     "resize_to_other.scales_by_cast_div",
-    "resize_to_other.sizes_nearest",
-    "slices.coordconv_open_batch",
     "slices.focus_stem",
     "slices.int64_max",
-    "upsample_old.o9_linear_s",
 }
 
 BOUNDS = {"float16": 5e-3, "bfloat16": 3e-2, "float32": 1e-5, "float64": 1e-12}

@@ -13,7 +13,7 @@ from optgraph.ir.graph import Graph
 from optgraph.ir.values import Shape, Value
 from optgraph.run.reference import run
 from tests.support.definitions import evaluate, rand
-from tests.support.onnx_checks import exported, imported, single, types
+from tests.support.onnx_checks import exported, imported, single, types, weights
 
 
 def test_reference() -> None:
@@ -59,7 +59,18 @@ EXPORTS: dict[str, tuple[list[str], Callable[[], Graph]]] = {
     "pad": (["Pad"], lambda: single(ops.Pad(pads=(0, 0, 1, -1, 0, 2, 0, 3), value=0.5))),
     "pad_edge": (["Pad"], lambda: single(ops.Pad(pads=(0, 0, 1, 0, 0, 2, 0, 3), mode="edge"))),
     "identity": (["Identity"], lambda: single(ops.Identity())),
+    "expand": (["Expand"], lambda: single(ops.Expand(shape=("N", 4, 3, 8)), shape=("N", 4, 1, 8))),
+    "expand_batch": (["Identity", "Shape", "ScatterElements", "Expand"], lambda: expanded_constant()),
 }
+
+
+def expanded_constant() -> Graph:
+    """A class token or a grid of coordinates, once for each image."""
+    graph = single(ops.Identity())
+    token = graph.add_constant(weights(2, 1, 5), "token")
+    expand = ops.Expand(shape=("N", 1, 3, 5))
+    graph.outputs = {"y": graph.add(expand, [token, "x"], name="expand").output}
+    return graph
 
 
 @pytest.mark.parametrize("name", EXPORTS)
@@ -75,6 +86,11 @@ CASES = {
     "dropout_mask": [("Dropout", "x", "d mask", {}), ("Relu", "d", "y", {})],
     "dropout": [("Dropout", "x", "d", {}), ("Relu", "d", "y", {})],
     "identity_of_weight": [("Identity", "w", "w2", {}), ("Conv", "x w2", "y", {})],
+    "expand": [
+        *[("GlobalAveragePool", "x", "p", {}), ("Shape", "x", "dims", {})],
+        *[("Expand", "p dims", "e", {}), ("Add", "e x", "y", {})],
+    ],
+    "expand_batch": [("Shape", "x", "dims", {}), ("Expand", "c dims", "e", {}), ("Add", "e x", "y", {})],
     "expand_same": [("Shape", "x", "dims", {}), ("Expand", "x dims", "y", {})],
 }
 
