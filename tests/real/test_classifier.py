@@ -1,0 +1,57 @@
+"""EfficientNet-Lite0 with ImageNet weights: the classes of photographs, as ONNX Runtime has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import optgraph
+from examples.photograph import best, export, preprocessed
+from optgraph.onnx.sessions import session
+
+# What is plainly to be seen, by index of ImageNet: the network itself is to be the trained one.
+SEEN = {"chelsea": {281, 282, 285}, "coffee": {504, 967, 968}, "rocket": {657, 744, 812}, "flower": {985, 986}}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("efficientnet") / "efficientnet_lite0.onnx"
+    export(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(photographs: dict[str, Image.Image]) -> np.ndarray:
+    return np.concatenate([preprocessed(image) for image in photographs.values()])
+
+
+@pytest.fixture(scope="module")
+def answers(model: Path, images: np.ndarray) -> np.ndarray:
+    (logits,) = session(str(model), optimize=False).run(None, {"image": images})
+    return np.asarray(logits)
+
+
+def test_the_reference_sees_what_is_there(answers: np.ndarray, photographs: dict[str, Image.Image]) -> None:
+    seen = dict(zip(photographs, answers.argmax(1), strict=True))
+    assert {name: seen[name] in classes for name, classes in SEEN.items()} == dict.fromkeys(SEEN, True)
+    assert best(answers[list(photographs).index("chelsea")])[0][0] in ("tiger cat", "Egyptian cat")
+
+
+@pytest.mark.parametrize(("backend", "dtype", "bound"), [
+    ("torch", "fp32", 1e-5),
+    ("onnxruntime", "fp32", 1e-5),
+    ("interpret", "fp32", 1e-5),
+    ("interpret", "tf32", 3e-3),
+    ("interpret", "fp16", 5e-3),
+])  # fmt: skip
+def test_same_answers(
+    model: Path, images: np.ndarray, answers: np.ndarray, backend: str, dtype: str, bound: float
+) -> None:
+    net = optgraph.compile(model, backend, dtype)
+    assert not net.plan().fallbacks
+    results = np.asarray(net(images))
+    assert np.linalg.norm(results - answers) <= bound * np.linalg.norm(answers)
+    assert (results.argmax(1) == answers.argmax(1)).all()
