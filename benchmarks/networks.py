@@ -49,7 +49,7 @@ def measure(name: str, interpret: bool, folder: Path) -> dict[str, Any]:
     original = session(str(path), optimize=False)
     shape = [1 if isinstance(d, str) else d for d in next(iter(net.inputs.values())).shape]
     pictures = [images(seed, tuple(shape), channels_last(shape)) for seed in (1, 2)]
-    answers = [original.run(None, {original.get_inputs()[0].name: image})[0] for image in pictures]
+    answers = [original.run(None, {original.inputs[0]: image})[0] for image in pictures]
     plan = net.plan()
     half = optgraph.compile(path, backend="torch", dtype="fp16")
     row: dict[str, Any] = {

@@ -43,7 +43,7 @@ def measure(network: str, path: Path, size: int, batch: int, target: str) -> dic
     """One row: how many launches of which kind, and how far the answer is from ONNX Runtime's."""
     x = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
     original = session(str(path), optimize=False)
-    expected = original.run(None, {original.get_inputs()[0].name: x})[0]
+    expected = original.run(None, {original.inputs[0]: x})[0]
     own = np.asarray(optgraph.compile(path, backend="interpret", dtype="fp16")(x))
     net = optgraph.compile(path, backend="interpret", dtype="fp16")
     there = Target.parse(target)

@@ -128,10 +128,11 @@ class ModelReader:
         assert self._node is not None
         name = self._node.name or self._node.op_type
         unused = f"{self._node.name or op.kind}:unused"
+        computed = self._node.output[:1] if outputs is None else outputs
         node = self.graph.add(
             op,
             [self.value(value) for value in inputs],
-            [value or self.graph.fresh(unused) for value in (self._node.output[:1] if outputs is None else outputs)],
+            [value or self.graph.fresh(f"{unused}{i}") for i, value in enumerate(computed)],
             name=name,
             origin=[self._node.name or self._node.output[0]],
         )

@@ -11,6 +11,7 @@ import onnx.inliner
 from onnx import helper
 
 from optgraph.base.errors import OptgraphError
+from optgraph.onnx import ort_faults
 from optgraph.onnx.parts import upstream
 
 Feeds = Mapping[str, np.ndarray]
@@ -18,9 +19,27 @@ Feeds = Mapping[str, np.ndarray]
 CHUNK = 16  # inner values held at a time
 
 
-def session(model: bytes | str, threads: int = 0, optimize: bool = True) -> Any:
+class Session:
+    """A model in ONNX Runtime."""
+
+    def __init__(self, running: Any) -> None:
+        self._running = running
+        self.inputs: list[str] = [value.name for value in running.get_inputs()]
+        self.outputs: list[str] = [value.name for value in running.get_outputs()]
+
+    def run(self, names: Sequence[str] | None, feeds: Feeds) -> list[np.ndarray]:
+        """The named outputs, all of them for None. Raises OptgraphError if ONNX Runtime cannot compute them."""
+        try:
+            results: list[np.ndarray] = self._running.run(names, dict(feeds))
+        except Exception as error:  # ONNX Runtime raises types of its own that share no base but Exception
+            raise OptgraphError(f"ONNX Runtime cannot run the model: {_line(error)}") from None
+        return results
+
+
+def session(model: bytes | str, threads: int = 0, optimize: bool = True) -> Session:
     """An ONNX Runtime CPU session for a model's bytes or path. threads: 0 means all cores.
 
+    optimize: with all of ONNX Runtime's optimisations but those that are wrong (`ort_faults.OFF`).
     Raises OptgraphError if ONNX Runtime refuses it.
     """
     import onnxruntime
@@ -31,13 +50,23 @@ def session(model: bytes | str, threads: int = 0, optimize: bool = True) -> Any:
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises types of its own that share no base but Exception
-        raise OptgraphError(f"ONNX Runtime does not accept the model: {str(error).splitlines()[0]}") from None
+        running = onnxruntime.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(ort_faults.OFF)
+        )
+    except Exception as error:
+        raise OptgraphError(f"ONNX Runtime does not accept the model: {_line(error)}") from None
+    return Session(running)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class InnerValues:
-    """Any value that a node of `model` computes, with nothing optimised unless asked."""
+    """Any value that a node of `model` computes, with nothing optimised unless asked.
+
+    A Sigmoid is computed as it is defined, for ONNX Runtime's own is far off where it is small.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         # As import does, so that the names inside are the same.
@@ -72,11 +101,12 @@ class InnerValues:
         read.update(names)
         part = onnx.ModelProto(ir_version=max(4, self._model.ir_version), opset_import=self._model.opset_import)
         part.graph.name = whole.name or "reference"
-        part.graph.node.extend(nodes)
+        part.graph.node.extend(ort_faults.named_outputs(nodes))
         part.graph.input.extend(
             helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
             for name, array in feeds.items()
         )
         part.graph.initializer.extend(tensor for tensor in whole.initializer if tensor.name in read)
         part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        ort_faults.exact_sigmoid(part.graph)
         return part

@@ -18,6 +18,7 @@ from optgraph.base.errors import InputError, ModelError
 from optgraph.base.files import replacing
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import Value
+from optgraph.onnx import ort_faults
 from optgraph.onnx.functions import call_conv_relu
 from optgraph.ops.exporting import OPSET, element
 
@@ -86,6 +87,7 @@ class ModelWriter:
             if name != public:  # an input, or a value that is an output twice
                 self._prefix = public
                 self.emit("Identity", [name], [public])
+        ort_faults.apart_from_pools(proto)
         versions = {**graph.domains, "": self.opset}
         domains = sorted({"", *(node.domain for node in proto.node)})
         self._model.opset_import.extend(helper.make_opsetid(domain, versions.get(domain, 1)) for domain in domains)

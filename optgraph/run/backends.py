@@ -108,11 +108,10 @@ class OnnxRuntime:
     def __init__(self, graph: Graph, threads: int = 0) -> None:
         self.graph = graph
         self._session = session(to_onnx(graph).SerializeToString(), threads)
-        self._names = [output.name for output in self._session.get_outputs()]
 
     def __call__(self, feeds: Tensors, batch: int) -> dict[str, torch.Tensor]:
-        results = self._session.run(self._names, _arrays(feeds))
-        return {name: torch.from_numpy(result) for name, result in zip(self._names, results, strict=True)}
+        results = self._session.run(None, _arrays(feeds))
+        return {name: torch.from_numpy(result) for name, result in zip(self._session.outputs, results, strict=True)}
 
     def stepwise(self, feeds: Tensors, batch: int, see: See) -> dict[str, torch.Tensor]:
         exporter = ModelWriter(self.graph)

@@ -46,7 +46,7 @@ def relative(actual: np.ndarray, expected: np.ndarray) -> float:
 @pytest.mark.parametrize("model", FILES, indirect=True)
 def test_torch_and_onnxruntime_agree_with_the_original(model: Path) -> None:
     original = session(str(model), optimize=False)
-    name = original.get_inputs()[0].name
+    name = original.inputs[0]
     nets = {backend: optgraph.compile(model, backend=backend) for backend in ("torch", "onnxruntime")}
     shape = [2 if isinstance(d, str) else d for d in nets["torch"].inputs[name].shape]
     answers = []
