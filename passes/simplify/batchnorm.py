@@ -6,7 +6,8 @@
 
 A chain of such operators is composed in float64 and stored once, in the dtype of x.
 
-Legal: constants are one number or one a channel, and finite; x keeps its shape, which is N×C or N×C×H×W in floats.
+Legal: constants are one number or one a channel, and finite, also once they are composed, in the dtype of x; x keeps
+its shape, which is N×C or N×C×H×W in floats.
 Values inside the chain are read by the chain only (a chain ends before a value that is not).
 """
 
@@ -19,6 +20,7 @@ import numpy as np
 from optgraph.ir.graph import Graph, Node
 from optgraph.ops import Affine, BatchNorm, Binary
 from optgraph.passes.rewrite import Outcome, Rule, sweep
+from optgraph.passes.simplify.in_range import out_of_range, overflow
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,8 @@ def _match(graph: Graph, node: Node) -> _Chain | None:
 
 
 def _check(graph: Graph, found: _Chain) -> str | None:
-    if not (np.isfinite(found.term.scale).all() and np.isfinite(found.term.shift).all()):
-        return "a scale or shift is not finite"
-    return None
+    dtype = np.dtype(graph.values[found.nodes[0].output].dtype)
+    return out_of_range(found.term.scale, dtype) or overflow(found.term.shift, dtype)
 
 
 def _rewrite(graph: Graph, found: _Chain) -> None:

@@ -8,26 +8,30 @@ This also takes residual scales (Inception-ResNet's x + 0.17 f(x)) into the bran
 
 Legal: the value between the two is read by nobody else. Before a convolution with padding only a scale folds: the
 border is padded with zeros after the affine, so a shift does not reach it. Weights are constants, and may be shared:
-a copy is changed.
+a copy is changed. What comes out lies in the range of their dtype.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from optgraph.ir.graph import Graph, Node
 from optgraph.ops import Affine, Conv, Gemm
 from optgraph.passes.rewrite import Outcome, Rule, sweep
+from optgraph.passes.simplify.in_range import out_of_range, overflow, stored
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Found:
     affine: Node
     layer: Node
     scale: np.ndarray
     shift: np.ndarray
+    weight: np.ndarray = field(default_factory=lambda: np.zeros(0))  # of the layer, once `check` has folded them
+    bias: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 def _found(graph: Graph, affine: Node, layer: Node | None) -> _Found | None:
@@ -63,7 +67,7 @@ def _check_after(graph: Graph, found: _Found) -> str | None:
         return f"'{found.affine.name}' has an activation"
     if op.act or (isinstance(op, Conv) and (op.post or found.layer.get("residual"))):
         return f"'{found.layer.name}' has an epilogue"
-    return _constant_weights(graph, found.layer)
+    return _constant_weights(graph, found.layer) or _fold(graph, found, _after)
 
 
 def _check_before(graph: Graph, found: _Found) -> str | None:
@@ -78,48 +82,62 @@ def _check_before(graph: Graph, found: _Found) -> str | None:
             return f"'{found.layer.name}' has a prologue"
         if any(op.pads) and found.shift.any():
             return "the padding is zero after the shift"
-    return _constant_weights(graph, found.layer)
+    return _constant_weights(graph, found.layer) or _fold(graph, found, _before)
 
 
-def _fold_after(graph: Graph, found: _Found) -> None:
+def _fold(graph: Graph, found: _Found, fold: Callable[[_Found, np.ndarray, np.ndarray], None]) -> str | None:
+    """Folds the affine into `found`, weights and bias; why these cannot be kept, if so."""
     weight, bias = _weights(graph, found.layer)
+    with np.errstate(over="ignore", under="ignore"):
+        fold(found, weight, bias)
+    dtype = graph.constants[found.layer.get("w")].dtype
+    return out_of_range(found.weight, dtype) or overflow(found.bias, dtype)
+
+
+def _after(found: _Found, weight: np.ndarray, bias: np.ndarray) -> None:
     # The product of two float32 is exact in float64: rounding it to float32 is what float32 arithmetic does.
-    scaled = weight * found.scale.reshape(-1, *[1] * (weight.ndim - 1))
-    shifted = bias * found.scale.astype(np.float64) + found.shift.astype(np.float64)
-    _replace(graph, found, found.layer.inputs[0], scaled, shifted, same_value=False)
+    found.weight = weight * found.scale.reshape(-1, *[1] * (weight.ndim - 1))
+    found.bias = bias * found.scale.astype(np.float64) + found.shift.astype(np.float64)
+
+
+def _before(found: _Found, weight: np.ndarray, bias: np.ndarray) -> None:
+    groups = found.layer.op.groups if isinstance(found.layer.op, Conv) else 1
+    # [groups, Cout / groups, Cin / groups, kh * kw]
+    split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    found.weight = (split * found.scale.reshape(groups, 1, -1, 1)).reshape(weight.shape)
+    found.bias = bias
+    if found.shift.any():
+        taps = split.sum(axis=3, dtype=np.float64)
+        shift = found.shift.astype(np.float64).reshape(groups, -1, 1)
+        found.bias = bias + np.matmul(taps, shift).reshape(-1)
+
+
+def _rewrite_after(graph: Graph, found: _Found) -> None:
+    _replace(graph, found, found.layer.inputs[0], same_value=False)
     graph.rewire(found.affine.output, found.layer.output)
     graph.remove(graph.node(found.affine.name))
 
 
-def _fold_before(graph: Graph, found: _Found) -> None:
-    weight, bias = _weights(graph, found.layer)
-    groups = found.layer.op.groups if isinstance(found.layer.op, Conv) else 1
-    # [groups, Cout / groups, Cin / groups, kh * kw]
-    split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-    scaled = split * found.scale.reshape(groups, 1, -1, 1)
-    if found.shift.any():
-        taps = split.sum(axis=3, dtype=np.float64)
-        shift = found.shift.astype(np.float64).reshape(groups, -1, 1)
-        bias = bias + np.matmul(taps, shift).reshape(-1)
-    _replace(graph, found, found.affine.inputs[0], scaled.reshape(weight.shape), bias, same_value=True)
+def _rewrite_before(graph: Graph, found: _Found) -> None:
+    _replace(graph, found, found.affine.inputs[0], same_value=True)
     graph.remove(graph.node(found.affine.name))
 
 
 def _weights(graph: Graph, layer: Node) -> tuple[np.ndarray, np.ndarray]:
-    """The weight as it is, the bias (zeros if there is none) in float64."""
+    """The weight, in float32 if it is shorter, and the bias (zeros if there is none) in float64."""
     weight = graph.constants[layer.get("w")]
     bias = graph.constants[layer.get("b")] if layer.get("b") else np.zeros(weight.shape[0])
-    return weight, bias.astype(np.float64)
+    return weight.astype(np.promote_types(weight.dtype, np.float32), copy=False), bias.astype(np.float64)
 
 
-def _replace(graph: Graph, found: _Found, x: str, weight: np.ndarray, bias: np.ndarray, *, same_value: bool) -> None:
-    """New weights for the layer, which now reads `x`; no bias where it is zero and there was none."""
-    layer, old = found.layer, found.layer.get("w")
+def _replace(graph: Graph, found: _Found, x: str, *, same_value: bool) -> None:
+    """The new weights for the layer, which now reads `x`; no bias where it is zero and there was none."""
+    layer, old, weight, bias = found.layer, found.layer.get("w"), found.weight, found.bias
     b = layer.get("b")
     dtype = graph.constants[old].dtype
-    slots = {"x": x, "w": graph.add_constant(weight.astype(dtype, copy=False), old)}
+    slots = {"x": x, "w": graph.add_constant(stored(weight, dtype), old)}
     if b or bias.any():
-        slots["b"] = graph.add_constant(bias.astype(dtype), b or f"{layer.name}.bias")
+        slots["b"] = graph.add_constant(stored(bias, dtype), b or f"{layer.name}.bias")
     inputs = layer.inputs_with(**slots)
     while not inputs[-1]:
         inputs = inputs[:-1]
@@ -129,8 +147,8 @@ def _replace(graph: Graph, found: _Found, x: str, weight: np.ndarray, bias: np.n
 def run(graph: Graph) -> Outcome:
     outcome = sweep(
         graph,
-        Rule("fold affine into the layer before", _match_after, _check_after, _fold_after),
-        Rule("fold affine into the layer after", _match_before, _check_before, _fold_before),
+        Rule("fold affine into the layer before", _match_after, _check_after, _rewrite_after),
+        Rule("fold affine into the layer after", _match_before, _check_before, _rewrite_before),
     )
     graph.prune()
     return outcome

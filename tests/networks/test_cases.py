@@ -40,7 +40,6 @@ PENDING = {
     "fallbacks.MeanVarianceNorm",
     "flattening.flatten_axis2",
     "flattening.window_partition",
-    "fp16_files.shift_overflow",
     "functions.default",
     "known_if.from_shape",
     "names_and_inputs.second_input_open_first_dim",
