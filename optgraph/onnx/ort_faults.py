@@ -58,7 +58,7 @@ def _named(node: onnx.NodeProto) -> onnx.NodeProto:
 
 
 def exact_sigmoid(graph: onnx.GraphProto) -> None:
-    """Writes each Sigmoid of a `graph` of float32 as 1 / (1 + exp(-x)). Other floats are left: Exp overflows in them."""
+    """Writes each Sigmoid as 1 / (1 + exp(-x)), if the floats of `graph` are float32: in fewer bits Exp overflows."""
     if not any(node.op_type == "Sigmoid" for node in graph.node) or any(t in _FLOATS for t in _types(graph)):
         return
     one = "sigmoid/one"

@@ -132,6 +132,6 @@ def test_a_sigmoid_of_other_floats_is_left_to_onnx_runtime():
 def test_what_fails_in_a_run_is_said_in_one_line():
     model = made([helper.make_node("Add", ["x", "w"], ["y"])], {"w": np.ones(3, np.float32)}, shape=["n"])
     running = session(model.SerializeToString())
-    with pytest.raises(OptgraphError, match="ONNX Runtime cannot run the model: .*") as raised:
+    with pytest.raises(OptgraphError, match="ONNX Runtime cannot run the model: ") as raised:
         running.run(None, {"x": np.ones(5, np.float32)})
     assert "\n" not in str(raised.value)
