@@ -1,7 +1,8 @@
 """The .optgraph file: one safetensors file, weights as tensors and everything else as JSON in its metadata.
 
 It holds the simplified and the fused graph, which share their weights by name, and the compile options. There is no
-offset in it that a kernel would follow: a loaded network is rebuilt, checked and planned from the graphs.
+offset in it that a kernel would follow: a loaded network is rebuilt, checked and planned from the graphs. One of
+several sizes has these two graphs at the first, and the rest beside them (`sized.py`).
 
 It may hold cubins: machine code, which a GPU runs as it is. A file without them is data, and safe to load from
 anywhere; with them it is a program, to be run only if it comes from where one would run programs from. `load` leaves
@@ -18,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from optgraph.ahead.cubins import Cubin
 from optgraph.ahead.cubins import from_json as cubin_from_json
 from optgraph.api.graph_json import graph_from_json, graph_to_json
+from optgraph.api.sized import AtSize, Sized, Store, array_of, check_sized, share, sized_from_json, sized_to_json
 from optgraph.base.dtypes import STORAGE
 from optgraph.base.errors import ArtifactError, InputError
 from optgraph.base.files import replacing
@@ -31,7 +34,21 @@ from optgraph.base.version import version
 from optgraph.ir.graph import Graph
 from optgraph.ir.op import Op
 
-FORMAT = 2
+FORMATS = ("2", "3")  # of one size, and of several
+
+# What reading one raises that is none, or damaged.
+DAMAGE = (
+    SafetensorError,
+    DecodeError,
+    InputError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    OSError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +71,7 @@ class Artifact:
     source_digest: str
     source_name: str
     cubins: tuple[Cubin, ...] = ()
+    sized: Sized | None = None
 
 
 def save(path: Path, artifact: Artifact, ops: Sequence[type[Op]] = ()) -> None:
@@ -68,7 +86,7 @@ def save(path: Path, artifact: Artifact, ops: Sequence[type[Op]] = ()) -> None:
             raise ArtifactError(f"weight '{name}' differs between the two graphs: a fuse pass changed it in place")
     options = artifact.options
     metadata = {
-        "format": str(FORMAT),
+        "format": FORMATS[artifact.sized is not None],
         "optgraph": version(),
         "dtype": options.dtype,
         "batches": json.dumps(options.batches),
@@ -80,7 +98,13 @@ def save(path: Path, artifact: Artifact, ops: Sequence[type[Op]] = ()) -> None:
         "fused": json.dumps(graph_to_json(artifact.fused, ops)),
     }
     # safetensors has no empty names and no place for other byte orders; weights are numbered in their order.
-    tensors = {f"{i:06}": np.asarray(array, order="C") for i, array in enumerate(weights.values())}
+    arrays = list(weights.values())
+    if artifact.sized is not None:
+        store = Store()
+        metadata["numbers"] = json.dumps([store.number(array) for array in arrays])
+        metadata["sized"] = json.dumps(sized_to_json(artifact.sized, store, ops))
+        arrays = store.arrays
+    tensors = {f"{i:06}": np.asarray(array, order="C") for i, array in enumerate(arrays)}
     metadata["weights"] = json.dumps(list(weights))
     metadata["weights_digest"] = _digest(tensors.values())
     if artifact.cubins:
@@ -106,11 +130,14 @@ def load(path: Path, ops: Sequence[type[Op]] = (), cubins: bool = True) -> Artif
             _check_format(path, metadata)
             names = _json(metadata, "weights", list)
             described = _json(metadata, "cubins", list) if "cubins" in metadata else []
-            if len(set(names)) != len(names) or len(names) + len(described) != len(list(file.keys())):
+            several, count = "sized" in metadata, len(list(file.keys())) - len(described)
+            numbers = _json(metadata, "numbers", list) if several else range(len(names))
+            if len(set(names)) != len(names) or len(names) != len(numbers) or (len(names) != count and not several):
                 raise ArtifactError("its weights are not the ones it names")
-            weights = {name: file.get_tensor(f"{i:06}") for i, name in enumerate(names)}
-            if _digest(weights.values()) != metadata["weights_digest"]:
+            arrays = [file.get_tensor(f"{i:06}") for i in range(count)]
+            if _digest(arrays) != metadata["weights_digest"]:
                 raise ArtifactError("its weights are damaged (SHA-256 differs)")
+            weights = {name: array_of(number, arrays) for name, number in zip(names, numbers, strict=True)}
             found = _cubins(file, metadata, described) if cubins else ()
         options = Options(
             dtype=metadata["dtype"],
@@ -121,13 +148,18 @@ def load(path: Path, ops: Sequence[type[Op]] = (), cubins: bool = True) -> Artif
         if options.dtype not in STORAGE or min(options.batches) < 1:
             raise ArtifactError(f"dtype '{options.dtype}' and batches {list(options.batches)} are none")
         graphs = [graph_from_json(_json(metadata, key, dict), weights, ops) for key in ("simplified", "fused")]
-        return Artifact(graphs[0], graphs[1], options, metadata["source_digest"], metadata["source_name"], found)
+        sized = None
+        if several:
+            share(graphs, weights)
+            sized = sized_from_json(_json(metadata, "sized", dict), arrays, ops)
+            check_sized(sized, AtSize(graphs[0], graphs[1], options.bytes_per_image))
+        return Artifact(graphs[0], graphs[1], options, metadata["source_digest"], metadata["source_name"], found, sized)
     except ArtifactError as error:
         text = str(error)
         raise ArtifactError(
             text if text.startswith(str(path)) else f"{path}: {text}: compile the .onnx again"
         ) from None
-    except (SafetensorError, KeyError, TypeError, ValueError, ArithmeticError, OSError, RecursionError) as error:
+    except DAMAGE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactError(
             f"{path}: not an .optgraph file, or a damaged one ({reason}): compile the .onnx again"
@@ -137,10 +169,10 @@ def load(path: Path, ops: Sequence[type[Op]] = (), cubins: bool = True) -> Artif
 def _check_format(path: Path, metadata: dict[str, str]) -> None:
     if "format" not in metadata or "optgraph" not in metadata:
         raise ArtifactError(f"{path}: not an .optgraph file")
-    if metadata["format"] != str(FORMAT):
+    if metadata["format"] not in FORMATS:
         raise ArtifactError(
             f"{path}: made by optgraph {metadata['optgraph']} (format {metadata['format']}), and this one reads "
-            f"format {FORMAT}: compile the .onnx again"
+            f"formats {' and '.join(FORMATS)}: compile the .onnx again"
         )
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,48 +13,44 @@ import torch
 from optgraph.ahead.build import Use, build, find_uses, parse_targets
 from optgraph.ahead.cubins import Cubin
 from optgraph.api import artifact
+from optgraph.api.feeds import Array, batch_of, named, shape_text
+from optgraph.api.recipe import Made, Recipe, SourceModel
+from optgraph.api.sized import AtSize
+from optgraph.api.sizes import Sizes
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.devices import Target
 from optgraph.base.dtypes import check_dtype, torch_dtype
-from optgraph.base.errors import InputError, ModelError
+from optgraph.base.errors import InputError
 from optgraph.base.progress import Progress, silent
-from optgraph.cost.work import bytes_per_image
-from optgraph.ir.checks import check_finite, check_size
+from optgraph.ir.checks import check_size
 from optgraph.ir.graph import Graph
 from optgraph.ir.op import Op
-from optgraph.ir.values import BATCH, Value
-from optgraph.onnx import read
+from optgraph.ir.values import Value
 from optgraph.onnx.read import InputShape
+from optgraph.onnx.sizes import Size, checked_sizes, open_image, sizes_text
 from optgraph.passes import pipeline
 from optgraph.passes.pipeline import Pass, PassReport
 from optgraph.plan.plan import Plan
 from optgraph.plan.plans import Plans
 from optgraph.run.backends import Backend, kernel_target, make_backend, resolve_backend
 
-Array = np.ndarray | torch.Tensor
 Result = Array | dict[str, np.ndarray] | dict[str, torch.Tensor]
 
 
-@dataclass(frozen=True)
-class SourceModel:
-    """The ONNX model a net came from: file name, SHA-256 of the file ('' if it was none), operators, and the
-    activation bytes an image moves when every operator is a kernel of its own."""
-
-    name: str
-    digest: str
-    nodes: int
-    bytes_per_image: int
-
-
 class Net:
-    """A compiled network. Immutable; threads may call the same net.
+    """A compiled network. Threads may call the same net.
+
+    One of several sizes is at the first of them, and calls the others as the images that come ask for it: `at` gives
+    it at another.
 
     simplified, fused:  the graphs after each half of the passes.
     backend, dtype:     the name of what runs it, and how kernels store numbers.
     runtime:            what runs it: the `Backend` of that name.
     source:             what is known of the ONNX model it came from.
     reports:            what each pass did (empty after `load`).
-    inputs, outputs:    name -> Value (shape with 'N' for the batch, dtype).
+    inputs, outputs:    name -> Value (shape with 'N' for the batch, dtype), at its size.
+    size, sizes:        height and width of its images, and of all it was compiled at, in pixels; None and () where the
+                        model has a size of its own.
     cubins, uses:       kernels compiled ahead, and where the plans launch each (`uses` is empty after `load`).
     """
 
@@ -71,7 +66,11 @@ class Net:
         cubins: Sequence[Cubin] = (),
         uses: Sequence[Use] = (),
         plans: Plans | None = None,
+        size: Size | None = None,
+        by_size: Sizes[Net] | None = None,
+        like: Net | None = None,
     ) -> None:
+        """by_size: what it is at other sizes. like: the same net at one of these, with which it shares what it can."""
         check_dtype(dtype)
         self.simplified = simplified
         self.fused = fused
@@ -85,16 +84,55 @@ class Net:
         self.inputs: dict[str, Value] = {name: fused.values[name] for name in fused.inputs}
         self.outputs: dict[str, Value] = {public: fused.values[v] for public, v in fused.outputs.items()}
         self.plans = plans or Plans(fused, dtype)
-        self.runtime: Backend = make_backend(self.backend, simplified, self.plans, self.cubins)
+        self.size = size
+        self._by_size = by_size
+        shared = like.runtime if like is not None else None
+        self.runtime: Backend = make_backend(self.backend, simplified, self.plans, self.cubins, shared)
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        return tuple(self._by_size.given) if self._by_size else ()
+
+    def at(self, height: int, width: int) -> Net:
+        """The network for images of this size: it is made, which takes as long as compiling does, if there is none.
+
+        The sizes it was compiled at stay, and so do the last few made on demand. Raises InputError for a size at which
+        it cannot be had.
+        """
+        if self._by_size is None:
+            raise InputError(
+                "the network has the one size of its inputs: others are for a model that leaves its image's height and "
+                "width open, compiled with sizes=..."
+            )
+        return self if self.size == (height, width) else self._by_size.get((height, width), self._sibling)
+
+    def _sibling(self, size: Size, made: Made) -> Net:
+        given = self.backend, self.dtype, made.reports, self.batches, self.cubins, self.uses, made.plans
+        return Net(made.simplified, made.fused, made.source, *given, size, self._by_size, self)
+
+    def _served(self) -> str:
+        """'480x480, 640x640 or any other': the sizes."""
+        more = " or any other" if self._by_size and self._by_size.recipe else ""
+        return sizes_text(self.sizes) + more
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{name}: {value.dtype} {shape_text(value.shape)}" for name, value in self.inputs.items())
+        sizes = f", sizes {self._served()}" if self._by_size else ""
+        return f"<Net {self.source.name or 'unnamed'}: {inputs}{sizes}; {self.dtype} on {self.backend}>"
 
     def __call__(self, x: Array | Mapping[str, Array]) -> Result:
         """Runs the network on `x`, or on a mapping of inputs by name.
 
-        Arrays or tensors of the model's declared shape and dtype, any batch size where the batch is symbolic.
+        Arrays or tensors of the model's declared shape and dtype, any batch size where the batch is symbolic, and any
+        height and width that `at` can give.
         Returns the same kind as it was given; with several outputs, a dict by name. Raises InputError for an input
         that does not fit.
         """
-        feeds, batch = self._feeds(x)
+        feeds = named(x, self.inputs)
+        net = self._for(feeds)
+        return net._run(feeds, batch_of(feeds, net.inputs))
+
+    def _run(self, feeds: dict[str, Array], batch: int) -> Result:
         first = next(iter(feeds.values()))
         tensors = {name: a if isinstance(a, torch.Tensor) else torch.from_numpy(a) for name, a in feeds.items()}
         results = self.runtime(tensors, batch)
@@ -113,49 +151,31 @@ class Net:
         self.fused.budget.check("arena_bytes", plan.arena_bytes, f"batch {batch} takes {plan.arena_bytes} bytes")
         return plan
 
-    def save(self, path: str | Path, ops: Sequence[type[Op]] = ()) -> None:
-        """Writes the net as one .optgraph file, at once or not at all. ops: operators of your own that it contains.
+    def save(self, path: str | Path, ops: Sequence[type[Op]] = (), any_size: bool = False) -> None:
+        """Writes the net as one .optgraph file, at once or not at all: at the sizes that it was compiled at.
 
-        Raises InputError if the file cannot be written, ArtifactError for an operator that is not in `ops`.
+        ops: operators of your own that it contains. any_size: with its ONNX model, so that it can be had at any other
+        size, by the standard passes; the weights that folding changed are in the file twice then.
+        Raises InputError if the file cannot be written or it has no model, ArtifactError for an operator that is not in
+        `ops`.
         """
-        options = artifact.Options(self.dtype, self.batches, self.source.nodes, self.source.bytes_per_image)
-        source = self.source
-        saved = artifact.Artifact(self.simplified, self.fused, options, source.digest, source.name, self.cubins)
+        if any_size and self._by_size is None:
+            raise InputError("any_size is for a net that was compiled with sizes")
+        sized = self._by_size.saved(any_size) if self._by_size else None
+        net = self.at(*self.sizes[0]) if self.sizes else self
+        source = net.source
+        options = artifact.Options(self.dtype, self.batches, source.nodes, source.bytes_per_image)
+        saved = artifact.Artifact(net.simplified, net.fused, options, source.digest, source.name, self.cubins, sized)
         artifact.save(Path(path), saved, ops)
 
-    def _feeds(self, x: Array | Mapping[str, Array]) -> tuple[dict[str, Array], int]:
-        """The inputs by name, once they fit, and how many images they are: 1 where no input has an open batch."""
-        if isinstance(x, Mapping):
-            feeds = dict(x)
-        elif len(self.inputs) == 1:
-            feeds = {next(iter(self.inputs)): x}
-        else:
-            raise InputError(f"the network has {len(self.inputs)} inputs: pass a dict of {', '.join(self.inputs)}")
-        if set(feeds) != set(self.inputs):
-            raise InputError(f"the network's inputs are {', '.join(self.inputs)}; got {', '.join(feeds) or 'none'}")
-        found = [self._check(name, array) for name, array in feeds.items()]
-        batches = sorted({batch for batch in found if batch is not None})
-        if len(batches) > 1:
-            raise InputError(f"inputs of different batch sizes: {batches}")
-        return feeds, batches[0] if batches else 1
-
-    def _check(self, name: str, array: Array) -> int | None:
-        """Raises InputError unless `array` fits input `name`; returns its batch where that is free."""
-        value = self.inputs[name]
-        expected = f"input '{name}' expects {value.dtype} of shape {_shape(value.shape)}"
-        if not isinstance(array, np.ndarray | torch.Tensor):
-            raise InputError(f"{expected}, got a {type(array).__name__}: pass a numpy array or a torch tensor")
-        dtype = str(array.dtype).removeprefix("torch.")
-        if dtype != value.dtype:
-            remedy = f"x.{'to' if isinstance(array, torch.Tensor) else 'astype'}(...{value.dtype})"
-            raise InputError(f"{expected}, got {dtype}: convert it, {remedy}")
-        shape = tuple(array.shape)
-        fits = len(shape) == len(value.shape) and all(
-            d >= 1 if isinstance(e, str) else d == e for d, e in zip(shape, value.shape, strict=True)
-        )
-        if not fits:
-            raise InputError(f"{expected}, got {_shape(shape)}")
-        return shape[0] if value.shape and value.shape[0] == BATCH else None
+    def _for(self, feeds: Mapping[str, Array]) -> Net:
+        """The net at the size of these images. Raises InputError if they fit at none."""
+        if self._by_size is None:
+            return self
+        image = self._by_size.image
+        name, value = image.input, self.inputs[image.input]
+        batch_of({name: feeds[name]}, {name: replace(value, shape=image.opened(value.shape))})
+        return self.at(*(int(feeds[name].shape[axis]) for axis in image.axes))
 
 
 def compile(
@@ -168,6 +188,7 @@ def compile(
     strict: bool = False,
     budget: Budget = DEFAULT,
     batches: Sequence[int] = (1,),
+    sizes: Sequence[Size] = (),
     targets: Sequence[str] = (),
     progress: Progress = silent,
     simplify_passes: Sequence[Pass] = pipeline.SIMPLIFY,
@@ -185,6 +206,8 @@ def compile(
     strict: a node without a kernel is an error.
     budget: what the model may ask for.
     batches: sizes worth reporting on; any size runs.
+    sizes: heights and widths to compile for, of an image whose own the model leaves open; other inputs have those they
+        share with it by name. The net runs at any other, too, which is compiled when it first comes.
     targets: GPUs, such as 'sm_90', to compile the kernels for now, with no GPU: there, they need not be compiled again.
     progress: told what is being compiled, and how much of it is done, 0 to 1.
     ops: operators of your own, for the ONNX operators that their `handlers` name, custom domains included.
@@ -193,29 +216,37 @@ def compile(
     check_dtype(dtype)
     gpus = parse_targets(targets)
     backend = resolve_backend(backend)
-    graph = read.read(model, input_shape, outputs=outputs, budget=budget, ops=ops)
-    check_size(graph)
-    check_finite(graph)
-    digest = "" if isinstance(model, onnx.ModelProto) else hashlib.sha256(Path(model).read_bytes()).hexdigest()
-    source = SourceModel(graph.name, digest, graph.source_nodes, bytes_per_image(graph, dtype))
-    reports = pipeline.apply(graph, simplify_passes)
-    fused = graph.copy()
-    reports += pipeline.apply(fused, fuse_passes)
-    plans = Plans(fused, dtype)
-    if strict:
-        _require_kernels(plans.get(1, kernel_target(backend)), len(fused))
-    uses = find_uses(plans, batches, gpus)
-    return Net(graph, fused, source, backend, dtype, reports, batches, build(uses, progress), uses, plans)
+    strictly = kernel_target(backend) if strict else None
+    recipe = Recipe(model, dtype, input_shape, outputs, budget, ops, simplify_passes, fuse_passes, strictly)
+    by_size: Sizes[Net] | None = None
+    if sizes:
+        recipe = recipe.loaded()
+        by_size = Sizes.made(recipe, open_image(recipe.proto, input_shape), checked_sizes(sizes))
+    made = list(by_size.given.values()) if by_size else [recipe.make()]
+    uses: dict[str, Use] = {}
+    for network in made:
+        for use in find_uses(network.plans, batches, gpus):
+            uses.setdefault(use.key, use)
+    wanted = list(uses.values())
+    return _net(made[0], by_size, backend, dtype, batches, build(wanted, progress), wanted)
 
 
-def _require_kernels(plan: Plan, regions: int) -> None:
-    """Raises ModelError, naming the nodes and the reasons, if a region has no kernel and falls back to torch."""
-    missing = [f"'{f.node}' ({f.op}: {f.reason})" for f in plan.fallbacks]
-    if missing:
-        raise ModelError(
-            f"{len(missing)} of {regions} regions have no kernel: {', '.join(missing)}",
-            "compile without strict to run them in torch",
-        )
+def _net(
+    made: Made,
+    by_size: Sizes[Net] | None,
+    backend: str,
+    dtype: str,
+    batches: Sequence[int],
+    cubins: Sequence[Cubin],
+    uses: Sequence[Use] = (),
+) -> Net:
+    """The net that `made` is, the first of its sizes if it has several."""
+    size = next(iter(by_size.given)) if by_size else None
+    settled = backend, dtype, made.reports, batches, cubins, uses, made.plans
+    net = Net(made.simplified, made.fused, made.source, *settled, size, by_size)
+    if by_size and size:
+        by_size.keep(size, net)
+    return net
 
 
 def simplify(graph: Graph) -> Graph:
@@ -240,13 +271,24 @@ def load(
     for one over budget.
     """
     found = artifact.load(Path(path), ops, cubins)
-    for graph in (found.simplified, found.fused):
-        graph.budget = budget
-        check_size(graph)
-    options = found.options
-    source = SourceModel(found.source_name, found.source_digest, options.nodes, options.bytes_per_image)
-    return Net(found.simplified, found.fused, source, backend, options.dtype, (), options.batches, found.cubins)
+    options, sized = found.options, found.sized
 
+    def made(at: AtSize) -> Made:
+        for graph in (at.simplified, at.fused):
+            graph.budget = budget
+            check_size(graph)
+        source = SourceModel(found.source_name, found.source_digest, options.nodes, at.bytes_per_image)
+        return Made(at.simplified, at.fused, Plans(at.fused, options.dtype), source)
 
-def _shape(shape: Sequence[object]) -> str:
-    return "[" + ", ".join(str(d) for d in shape) + "]"
+    first = made(AtSize(found.simplified, found.fused, options.bytes_per_image))
+    by_size: Sizes[Net] | None = None
+    if sized is not None:
+        given = {sized.size: first} | {size: made(at) for size, at in sized.others.items()}
+        original, digest = sized.original, found.source_digest
+        recipe = (
+            None
+            if original is None
+            else Recipe(original.model, options.dtype, original.input_shape, (), budget, ops, digest=digest)
+        )
+        by_size = Sizes(sized.image, given, recipe)
+    return _net(first, by_size, backend, options.dtype, options.batches, found.cubins)

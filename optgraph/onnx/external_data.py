@@ -32,7 +32,7 @@ def load(model: onnx.ModelProto, folder: Path) -> None:
 
     Raises ModelError for a path out of the folder, or data that is not there or not of the tensor's size.
     """
-    for tensor in _tensors(model):
+    for tensor in tensors(model):
         if is_external(tensor) and not is_stripped(tensor):
             try:
                 data = _read(tensor, folder)
@@ -74,7 +74,7 @@ def _inside(folder: Path, location: str) -> Path:
     return path
 
 
-def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+def tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
     """All tensors of the model: initializers and attributes, in subgraphs and functions too."""
     nodes = list(model.graph.node)
     yield from model.graph.initializer

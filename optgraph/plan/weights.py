@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -11,23 +13,34 @@ import torch
 from optgraph.base.dtypes import nearest_tf32, torch_dtype
 from optgraph.plan.plan import Packed
 
+# How a weight is packed, and the ids of the arrays that it is packed of.
+_Key = tuple[Callable[..., Any], str, str, str, tuple[int, ...]]
+
 
 class Weights:
     """Packs constants on demand and keeps them; threads may share it.
 
-    constants: the graph's arrays. device: where the packed tensors live.
+    constants: the graph's arrays. device: where the packed tensors live. like: those of another graph on the same
+    device; what both pack of the same arrays, in the same way, is there once.
     """
 
-    def __init__(self, constants: dict[str, np.ndarray], device: torch.device) -> None:
+    def __init__(self, constants: dict[str, np.ndarray], device: torch.device, like: Weights | None = None) -> None:
         self._constants = constants
         self._device = device
         self._packed: dict[str, torch.Tensor] = {}
-        self._lock = threading.Lock()
+        self._shared: WeakValueDictionary[_Key, torch.Tensor] = like._shared if like else WeakValueDictionary()
+        self._lock: threading.Lock = like._lock if like else threading.Lock()
 
     def get(self, key: str, packed: Packed) -> torch.Tensor:
         with self._lock:
             if key not in self._packed:
-                self._packed[key] = self._pack(packed)
+                # Whoever holds the tensor holds the arrays, so while it is there, no others can have their ids.
+                arrays = tuple(id(self._constants[name]) if name else 0 for name in packed.sources)
+                shared = packed.pack, packed.dtype, packed.precision, repr(dict(packed.options)), arrays
+                tensor = self._shared.get(shared)
+                if tensor is None:
+                    self._shared[shared] = tensor = self._pack(packed)
+                self._packed[key] = tensor
             return self._packed[key]
 
     def _pack(self, packed: Packed) -> torch.Tensor:

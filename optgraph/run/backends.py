@@ -59,20 +59,23 @@ def resolve_backend(name: str) -> str:
     return name
 
 
-def make_backend(name: str, simplified: Graph, plans: Plans, cubins: Sequence[Cubin] = ()) -> Backend:
+def make_backend(
+    name: str, simplified: Graph, plans: Plans, cubins: Sequence[Cubin] = (), like: Backend | None = None
+) -> Backend:
     """The backend of a resolved name: kernels and torch run the fused graph, ONNX Runtime the simplified one.
 
-    cubins: kernels compiled ahead, for 'triton'.
+    cubins: kernels compiled ahead, for 'triton'. like: what runs the same network at another size.
     """
+    engine = like if isinstance(like, Engine) else None
     match name:
         case "triton":
             import_triton(name)
-            return Engine(plans, torch.device("cuda", torch.cuda.current_device()), cubins)
+            return Engine(plans, torch.device("cuda", torch.cuda.current_device()), cubins, like=engine)
         case "interpret":
             if plans.dtype == "bf16":
                 raise InputError("Triton's interpreter cannot multiply bf16: use fp32, tf32 or fp16 with interpret")
             import_triton(name)
-            return Engine(plans, torch.device("cpu"))
+            return Engine(plans, torch.device("cpu"), like=engine)
         case "onnxruntime":
             return OnnxRuntime(simplified)
         case _:

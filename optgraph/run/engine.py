@@ -109,11 +109,17 @@ class Context:
 class Engine:
     """Runs a fused graph through kernels for any batch size: plans per batch, contexts per concurrent run.
 
-    target: whose plans it runs, by default the device's own; a GPU's may run in the interpreter.
+    target: whose plans it runs, by default the device's own; a GPU's may run in the interpreter. like: an engine of the
+    same network at another size and on the same device, with which it shares kernels and equal weights.
     """
 
     def __init__(
-        self, plans: Plans, device: torch.device, cubins: Sequence[Cubin] = (), target: Target | None = None
+        self,
+        plans: Plans,
+        device: torch.device,
+        cubins: Sequence[Cubin] = (),
+        target: Target | None = None,
+        like: Engine | None = None,
     ) -> None:
         self.graph = plans.graph
         self.replays = device.type == "cuda"  # a run after the first is not launch by launch
@@ -122,11 +128,13 @@ class Engine:
         self._target = target or (
             INTERPRET if device.type == "cpu" else Target(torch.cuda.get_device_capability(device))
         )
-        self._weights = Weights(plans.graph.constants, device)
+        self._weights: Weights = Weights(plans.graph.constants, device, like._weights if like else None)
         self._idle: dict[int, list[Context]] = {}
         self._lock = threading.Lock()
         self._prepare: Prepare = lambda launch: launch  # interpreted
-        if device.type == "cuda":
+        if like is not None:
+            self._prepare = like._prepare
+        elif device.type == "cuda":
             from optgraph.run.driver import Kernels
 
             self._prepare = Kernels(device, cubins).bind

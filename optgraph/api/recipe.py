@@ -1,0 +1,127 @@
+"""From an ONNX model to the graphs of its network, at one size of its image or another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx
+
+from optgraph.api.sized import Original
+from optgraph.base.budget import DEFAULT, Budget
+from optgraph.base.devices import Target
+from optgraph.base.errors import InputError, ModelError
+from optgraph.cost.work import bytes_per_image
+from optgraph.ir.checks import check_finite, check_size
+from optgraph.ir.graph import Graph
+from optgraph.ir.op import Op
+from optgraph.onnx import read
+from optgraph.onnx.inputs import overrides_by_name
+from optgraph.onnx.load import load_model, load_parts, model_name
+from optgraph.onnx.read import InputShape
+from optgraph.onnx.sizes import OpenImage, Size, input_names, shapes_at
+from optgraph.onnx.stripped import copied
+from optgraph.passes import pipeline
+from optgraph.passes.pipeline import Pass, PassReport
+from optgraph.plan.plan import Plan
+from optgraph.plan.plans import Plans
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """The ONNX model a net came from: file name, SHA-256 of the file ('' if it was none), operators, and the
+    activation bytes an image moves when every operator is a kernel of its own."""
+
+    name: str
+    digest: str
+    nodes: int
+    bytes_per_image: int
+
+
+class Made(NamedTuple):
+    """A network at one size: its graphs after each half of the passes, its plans, and what the passes did."""
+
+    simplified: Graph
+    fused: Graph
+    plans: Plans
+    source: SourceModel
+    reports: tuple[PassReport, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the networks of one model are made.
+
+    strict: where each region must have a kernel, if anywhere. digest: SHA-256 of the file that `model` was read from,
+    if that is no path. The rest is as for `compile`.
+    """
+
+    model: str | Path | onnx.ModelProto
+    dtype: str
+    input_shape: InputShape | Mapping[str, InputShape] | None = None
+    outputs: Sequence[str] = ()
+    budget: Budget = DEFAULT
+    ops: Sequence[type[Op]] = ()
+    simplify_passes: Sequence[Pass] = pipeline.SIMPLIFY
+    fuse_passes: Sequence[Pass] = pipeline.FUSE
+    strict: Target | None = None
+    digest: str = ""
+
+    def loaded(self) -> Recipe:
+        """The same with the model in memory, which no one else can change."""
+        model = load_model(self.model)
+        if isinstance(self.model, onnx.ModelProto):
+            return replace(self, model=copied(model))
+        model.graph.name = model_name(self.model)
+        return replace(self, model=model, digest=_digest(self.model))
+
+    @property
+    def proto(self) -> onnx.ModelProto:
+        """The model, once it is loaded."""
+        assert isinstance(self.model, onnx.ModelProto)
+        return self.model
+
+    def original(self) -> Original:
+        """What a file is to have of it. Raises InputError for passes of one's own, which no file can have."""
+        if (self.simplify_passes, self.fuse_passes) != (pipeline.SIMPLIFY, pipeline.FUSE):
+            raise InputError("a net of any size is made by the standard passes, and this one was not")
+        shapes = overrides_by_name(self.input_shape, input_names(self.proto))
+        return Original(load_parts(self.proto, True, self.outputs, self.budget), shapes)
+
+    def make(self, image: OpenImage | None = None, size: Size = (0, 0)) -> Made:
+        """The network; at one size of its `image`, where that is open and `model` is loaded.
+
+        Raises ModelError, InputError as `compile` does.
+        """
+        shape = self.input_shape
+        if image is not None:
+            shape = shapes_at(self.proto, shape, image, size)
+        graph = read.read(self.model, shape, outputs=self.outputs, budget=self.budget, ops=self.ops)
+        check_size(graph)
+        check_finite(graph)
+        digest = self.digest if isinstance(self.model, onnx.ModelProto) else _digest(self.model)
+        source = SourceModel(graph.name, digest, graph.source_nodes, bytes_per_image(graph, self.dtype))
+        reports = pipeline.apply(graph, self.simplify_passes)
+        fused = graph.copy()
+        reports += pipeline.apply(fused, self.fuse_passes)
+        plans = Plans(fused, self.dtype)
+        if self.strict is not None:
+            _require_kernels(plans.get(1, self.strict), len(fused))
+        return Made(graph, fused, plans, source, tuple(reports))
+
+
+def _digest(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _require_kernels(plan: Plan, regions: int) -> None:
+    """Raises ModelError, naming the nodes and the reasons, if a region has no kernel and falls back to torch."""
+    missing = [f"'{f.node}' ({f.op}: {f.reason})" for f in plan.fallbacks]
+    if missing:
+        raise ModelError(
+            f"{len(missing)} of {regions} regions have no kernel: {', '.join(missing)}",
+            "compile without strict to run them in torch",
+        )
