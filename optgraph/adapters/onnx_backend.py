@@ -25,6 +25,7 @@ from onnx.backend.base import Backend, BackendRep, namedtupledict
 from optgraph import ops
 from optgraph.api import net
 from optgraph.base import config
+from optgraph.base.arrays import to_array, to_tensor
 from optgraph.base.dtypes import ITEMSIZE
 from optgraph.base.errors import OptgraphError
 from optgraph.onnx import read
@@ -121,12 +122,12 @@ class OptgraphRep(BackendRep):
                 raise unittest.SkipTest("an input without elements")
         arrays = {name: np.asarray(array) for name, array in feeds.items()}
         compiled = self._compile(arrays)
-        tensors = {name: _tensor(arrays[name]) if name in arrays else torch.zeros(1) for name in compiled.inputs}
+        tensors = {name: to_tensor(arrays[name]) if name in arrays else torch.zeros(1) for name in compiled.inputs}
         answer = compiled(tensors)
         results = answer if isinstance(answer, dict) else {self._outputs[0]: answer}
         self.runs += 1
         outputs: tuple[Any, ...] = namedtupledict("Outputs", self._outputs)(
-            *(_array(results[n]) for n in self._outputs)
+            *(to_array(torch.as_tensor(results[n])) for n in self._outputs)
         )
         return outputs
 
@@ -140,7 +141,9 @@ class OptgraphRep(BackendRep):
                 graph = read.read(model, shapes)
                 for value in graph.values.values():
                     _check_dtype(value.dtype)
-                helped = {node.op.kind for node in graph.nodes() if isinstance(node.op, ops.Opaque)}
+                opsets = {**graph.domains, "": graph.opset}
+                opaque = [node.op for node in graph.nodes() if isinstance(node.op, ops.Opaque)]
+                helped = {op.kind for op in opaque if op.torch_function(opsets) is None}
                 compiled = net.compile(model, self._backend, input_shape=shapes)
                 if self._backend in ("triton", "interpret"):  # a plan refuses now what the first call would refuse
                     helped = {fallback.op for fallback in compiled.plan().fallbacks}
@@ -188,21 +191,3 @@ def _listed(inputs: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def _value_info(name: str, array: np.ndarray) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-
-
-# torch reads no array of ml_dtypes' bfloat16 and makes none: the bits go over as integers.
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    if str(array.dtype) == "bfloat16":
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(array.copy())
-
-
-def _array(result: np.ndarray | torch.Tensor) -> np.ndarray:
-    tensor = torch.as_tensor(result)
-    if tensor.dtype == torch.bfloat16:
-        bfloat16 = helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
-        return tensor.cpu().contiguous().view(torch.int16).numpy().view(bfloat16)
-    array: np.ndarray = tensor.cpu().numpy()
-    return array

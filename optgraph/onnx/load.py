@@ -17,7 +17,7 @@ def load_parts(
     source: str | Path | onnx.ModelProto, external: bool, outputs: Sequence[str], budget: Budget
 ) -> onnx.ModelProto:
     """Loads a model as `load_model`, writes its functions out and cuts it off. Arguments and errors as for `read`."""
-    model = parts.expanded(parts.inlined(load_model(source, external), budget))
+    model = parts.inlined(load_model(source, external), budget)
     return parts.cut(model, outputs) if outputs else model
 
 

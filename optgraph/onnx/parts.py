@@ -16,10 +16,6 @@ from optgraph.base.errors import InputError, ModelError
 
 Function = tuple[str, str]  # domain, name
 
-# ONNX defines it by what it expands to, and infers shapes and evaluates only that. Others of the kind it expands
-# wrongly (1.23: without the defaults of their attributes).
-EXPANDED = "GroupNormalization"
-
 
 def inlined(model: onnx.ModelProto, budget: Budget) -> onnx.ModelProto:
     """`model` with its local functions inlined. Raises ModelError if that is over budget."""
@@ -59,16 +55,6 @@ def inlined(model: onnx.ModelProto, budget: Budget) -> onnx.ModelProto:
         return onnx.inliner.inline_local_functions(model)
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"its functions cannot be inlined: {str(error).splitlines()[0]}") from None
-
-
-def expanded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with GroupNormalization written out. Raises ModelError if ONNX cannot."""
-    if not any(node.op_type == EXPANDED and node.domain in ("", "ai.onnx") for node in model.graph.node):
-        return model
-    try:
-        return onnx.inliner.inline_selected_functions(model, [("", EXPANDED)], inline_schema_functions=True)
-    except RuntimeError as error:
-        raise ModelError(f"{EXPANDED} cannot be written out: {str(error).splitlines()[0]}") from None
 
 
 def cut(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:

@@ -5,9 +5,10 @@ from optgraph.ops.conv import Conv
 from optgraph.ops.dense import Gemm, MatMul
 from optgraph.ops.elementwise import Activation, Affine, Binary, Cast
 from optgraph.ops.fused import MergedPointwise, PooledPointwise, Separable
+from optgraph.ops.group_norm import GroupNorm
 from optgraph.ops.joining import Concat, Slice, Split
 from optgraph.ops.movement import Expand, Identity, Pad, Reshape, Transpose
-from optgraph.ops.normalise import LRN, BatchNorm, Softmax
+from optgraph.ops.normalise import LRN, BatchNorm, Hardmax, Softmax
 from optgraph.ops.opaque import Opaque
 from optgraph.ops.pool import Pool
 from optgraph.ops.reduction import GlobalPool, Reduce
@@ -26,6 +27,8 @@ __all__ = [
     "Expand",
     "Gemm",
     "GlobalPool",
+    "GroupNorm",
+    "Hardmax",
     "Identity",
     "MatMul",
     "MergedPointwise",

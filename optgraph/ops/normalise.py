@@ -134,4 +134,36 @@ class Softmax(Op):
         context.call(SOFTMAX, node, x=x, out=out)
 
 
-OPS = (BatchNorm, LRN, Softmax)
+@dataclass(frozen=True, kw_only=True)
+class Hardmax(Op):
+    """One at the first largest element along `axis` (not negative), zero elsewhere."""
+
+    axis: int
+
+    @staticmethod
+    def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+        shape = importer.shape(node.input[0])
+        axis = axis_of(int(attrs.get("axis", 1 if importer.opset < 13 else -1)), len(shape))
+        if importer.opset >= 13 or all(d == 1 for d in shape[axis + 1 :]):
+            importer.add(Hardmax(axis=axis), node.input)
+            return
+        # Before opset 13 it ran over all axes from `axis` on, taken as one.
+        back = product(shape[axis:])
+        if back is None:
+            raise ModelError(f"it runs over all of {list(shape)}, whose batch is open", "give --input-shape")
+        rows = importer.add(Reshape(shape=(*shape[:axis], back)), node.input, [""])
+        importer.add(Reshape(shape=shape), [importer.add(Hardmax(axis=axis), [rows], [""])])
+
+    handlers: ClassVar[Handlers] = {"Hardmax": from_onnx}
+
+    def export(self, to: Exporter, node: Node) -> None:
+        exporting.one_node(to, node, "Hardmax", axis=self.axis)
+
+    def compute(self, inputs: Inputs) -> Outputs:
+        from optgraph.ops.standard.unary import hardmax
+
+        (x,) = self.per_slot(inputs)
+        return (hardmax(x, self.axis),)
+
+
+OPS = (BatchNorm, LRN, Softmax, Hardmax)

@@ -42,11 +42,11 @@ def test_the_standards_node_tests(backend: str) -> None:
     assert {name: o.detail for name, o in found.items() if o.kind == "failed"} == {}
     kinds = Counter(o.kind for o in found.values())
     whole, part, skipped, _ = conformance.BACKENDS[backend]
-    assert kinds[whole] > 70 and kinds[part] > 70 and kinds[skipped] < 0.1 * len(names)
+    assert kinds[whole] > 70 and (backend == "torch" or kinds[part] > 70) and kinds[skipped] < 0.1 * len(names)
     assert found["test_basic_conv_with_padding"].kind == whole
     assert "training mode" in found["test_training_dropout"].detail
     assert found["test_batchnorm_epsilon_training_mode"].kind == "skipped"
-    assert found["test_group_normalization_example"].kind == part
+    assert found["test_group_normalization_example"].kind == (whole if backend == "torch" else part)
 
 
 def test_what_passes_without_running_has_failed() -> None:

@@ -133,13 +133,6 @@ def test_bad_models_are_refused_by_node(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_function_of_onnx_that_cannot_be_written_out() -> None:
-    node = helper.make_node("GroupNormalization", ["", "s", "s"], ["y"], num_groups=2)
-    with pytest.raises(ModelError, match="GroupNormalization cannot be written out") as caught:
-        read(model([node], {"s": INITS["s"]}, opset=21))
-    assert "\n" not in str(caught.value)
-
-
 def test_control_flow_is_refused() -> None:
     then = helper.make_graph(
         [helper.make_node("Relu", ["x"], ["t"])], "t", [], [helper.make_tensor_value_info("t", 1, None)]

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from optgraph import ops
+from optgraph.base.errors import ModelError
 from optgraph.ir.graph import Graph
+from optgraph.onnx.read import read
 from tests.support.definitions import evaluate, per_channel, rand
 from tests.support.onnx_checks import agree, exported, imported, model, single, types, weights
 
@@ -44,6 +46,7 @@ EXPORTS: dict[str, tuple[list[str], Callable[[], Graph]]] = {
         lambda: single(ops.BatchNorm(epsilon=0.01), weights(4), weights(4) + 1, weights(4) - 1, weights(4) ** 2),
     ),
     "softmax": (["Softmax"], lambda: single(ops.Softmax(axis=1))),
+    "hardmax": (["Hardmax"], lambda: single(ops.Hardmax(axis=2))),
     "lrn": (["LRN"], lambda: single(ops.LRN(size=3, alpha=0.3, beta=0.6, bias=1.5))),
 }
 
@@ -56,6 +59,7 @@ def test_export(name: str) -> None:
 
 CASES = {
     "batchnorm": [("BatchNormalization", "x s c4 m v", "y", {"epsilon": 1e-3})],
+    "hardmax": [("Hardmax", "x", "y", {"axis": 1})],
     "softmax_default_axis": [("Softmax", "x", "y", {})],
     "lrn": [("LRN", "x", "y", {"size": 3, "alpha": 0.5})],
 }
@@ -69,3 +73,21 @@ def test_import(name: str) -> None:
 def test_softmax_before_opset_13_ran_over_all_later_axes() -> None:
     assert agree(model([("Softmax", "x", "y", {"axis": 1})], opset=11)) == {"Reshape": 2, "Softmax": 1}
     assert agree(model([("Softmax", "x", "y", {"axis": 3})], opset=11)) == {"Softmax": 1}
+
+
+def test_hardmax_reference() -> None:
+    x = np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 0.0]])
+    assert evaluate(ops.Hardmax(axis=1), x)[0].tolist() == [[0, 1, 0], [1, 0, 0]]  # the first of equal ones
+
+
+def test_hardmax_before_opset_13_ran_over_all_later_axes() -> None:
+    for axis in (1, 2):
+        proto = model([("Hardmax", "x", "y", {"axis": axis})], opset=11)
+        assert agree(proto) == {"Reshape": 2, "Hardmax": 1}
+        assert types(exported(read(proto))) == ["Reshape", "Hardmax", "Reshape"]
+    with pytest.raises(ModelError, match="batch is open: give --input-shape"):
+        read(model([("Hardmax", "x", "y", {"axis": 0})], opset=11))
+
+
+def test_mean_variance_normalisation_has_the_shape_of_its_input() -> None:
+    assert agree(model([("MeanVarianceNormalization", "x", "y", {"axes": [2, 3]})])) == {"MeanVarianceNormalization": 1}

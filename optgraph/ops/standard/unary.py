@@ -109,12 +109,8 @@ def log_softmax(form: Form, x: Tensor) -> Tensor:
     return _over_axis(form, x, torch.log_softmax)
 
 
-def hardmax(form: Form, x: Tensor) -> Tensor:
-    """One at the first largest element, zero elsewhere."""
-    return _over_axis(form, x, _hardmax)
-
-
-def _hardmax(x: Tensor, axis: int) -> Tensor:
+def hardmax(x: Tensor, axis: int) -> Tensor:
+    """One at the first largest element along `axis`, zero elsewhere."""
     largest = x == x.amax(axis, keepdim=True)
     return (largest & (largest.cumsum(axis) == 1)).to(x.dtype)
 
@@ -135,7 +131,7 @@ FUNCTIONS: dict[str, Function] = {
     "Gelu": gelu,
     "HardSigmoid": hard_sigmoid,
     "HardSwish": hard_swish,
-    "Hardmax": hardmax,
+    "Hardmax": lambda form, x: _over_axis(form, x, hardmax),
     "IsInf": is_inf,
     "LeakyRelu": leaky_relu,
     "LogSoftmax": log_softmax,

@@ -1,0 +1,47 @@
+"""Normalisation over groups: against numpy, in ONNX Runtime, and as ONNX has it in opset 18 and 21."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from optgraph import ops
+from optgraph.base.errors import ModelError
+from optgraph.ir.graph import Graph
+from optgraph.onnx.read import read
+from tests.support.definitions import evaluate, per_channel, rand
+from tests.support.onnx_checks import agree, exported, model, single, types, weights
+
+
+def test_reference() -> None:
+    x, scale, b = rand(2, 6, 4, 5), rand(6), rand(6, seed=1)
+    (out,) = evaluate(ops.GroupNorm(groups=3, epsilon=0.01), x, scale, b)
+    rows = x.reshape(2, 3, -1)
+    rows = (rows - rows.mean(2, keepdims=True)) / np.sqrt(rows.var(2, keepdims=True) + 0.01)
+    np.testing.assert_allclose(out, rows.reshape(x.shape) * per_channel(scale) + per_channel(b), rtol=1e-10, atol=1e-12)
+
+
+def norm() -> Graph:
+    return single(ops.GroupNorm(groups=2, epsilon=0.01), weights(4), weights(4) + 1)
+
+
+def test_export_before_and_since_opset_21() -> None:
+    assert types(exported(norm())) == ["Reshape", "InstanceNormalization", "Reshape", "Mul", "Add"]
+    graph = norm()
+    graph.opset = 21
+    assert types(exported(graph)) == ["GroupNormalization"]
+
+
+@pytest.mark.parametrize("shape", [("n", 4, 9, 7), ("n", 4, 9), ("n", 4, 2, 3, 5)])
+def test_import_of_a_scale_a_group_and_a_scale_a_channel(shape: tuple[object, ...]) -> None:
+    for opset, length in ((18, 2), (21, 4)):
+        inits = {"s": weights(length), "b": weights(length) + 1}
+        found = agree(model([("GroupNormalization", "x s b", "y", {"num_groups": 2})], inits, shape, opset))
+        assert found == {"GroupNorm": 1}
+
+
+@pytest.mark.parametrize(("groups", "length", "opset"), [(3, 4, 21), (2, 4, 18), (2, 3, 21), (0, 4, 21)])
+def test_what_does_not_fit_is_refused(groups: int, length: int, opset: int) -> None:
+    inits = {"s": weights(length), "b": weights(length)}
+    with pytest.raises(ModelError, match=r"node .y. \(GroupNorm\w*\): .*(groups|channel)"):
+        read(model([("GroupNormalization", "x s b", "y", {"num_groups": groups})], inits, opset=opset))
