@@ -89,7 +89,6 @@ def check(
     nodes = graph.source_nodes
     pipeline.apply(graph, (*pipeline.SIMPLIFY, *pipeline.FUSE))
     sizeless = _sizeless(graph)
-    graph.outputs = {public: value for public, value in graph.outputs.items() if value not in graph.constants}
     found = lower(graph).fallbacks if not sizeless else ()
     return Compatibility(
         model=graph.name,

@@ -11,13 +11,14 @@ from google.protobuf.message import DecodeError
 from optgraph.base.budget import Budget
 from optgraph.base.errors import ModelError
 from optgraph.onnx import external_data, parts
+from optgraph.onnx.inlining import inlined
 
 
 def load_parts(
     source: str | Path | onnx.ModelProto, external: bool, outputs: Sequence[str], budget: Budget
 ) -> onnx.ModelProto:
     """Loads a model as `load_model`, writes its functions out and cuts it off. Arguments and errors as for `read`."""
-    model = parts.inlined(load_model(source, external), budget)
+    model = inlined(load_model(source, external), budget)
     return parts.cut(model, outputs) if outputs else model
 
 

@@ -1,4 +1,4 @@
-"""An ONNX model as import wants it: local functions inlined, and cut off at the tensors asked for.
+"""An ONNX model cut off at the tensors asked for.
 
 It is cut before it is imported, so that what lies behind the cut need not be supported.
 """
@@ -9,52 +9,9 @@ import difflib
 from collections.abc import Collection, Sequence
 
 import onnx
-import onnx.inliner
 
-from optgraph.base.budget import Budget
 from optgraph.base.errors import InputError, ModelError
-
-Function = tuple[str, str]  # domain, name
-
-
-def inlined(model: onnx.ModelProto, budget: Budget) -> onnx.ModelProto:
-    """`model` with its local functions inlined. Raises ModelError if that is over budget."""
-    functions = {(f.domain, f.name): f for f in model.functions}
-    sizes: dict[Function, tuple[int, int]] = {}
-    calling: set[Function] = set()
-
-    # Counted before it is done: thirty functions that each call the one before twice make a billion nodes.
-    def measure(nodes: Sequence[onnx.NodeProto]) -> tuple[int, int]:
-        """How many nodes these become, and how deep their calls go."""
-        count = depth = 0
-        for node in nodes:
-            key = (node.domain, node.op_type)
-            inner = [called(key)] if key in functions else [(1, 0)]
-            inner += [measure(g.node) for a in node.attribute for g in (a.g, *a.graphs) if g.node]
-            count += sum(c for c, _ in inner)
-            depth = max(depth, *(d for _, d in inner))
-        return count, depth
-
-    def called(key: Function) -> tuple[int, int]:
-        if key not in sizes:
-            if key in calling:
-                raise ModelError(f"the model's function '{key[1]}' calls itself", "export the model without functions")
-            calling.add(key)
-            budget.check("nesting", len(calling), f"functions call each other {len(calling)} deep, or deeper")
-            count, depth = measure(functions[key].node)
-            sizes[key] = count, depth + 1
-            calling.remove(key)
-        return sizes[key]
-
-    count, depth = measure(model.graph.node)
-    budget.check("nesting", depth, f"functions call each other {depth} deep")
-    budget.check("nodes", count, f"the model has {count} nodes")
-    if not functions:
-        return model
-    try:
-        return onnx.inliner.inline_local_functions(model)
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"its functions cannot be inlined: {str(error).splitlines()[0]}") from None
+from optgraph.onnx.scopes import names_read
 
 
 def cut(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
@@ -86,8 +43,8 @@ def upstream(graph: onnx.GraphProto, names: Collection[str]) -> tuple[list[onnx.
     for node in reversed(graph.node):
         if not wanted.isdisjoint(node.output):
             nodes.append(node)
-            wanted.update(node.input)
-            read.update(node.input)
+            wanted.update(names_read(node))
+            read.update(names_read(node))
     return nodes[::-1], read
 
 

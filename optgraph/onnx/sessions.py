@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.inliner
 from onnx import helper
 
 from optgraph.base.errors import OptgraphError
 from optgraph.onnx import ort_faults
+from optgraph.onnx.inlining import inlined
 from optgraph.onnx.parts import upstream
 
 Feeds = Mapping[str, np.ndarray]
@@ -70,7 +70,7 @@ class InnerValues:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         # As import does, so that the names inside are the same.
-        self._model = onnx.inliner.inline_local_functions(model) if model.functions else model
+        self._model = inlined(model)
         self._computed = {name for node in self._model.graph.node for name in node.output if name}
 
     def __contains__(self, name: object) -> bool:
@@ -96,7 +96,6 @@ class InnerValues:
     def _upto(self, names: Sequence[str], feeds: Feeds) -> onnx.ModelProto:
         """The model as far as the last of `names`, which are its outputs; its inputs are of the shapes of `feeds`."""
         whole = self._model.graph
-        # Import refuses subgraphs, whose reading of outer values does not show.
         nodes, read = upstream(whole, names)
         read.update(names)
         part = onnx.ModelProto(ir_version=max(4, self._model.ir_version), opset_import=self._model.opset_import)

@@ -42,6 +42,11 @@ class Buffers:
         whole = self._arena[: self._arena.numel() // item * item].view(torch_dtype(view.dtype))
         return torch.as_strided(whole, view.shape, view.strides, self._plan.offsets[view.base] // item + view.offset)
 
+    def output(self, public: str) -> torch.Tensor:
+        """An output of the plan."""
+        tensor: torch.Tensor = self._given(self._plan.outputs[public])
+        return tensor
+
     def bind(self, call: Call) -> Callable[[], None]:
         """What runs the call, as the plan's target wants it: a Launch, or a plain function for a fallback."""
         arguments = {name: mapped(tree, self._given) for name, tree in call.arguments.items()}

@@ -163,11 +163,12 @@ class Lowering:
                 node.op.lower(self, node)
             except NoKernelError as error:
                 self.fallback(node, str(error) or f"no kernel for {node.op.kind}")
-        outputs = {}
+        outputs: dict[str, View | Weight] = {}
         for public, value in self.graph.outputs.items():
             if value in self.graph.constants:
-                raise ModelError(f"output '{public}' does not depend on the input")
-            outputs[public] = self.read(value)
+                outputs[public] = self.weight(as_is, value, dtype=self._value_dtype(value))
+            else:
+                outputs[public] = self.read(value)
         needs = dependences(self._calls)
         wave = waves(needs)
         offsets, arena = allocate(self._lifetimes(outputs, wave))
@@ -194,7 +195,7 @@ class Lowering:
             return self.weight(as_is, value, dtype=self._value_dtype(value))
         return self.read(value) if value else None
 
-    def _lifetimes(self, outputs: Mapping[str, View], wave: Sequence[int]) -> list[Lifetime]:
+    def _lifetimes(self, outputs: Mapping[str, View | Weight], wave: Sequence[int]) -> list[Lifetime]:
         """From wave to wave, not call to call: what calls of one wave use is apart, so that they can run together."""
         first: dict[str, int] = {}
         last: dict[str, int] = {}
@@ -202,8 +203,9 @@ class Lowering:
             for view in call.views():
                 first.setdefault(view.base, i)
                 last[view.base] = i
-        for view in outputs.values():
-            last[view.base] = len(self._calls)
+        for place in outputs.values():
+            if isinstance(place, View):
+                last[place.base] = len(self._calls)
         return [Lifetime(name, size, first[name], last[name]) for name, size in self._sizes.items() if name in first]
 
     def _buffer(self, name: str, shape: tuple[int, ...], dtype: str) -> View:

@@ -110,8 +110,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Plan:
-    """For one batch size, dtype and target. `offsets`: arena byte offset of each buffer; `results`: where each region's
-    values are right after its last call, by graph value."""
+    """For one batch size, dtype and target. `offsets`: arena byte offset of each buffer; `outputs`: where each is after
+    the last call, or the constant that it is; `results`: where each region's values are right after its last call, by
+    graph value."""
 
     batch: int
     dtype: str
@@ -119,7 +120,7 @@ class Plan:
     arena_bytes: int
     offsets: Mapping[str, int]
     inputs: Mapping[str, View]
-    outputs: Mapping[str, View]
+    outputs: Mapping[str, View | Weight]
     packed: Mapping[str, Packed]
     calls: tuple[Call, ...]
     schedule: Schedule

@@ -101,8 +101,8 @@ class Context:
     def results(self) -> dict[str, torch.Tensor]:
         """Copies of the outputs, by public name."""
         return {
-            public: self.view(view).clone(memory_format=torch.contiguous_format)
-            for public, view in self.plan.outputs.items()
+            public: self._buffers.output(public).clone(memory_format=torch.contiguous_format)
+            for public in self.plan.outputs
         }
 
 
