@@ -75,6 +75,9 @@ class _Inliner:
         self._source = model
         self._functions = functions
         self._names = Names(model.graph)
+        self._nodes = Names(onnx.GraphProto())  # of nodes, which ONNX Runtime wants to differ
+        for node in model.graph.node:
+            self._nodes.fresh(node.name)
         self._opsets = {o.domain: o.version for o in model.opset_import}
 
     def model(self) -> onnx.ModelProto:
@@ -124,7 +127,7 @@ class _Inliner:
         given = {a.name: a for a in function.attribute_proto} | {a.name: a for a in call.attribute}
         nodes = [self._names.node(node, names, given) for node in self._fitting(function)]
         for node in nodes:
-            node.name = f"{label}/{node.name or node.op_type}"
+            node.name = self._nodes.fresh(f"{label}/{node.name or node.op_type}")
         # An output that is an input of the function, handed through.
         nodes += [
             helper.make_node("Identity", [names[formal]], [actual], name=f"{label}/{formal}")

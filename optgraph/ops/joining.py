@@ -161,8 +161,17 @@ class Slice(Op):
             fields.append(tuple(int(v) for v in value))
         starts, ends, axes, steps = fields
         axes = tuple(axis_of(a, len(shape)) for a in axes)
-        if any(isinstance(shape[a], str) for a in axes):
-            raise KeepError
+        kept = []
+        for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+            size = shape[axis]
+            if isinstance(size, int):
+                kept.append(_within(start, end, step, size, axis))
+            elif (start, step) != (0, 1) or end < _ALL:
+                raise KeepError
+        if not kept:
+            importer.add(Identity(), [node.input[0]])
+            return
+        starts, ends, axes, steps = zip(*kept, strict=True)
         importer.add(Slice(starts=starts, ends=ends, axes=axes, steps=steps), [node.input[0]])
 
     handlers: ClassVar[Handlers] = {"Slice": from_onnx}
@@ -192,6 +201,16 @@ class Slice(Op):
             strides[axis] *= step
         sliced = replace(view, shape=context.shape(node.output), strides=tuple(strides), offset=offset)
         context.alias(node.output, sliced)
+
+
+def _within(start: int, end: int, step: int, size: int, axis: int) -> tuple[int, int, int, int]:
+    """A slice's fields with all ends within the axis, where exporters write numbers near 2^63 for 'to the end'."""
+    if step == 0:
+        raise ModelError("a slice with step 0", attribute="steps")
+    first, last = (0, size) if step > 0 else (-1, size - 1)
+    start, end = (min(max(d + size if d < 0 else d, first), last) for d in (start, end))
+    # ONNX starts a step back from the first element at the latest; an end before it is -size - 1, for -1 is the last.
+    return max(start, 0), -size - 1 if end < 0 else end, axis, min(max(step, -size - 1), size + 1)
 
 
 OPS = (Concat, Split, Slice)
