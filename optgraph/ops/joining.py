@@ -16,7 +16,10 @@ from optgraph.kernels.elementwise import ELEMENTWISE
 from optgraph.kernels.frame.view import View
 from optgraph.ops import exporting
 from optgraph.ops.importing import KeepError, axis_of, constant_operand
+from optgraph.ops.movement import Identity
 from optgraph.plan.lowering import Lowering
+
+_ALL = 2**31 - 1  # a slice's end from here on is the end of any axis
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+import optgraph
 from optgraph import ops
+from optgraph.api.graph_json import graph_from_json, graph_to_json
+from optgraph.base.errors import ModelError
 from optgraph.ir.graph import Graph
+from optgraph.onnx.read import read
 from tests.support.definitions import evaluate, rand
-from tests.support.onnx_checks import exported, imported, single, types, weights
+from tests.support.onnx_checks import agree, exported, imported, ints, model, single, types, weights
 
 
 def test_reference_of_concat_and_split() -> None:
@@ -69,3 +74,47 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_import(name: str) -> None:
     imported(CASES[name])
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "step"),
+    [
+        (0, INT_MAX, 1),
+        (-1, INT_MIN, -1),
+        (-1, -INT_MAX, -2),
+        (INT_MAX, INT_MIN, -3),
+        (3, 0, -1),
+        (INT_MIN, INT_MIN, -1),
+        (-100, 3, 2),
+        (2, INT_MAX, INT_MAX),
+        (5, -100, -INT_MAX),
+        (-3, -1, 1),
+    ],
+)
+def test_ends_of_slices_are_brought_within_the_axis(start: int, end: int, step: int) -> None:
+    """As ONNX Runtime has them, on an axis of 9 and on all of an open one, and small enough for an artifact."""
+    fields = {"starts": (0, start), "ends": (INT_MAX, end), "axes": (0, 2), "steps": (1, step)}
+    inits = {name: ints(*numbers) for name, numbers in fields.items()}
+    # A slice of nothing has no norm to compare, so one takes part that is never empty.
+    nodes = [("Slice", "x starts ends axes steps", "p", {}), ("Concat", "p x", "y", {"axis": 2})]
+    proto = model(nodes, inits)
+    assert agree(proto) == {"Slice": 1, "Concat": 1}
+    graph = read(proto)
+    (op,) = (node.op for node in graph.nodes() if isinstance(node.op, ops.Slice))
+    assert op.axes == (2,) and max(map(abs, op.starts + op.ends + op.steps)) <= 10
+    loaded = graph_from_json(json.loads(json.dumps(graph_to_json(graph))), graph.constants)
+    assert loaded.shape("p") == graph.shape("p")
+
+
+def test_a_slice_of_everything_is_nothing() -> None:
+    inits = {"starts": ints(0), "ends": ints(INT_MAX), "axes": ints(0)}
+    assert agree(model([("Slice", "x starts ends axes", "p", {}), ("Relu", "p", "y", {})], inits)) == {
+        "Identity": 1,
+        "Activation": 1,
+    }
+
+
+def test_part_of_the_open_batch_has_no_size() -> None:
+    inits = {"starts": ints(1), "ends": ints(INT_MAX), "axes": ints(0)}
+    with pytest.raises(ModelError, match="is not known"):
+        optgraph.compile(model([("Slice", "x starts ends axes", "y", {})], inits), "torch").plan()

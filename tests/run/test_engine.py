@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
@@ -211,3 +212,21 @@ def test_classifier_head() -> None:
     for name in expected:
         assert relative(actual[name], expected[name]) < 1e-6
     assert torch.allclose(actual["probabilities"].sum(1), torch.ones(3))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_outputs_that_are_constants(dtype: str) -> None:
+    """Beside one that is not, and alone; the caller's own each time."""
+    b = Builder()
+    graph = b.done(b.conv(b.x, 4), graph_constant := b.constant(5))
+    index = graph.add_constant(np.array([[1, 2**40]]), "index")
+    graph.outputs["index"] = index
+    run = engine(graph, dtype)
+    for batch in (1, 3):
+        results = run({"x": torch.randn(batch, 12, 9, 9)}, batch)
+        assert results["y0"].shape == (batch, 4, 9, 9)
+        assert relative(results["y1"], torch.tensor(graph.constants[graph_constant])) < 1e-3
+        assert results["index"].tolist() == [[1, 2**40]]
+        results["index"].zero_()
+    graph.outputs = {"only": index}
+    assert engine(graph, dtype)({"x": torch.randn(2, 12, 9, 9)}, 2)["only"].tolist() == [[1, 2**40]]
