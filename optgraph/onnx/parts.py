@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 import onnx
 
-from optgraph.base.errors import InputError, ModelError
+from optgraph.base.errors import InputError
 from optgraph.onnx.scopes import names_read
 
 
