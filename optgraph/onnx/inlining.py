@@ -160,8 +160,10 @@ def _same(node: onnx.NodeProto, opset: int, other: int) -> bool:
         return False
     if len(since) == 1:
         return True
-    ends = [[helper.make_empty_tensor_value_info(n) for n in names if n] for names in (node.input, node.output)]
-    graph = helper.make_graph([node], "one", *ends)
+    inputs, outputs = (
+        [helper.make_empty_tensor_value_info(n) for n in names if n] for names in (node.input, node.output)
+    )
+    graph = helper.make_graph([node], "one", inputs, outputs)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     try:
         converted = version_converter.convert_version(model, other).graph
