@@ -27,9 +27,10 @@ from optgraph.base.progress import Progress, silent
 from optgraph.base.version import version
 from optgraph.compare.oracle import allowed, coarseness, distance, example, noise
 from optgraph.compare.verify import computed_dtype, open_with_original
+from optgraph.onnx.inlining import inlined
 from optgraph.onnx.load import load_model
 from optgraph.onnx.ort_faults import named_outputs
-from optgraph.onnx.parts import cut, inlined
+from optgraph.onnx.parts import cut
 from optgraph.onnx.read import InputShape
 from optgraph.onnx.sessions import Feeds, InnerValues, session
 from optgraph.plan.lowering import fitting_batch
