@@ -1,29 +1,41 @@
-"""Elementwise: out = post( combine( act(x * scale + shift), other ) ) where combine is + or *.
+"""Elementwise: out = post( combine( act(x * scale + shift), other ) ), combine being one of COMBINE.
 
-x [N, H, W, C] with any strides; scale, shift fp32 [C]; other [N, H, W, C] with any strides, or [N, 1, 1, C] broadcast
-over the image; out [N, H, W, C] with dense pixels. With none of the options it is the copy (and cast) into a channel
-slice that a concat needs, or the change from NCHW to NHWC.
+x [N, H, W, C] with any strides; scale, shift fp32 [C]; other [N, H, W, C] with any strides. An axis of x or other that
+has one element is broadcast along out's. out [N, H, W, C] with dense pixels. With none of the options it is the copy
+(and cast) into a channel slice that a concat needs, or the change from NCHW to NHWC.
 
 Bound by bytes: each operand is read once, the result written once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 
 import torch
 
 from optgraph.ir.values import IDENTITY, RELU, Act
-from optgraph.kernels.frame.arguments import Scalar
+from optgraph.kernels.frame.arguments import OURS, Jit, Scalar
 from optgraph.kernels.frame.ends import Prologue
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch
-from optgraph.kernels.frame.operands import check_shape, strides4
+from optgraph.kernels.frame.operands import strides4
 from optgraph.kernels.frame.rowwise import rowwise
 from optgraph.kernels.frame.sample import Sample, image, prologue
 from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.work import Read, Work
+
+# What combines two operands -> its jit function, and the same in torch.
+COMBINE: dict[str, tuple[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]] = {
+    "add": ("add", torch.add),
+    "sub": ("sub", torch.sub),
+    "mul": ("mul", torch.mul),
+    "div": ("div", torch.div),
+    "min": ("minimum", torch.minimum),
+    "max": ("maximum", torch.maximum),
+    "pow": ("raised", torch.pow),
+    "prelu": ("prelu", lambda x, y: x.where(x >= 0, y * x)),
+}
 
 
 def elementwise(
@@ -37,25 +49,32 @@ def elementwise(
     tile: Tile | None = None,
 ) -> Launch:
     """One launch of any pointwise chain of this form; `out` may alias `x` or `other` where the strides are equal."""
-    strides4(x)
-    check_shape(out, tuple(x.shape), "out")
+    strides4(x), strides4(out)
+    if combine not in COMBINE:
+        raise ValueError(f"combine is {combine!r}, expected one of {', '.join(COMBINE)}")
+    x = _broadcast(x, out, "x")
     before.check(x.shape[3])
-    if combine not in ("add", "mul"):
-        raise ValueError(f"combine is {combine!r}, expected 'add' or 'mul'")
-    *others, other_c = (0, 0, 0, 0) if other is None else _strides(other, tuple(x.shape))
-    arguments = {"pre": before.argument(), "other": other, "other_strides": tuple(others), "post": Scalar.of(post)}
-    constants = {"OTHER_C": other_c, "MULTIPLY": combine == "mul"}
+    other = None if other is None else _broadcast(other, out, "other")
+    *others, other_c = (0, 0, 0, 0) if other is None else strides4(other)
+    strides = tuple(others)
+    arguments = {
+        "pre": before.argument(),
+        "combine": Jit(f"{OURS}.combine", COMBINE[combine][0]),
+        "other": other,
+        "other_strides": strides,
+        "post": Scalar.of(post),
+    }
     work = Work((Read(x), *([] if other is None else [Read(other)])), (out,), before.vectors)
-    return rowwise("elementwise", {"x": x, "out": out}, arguments, constants, work, tile, strides=tuple(others))
+    return rowwise("elementwise", {"x": x, "out": out}, arguments, {"OTHER_C": other_c}, work, tile, strides=strides)
 
 
-def _strides(other: torch.Tensor, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Strides of the second operand, as large as the first or one pixel for all of an image."""
-    n, h, w, c = strides4(other)
-    if tuple(other.shape) == (shape[0], 1, 1, shape[3]):
-        return n, 0, 0, c
-    check_shape(other, shape, "other")
-    return n, h, w, c
+def _broadcast(t: torch.Tensor, out: torch.Tensor, name: str) -> torch.Tensor:
+    """`t` with stride 0 along every axis of `out` that it has only one element of."""
+    if tuple(t.shape) == tuple(out.shape):
+        return t
+    if t.dim() != 4 or any(size not in (1, wanted) for size, wanted in zip(t.shape, out.shape, strict=True)):
+        raise ValueError(f"{name} has shape {tuple(t.shape)}, which does not broadcast to out's {tuple(out.shape)}")
+    return t.expand(out.shape)
 
 
 def reference(
@@ -70,8 +89,8 @@ def reference(
     """The same in float64; `out` is not read."""
     y = before.reference(x)
     if other is not None:
-        y = y * other.double() if combine == "mul" else y + other.double()
-    return post.apply(y)
+        y = COMBINE[combine][1](y, other.double())
+    return post.apply(y).expand(out.shape)
 
 
 def samples() -> Iterator[tuple[str, Sample]]:
@@ -90,6 +109,13 @@ def samples() -> Iterator[tuple[str, Sample]]:
             options = {"before": prologue(Prologue(scale, shift, act), 37), "post": post, "tile": Tile(64, 32)}
             operands = {"x": image(*whole), "out": image(*whole, beside=8), "other": other}
             yield "every option", Sample({**operands, "combine": combine, **options})
+    # Of whole[i] one element, for every i of some: rows, planes, numbers; either operand may be the larger.
+    for combine, axes in product(COMBINE, [(0,), (1, 2), (0, 3), (0, 1, 2, 3)]):
+        part = image(*(1 if axis in axes else size for axis, size in enumerate(whole)))
+        operands = {"x": image(*whole), "other": part} if len(axes) != 2 else {"x": part, "other": image(*whole)}
+        base = Prologue(act=Act("softplus") if combine == "pow" else IDENTITY)  # a power of what is not negative
+        options = {"combine": combine, "before": base, "post": RELU if combine == "add" else IDENTITY}
+        yield "broadcast", Sample({**operands, "out": image(*whole, beside=8), **options})
 
 
 ELEMENTWISE = Kernel(elementwise, reference, samples)

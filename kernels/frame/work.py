@@ -161,10 +161,10 @@ def read_bytes(
     axes = [
         (stride, positions.get(axis, range(size)))
         for axis, (size, stride) in enumerate(zip(shape, strides, strict=True))
-        if axis > 0 and size != 1
+        if axis > 0 and size != 1 and stride != 0  # along a stride of 0 it is the same again
     ]
     axes.sort(key=lambda axis: axis[0])
-    images, run = math.prod(shape[:1]), 1  # run: values that follow one another
+    images, run = math.prod(shape[:1]) if strides[:1] != (0,) else 1, 1  # run: values that follow one another
     while axes and axes[0][0] == run and axes[0][1] and axes[0][1][-1] - axes[0][1][0] < len(axes[0][1]):
         run *= len(axes.pop(0)[1])
     pieces = math.prod(len(found) for _, found in axes)

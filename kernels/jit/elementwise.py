@@ -13,8 +13,8 @@ from optgraph.kernels.jit.epilogue import prologue
 # fmt: off
 @triton.jit
 def elementwise(
-    x, out, image, pre, other, other_strides, post, size,
-    STRIDE_C: tl.constexpr, OTHER_C: tl.constexpr, MULTIPLY: tl.constexpr,
+    x, out, image, pre, combine, other, other_strides, post, size,
+    STRIDE_C: tl.constexpr, OTHER_C: tl.constexpr,
     ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
     pixel = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
@@ -30,7 +30,7 @@ def elementwise(
             pixel, image.height, image.width, other_strides[0], other_strides[1], other_strides[2], ALIGN
         )
         z = tl.load(other + other_pixel[:, None] + (channel * OTHER_C)[None, :], mask, other=0.0).to(tl.float32)
-        y = y * z if MULTIPLY else y + z
+        y = combine(y, z)
     y = post.fn(y, post.a, post.b)
     out_pixel = pixel.to(tl.int64) * aligned(size.row, ALIGN)
     tl.store(out + out_pixel[:, None] + channel[None, :], y.to(out.dtype.element_ty), mask)

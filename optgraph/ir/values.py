@@ -6,8 +6,9 @@ Tensors are NCHW in meaning throughout, as in ONNX; memory is NHWC, which only l
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from optgraph.base.errors import ModelError
@@ -31,16 +32,46 @@ class Value:
     dtype: str = "float32"
 
 
-ACTS = ("identity", "relu", "clip", "leaky_relu", "sigmoid", "silu", "tanh", "hard_sigmoid", "hard_swish")
+# A scalar function by name -> what it is of x and its parameters a and b.
+ACTS = {
+    "identity": "x",
+    "relu": "max(x, 0)",
+    "clip": "min(max(x, a), b)",
+    "leaky_relu": "x if x >= 0 else a*x",
+    "prelu": "x if x >= 0 else slope*x, a slope a channel that the operator has beside it",
+    "sigmoid": "1 / (1 + exp(-x))",
+    "silu": "x * sigmoid(x)",
+    "tanh": "tanh(x)",
+    "hard_sigmoid": "clip(a*x + b, 0, 1)",
+    "hard_swish": "x * clip(x/6 + 1/2, 0, 1)",
+    "elu": "b*x if x > 0 else a * (exp(x) - 1)",
+    "celu": "x if x > 0 else a * (exp(x/a) - 1)",
+    "gelu": "x/2 * (1 + erf(x/sqrt(2)))",
+    "gelu_tanh": "x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))",
+    "softplus": "log(1 + exp(x))",
+    "mish": "x * tanh(softplus(x))",
+    "softsign": "x / (1 + |x|)",
+    "threshold": "x if x > a else 0",
+    "power": "x^a",
+    "abs": "|x|",
+    "neg": "-x",
+    "reciprocal": "1 / x",
+    "sqrt": "sqrt(x)",
+    "exp": "exp(x)",
+    "log": "log(x)",
+    "erf": "erf(x)",
+    "sin": "sin(x)",
+    "cos": "cos(x)",
+    "sign": "-1, 0 or 1",
+    "floor": "floor(x)",
+    "ceil": "ceil(x)",
+    "round": "the nearest integer, of two the even one",
+}
 
 
 @dataclass(frozen=True)
 class Act:
-    """A scalar function. `a` and `b` are its parameters.
-
-    identity | relu | clip: min(max(x, a), b) | leaky_relu: x if x >= 0 else a*x | sigmoid | silu: x*sigmoid(x)
-    | tanh | hard_sigmoid: clip(a*x + b, 0, 1) | hard_swish: x * clip(x/6 + 1/2, 0, 1)
-    """
+    """A scalar function of ACTS. `a` and `b` are its parameters."""
 
     kind: str = "identity"
     a: float = 0.0
@@ -49,31 +80,56 @@ class Act:
     def __bool__(self) -> bool:
         return self.kind != "identity"
 
-    def apply(self, x: torch.Tensor) -> torch.Tensor:
-        """The function elementwise, in the dtype of `x`; NaN stays NaN."""
-        from torch.nn import functional as F  # here, for a graph alone needs no torch
+    def apply(self, x: torch.Tensor, slope: torch.Tensor | None = None) -> torch.Tensor:
+        """The function elementwise, in the dtype of `x`; NaN stays NaN. slope: of a prelu, to broadcast against x."""
+        if self.kind not in ACTS:
+            raise ModelError(f"unknown activation '{self.kind}'")
+        if self.kind == "prelu":
+            if slope is None:
+                raise ModelError("a prelu without its slopes")
+            return x.where(x >= 0, slope * x)
+        return _functions()[self.kind](x, self.a, self.b)
 
-        match self.kind:
-            case "identity":
-                return x
-            case "relu":
-                return F.relu(x)
-            case "clip":
-                return x.clamp(self.a, self.b)
-            case "leaky_relu":
-                return F.leaky_relu(x, self.a)
-            case "sigmoid":
-                return x.sigmoid()
-            case "silu":
-                return F.silu(x)
-            case "tanh":
-                return x.tanh()
-            case "hard_sigmoid":
-                return (self.a * x + self.b).clamp(0, 1)
-            case "hard_swish":
-                return x * (x / 6 + 0.5).clamp(0, 1)
-            case _:
-                raise ModelError(f"unknown activation '{self.kind}'")
+
+@cache
+def _functions() -> dict[str, Callable[[torch.Tensor, float, float], torch.Tensor]]:
+    """Each function in torch, which is imported here: a graph alone needs none."""
+    import torch
+    from torch.nn import functional as F
+
+    return {
+        "identity": lambda x, a, b: x,
+        "relu": lambda x, a, b: F.relu(x),
+        "clip": lambda x, a, b: x.clamp(a, b),
+        "leaky_relu": lambda x, a, b: F.leaky_relu(x, a),
+        "sigmoid": lambda x, a, b: x.sigmoid(),
+        "silu": lambda x, a, b: F.silu(x),
+        "tanh": lambda x, a, b: x.tanh(),
+        "hard_sigmoid": lambda x, a, b: (a * x + b).clamp(0, 1),
+        "hard_swish": lambda x, a, b: x * (x / 6 + 0.5).clamp(0, 1),
+        "elu": lambda x, a, b: torch.where(x > 0, b * x, a * x.clamp(max=0).expm1()),
+        "celu": lambda x, a, b: torch.where(x > 0, x, a * (x.clamp(max=0) / a).expm1()),
+        "gelu": lambda x, a, b: F.gelu(x),
+        "gelu_tanh": lambda x, a, b: F.gelu(x, approximate="tanh"),
+        "softplus": lambda x, a, b: x.clamp(min=0) + (-x.abs()).exp().log1p(),
+        "mish": lambda x, a, b: F.mish(x),
+        "softsign": lambda x, a, b: F.softsign(x),
+        "threshold": lambda x, a, b: x.where(~(x <= a), torch.zeros_like(x)),
+        "power": lambda x, a, b: x.pow(a),
+        "abs": lambda x, a, b: x.abs(),
+        "neg": lambda x, a, b: -x,
+        "reciprocal": lambda x, a, b: x.reciprocal(),
+        "sqrt": lambda x, a, b: x.sqrt(),
+        "exp": lambda x, a, b: x.exp(),
+        "log": lambda x, a, b: x.log(),
+        "erf": lambda x, a, b: x.erf(),
+        "sin": lambda x, a, b: x.sin(),
+        "cos": lambda x, a, b: x.cos(),
+        "sign": lambda x, a, b: torch.where(x.isnan(), x, x.sign()),
+        "floor": lambda x, a, b: x.floor(),
+        "ceil": lambda x, a, b: x.ceil(),
+        "round": lambda x, a, b: x.round(),
+    }
 
 
 IDENTITY = Act()

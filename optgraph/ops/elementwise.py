@@ -14,11 +14,11 @@ from optgraph.base.dtypes import torch_dtype
 from optgraph.base.errors import ModelError, NoKernelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, present
 from optgraph.ir.values import IDENTITY, Act, Value, broadcast
-from optgraph.kernels.elementwise import ELEMENTWISE
+from optgraph.kernels.elementwise import COMBINE, ELEMENTWISE
 from optgraph.kernels.frame.ends import Prologue
 from optgraph.ops import computing, exporting
+from optgraph.ops.elements import elements
 from optgraph.ops.importing import KeepError, constant_operand, require_floating
-from optgraph.ops.lowered import rows
 from optgraph.ops.movement import Identity
 from optgraph.plan.lowering import Lowering
 
@@ -50,19 +50,25 @@ class Affine(Op):
         return (computing.scaled(x, scale, shift, self.act),)
 
     def lower(self, context: Lowering, node: Node) -> None:
-        x, out = rows(context.read(node.inputs[0])), rows(context.write(node.output))
+        rank = len(context.shape(node.output))
+        if rank not in (2, 4):
+            raise NoKernelError(f"an affine map of rank {rank}")
+        (x,), out = elements(context, node, node.inputs[0])
         pre = Prologue(context.vector(node.get("scale")), context.vector(node.get("shift")), self.act)
         context.call(ELEMENTWISE, node, x=x, out=out, before=pre)
 
 
 # ONNX operator -> what its Act is called, and the attributes that are its parameters, with their defaults.
 _ACTIVATIONS: dict[str, tuple[str, tuple[tuple[str, float], ...]]] = {
+    **{name: (name.lower(), ()) for name in ("Relu", "Sigmoid", "Tanh", "Softplus", "Softsign", "Mish")},
+    **{name: (name.lower(), ()) for name in ("Abs", "Neg", "Sqrt", "Reciprocal", "Exp", "Log", "Erf", "Sin", "Cos")},
+    **{name: (name.lower(), ()) for name in ("Sign", "Floor", "Ceil", "Round")},
+    "Celu": ("celu", (("alpha", 1.0),)),
+    "Elu": ("elu", (("alpha", 1.0), ("", 1.0))),
     "HardSigmoid": ("hard_sigmoid", (("alpha", 0.2), ("beta", 0.5))),
     "HardSwish": ("hard_swish", ()),
     "LeakyRelu": ("leaky_relu", (("alpha", 0.01),)),
-    "Relu": ("relu", ()),
-    "Sigmoid": ("sigmoid", ()),
-    "Tanh": ("tanh", ()),
+    "ThresholdedRelu": ("threshold", (("alpha", 1.0),)),
 }
 
 
@@ -80,6 +86,18 @@ class Activation(Op):
         importer.add(Activation(act=Act(kind, *(float(attrs.get(name, d)) for name, d in parameters))), node.input)
 
     @staticmethod
+    def from_selu(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+        require_floating(importer, node.input[0])
+        alpha, gamma = float(attrs.get("alpha", 1.6732631921768188)), float(attrs.get("gamma", 1.0507010221481323))
+        importer.add(Activation(act=Act("elu", alpha * gamma, gamma)), node.input)
+
+    @staticmethod
+    def from_gelu(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+        require_floating(importer, node.input[0])
+        kind = {"none": "gelu", "tanh": "gelu_tanh"}[attrs.get("approximate", "none")]
+        importer.add(Activation(act=Act(kind)), node.input)
+
+    @staticmethod
     def from_clip(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
         require_floating(importer, node.input[0])
         bounds = []
@@ -88,28 +106,11 @@ class Activation(Op):
             bounds.append(float(attrs.get(name, default) if array is None else array.item()))
         importer.add(Activation(act=_clip(*bounds)), [node.input[0]])
 
-    @staticmethod
-    def from_extremum(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
-        """Min or Max against one scalar constant is half a Clip."""
-        bounds = [(i, importer.constant(name)) for i, name in enumerate(node.input)]
-        scalars = [(i, c) for i, c in bounds if c is not None and c.size == 1]
-        if len(node.input) != 2 or len(scalars) != 1:
-            raise KeepError
-        require_floating(importer, node.input[0])
-        index, bound = scalars[0]
-        other = node.input[1 - index]
-        shape = importer.shape(other)
-        if broadcast(shape, tuple(bound.shape)) != shape:
-            raise KeepError
-        value = float(bound.item())
-        act = _clip(-math.inf, value) if node.op_type == "Min" else _clip(value, math.inf)
-        importer.add(Activation(act=act), [other])
-
     handlers: ClassVar[Handlers] = {
         **dict.fromkeys(_ACTIVATIONS, from_onnx),
+        "Selu": from_selu,
+        "Gelu": from_gelu,
         "Clip": from_clip,
-        "Max": from_extremum,
-        "Min": from_extremum,
     }
 
     def export(self, to: Exporter, node: Node) -> None:
@@ -120,7 +121,7 @@ class Activation(Op):
         return (self.act.apply(x),)
 
     def lower(self, context: Lowering, node: Node) -> None:
-        x, out = rows(context.read(node.inputs[0])), rows(context.write(node.output))
+        (x,), out = elements(context, node, node.inputs[0])
         context.call(ELEMENTWISE, node, x=x, out=out, before=Prologue(act=self.act))
 
 
@@ -129,9 +130,35 @@ def _clip(low: float, high: float) -> Act:
     return Act("relu") if low == 0.0 and high == math.inf else Act("clip", low, high)
 
 
+def _scalar(importer: Importer, name: str, other: str) -> float | None:
+    """The number that the constant `name` is, if it is one and does not add axes to `other`."""
+    array = importer.constant(name)
+    if array is None or array.size != 1 or array.ndim > len(importer.shape(other)):
+        return None
+    return float(array.item())
+
+
+def _bounded(importer: Importer, fn: str, x: str, y: str) -> tuple[Op, list[str]] | None:
+    """The extremum of a value and one number is half a Clip."""
+    for value, bound in ((x, y), (y, x)):
+        number = _scalar(importer, bound, value) if fn in ("min", "max") else None
+        if number is not None and importer.constant(value) is None:
+            low, high = (-math.inf, number) if fn == "min" else (number, math.inf)
+            return Activation(act=_clip(low, high)), [value]
+    return None
+
+
+# What a Binary does -> the ONNX operator that it is.
+_FUNCTIONS = {
+    **{fn: fn.capitalize() for fn in ("add", "sub", "mul", "div", "min", "max", "pow")},
+    "prelu": "PRelu",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Binary(Op):
-    """post(x fn y) with numpy broadcasting; fn is 'add', 'sub', 'mul' or 'div'."""
+    """post(x fn y) with numpy broadcasting; fn is 'add', 'sub', 'mul', 'div', 'min', 'max', 'pow' or 'prelu', which
+    is x where that is not negative, and y * x else."""
 
     slots = ("x", "y")
     writes_channels = True
@@ -153,51 +180,75 @@ class Binary(Op):
         importer.add(Binary(fn=node.op_type.lower()), node.input)
 
     @staticmethod
-    def from_sum(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+    def from_many(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+        """Sum, Min or Max of any number."""
         require_floating(importer, node.input[0])
+        fn = {"Sum": "add", "Min": "min", "Max": "max"}[node.op_type]
         total, *terms = node.input
         if not terms:
             importer.add(Identity(), [total])
         for i, term in enumerate(terms, start=1):
-            total = importer.add(Binary(fn="add"), [total, term], None if i == len(terms) else [""])
+            op, inputs = _bounded(importer, fn, total, term) or (Binary(fn=fn), [total, term])
+            total = importer.add(op, inputs, None if i == len(terms) else [""])
 
-    handlers: ClassVar[Handlers] = {**dict.fromkeys(("Add", "Div", "Mul", "Sub"), from_onnx), "Sum": from_sum}
+    @staticmethod
+    def from_pow(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+        x, y = node.input
+        require_floating(importer, x)
+        exponent = _scalar(importer, y, x)
+        if exponent is not None and importer.constant(x) is None:
+            act = {0.5: Act("sqrt"), -1.0: Act("reciprocal")}.get(exponent, Act("power", exponent))
+            importer.add(Identity() if exponent == 1.0 else Activation(act=act), [x])
+            return
+        if importer.dtype(y) != importer.dtype(x):  # an exponent may be an integer
+            array = importer.constant(y)
+            if array is None:
+                raise KeepError
+            y = importer.add_constant(array.astype(importer.dtype(x)), y)
+        importer.add(Binary(fn="pow"), [x, y])
+
+    @staticmethod
+    def from_prelu(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+        """One slope for all is a leaky ReLU."""
+        x, slope = node.input
+        require_floating(importer, x)
+        shape, array = importer.shape(x), importer.constant(slope)
+        if importer.opset < 7 and array is not None and array.ndim == 1 and array.size > 1:  # one a channel
+            array = array.reshape(-1, *[1] * (len(shape) - 2))
+            slope = importer.add_constant(array, slope)
+        if broadcast(shape, importer.shape(slope)) != shape:
+            raise ModelError(f"slopes of shape {list(importer.shape(slope))} for {list(shape)}")
+        if array is not None and array.size and (array == array.flat[0]).all():
+            importer.add(Activation(act=Act("leaky_relu", float(array.flat[0]))), [x])
+        else:
+            importer.add(Binary(fn="prelu"), [x, slope])
+
+    handlers: ClassVar[Handlers] = {
+        **dict.fromkeys(("Add", "Div", "Mul", "Sub"), from_onnx),
+        **dict.fromkeys(("Sum", "Min", "Max"), from_many),
+        "Pow": from_pow,
+        "PRelu": from_prelu,
+    }
 
     def export(self, to: Exporter, node: Node) -> None:
-        y = to.emit(self.fn.capitalize(), [to.name(value) for value in node.inputs])
+        y = to.emit(_FUNCTIONS[self.fn], [to.name(value) for value in node.inputs])
         exporting.finish(to, node.output, y, self.post)
 
     def compute(self, inputs: Inputs) -> Outputs:
         import torch
 
         x, y = self.per_slot(inputs)
-        match self.fn:
-            case "add":
-                out = x + y
-            case "sub":
-                out = x - y
-            case "mul":
-                out = x * y
-            case "div":
-                out = x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")
-            case _:
-                raise ModelError(f"unknown function '{self.fn}'")
+        if self.fn not in _FUNCTIONS:
+            raise ModelError(f"unknown function '{self.fn}'")
+        if self.fn == "div" and not x.is_floating_point():
+            out = torch.div(x, y, rounding_mode="trunc")
+        else:
+            out = COMBINE[self.fn][1](x, y)
         return (self.post.apply(out),)
 
     def lower(self, context: Lowering, node: Node) -> None:
-        if self.fn not in ("add", "mul"):
-            raise NoKernelError(f"no kernel for an elementwise {self.fn}")
-        if any(value in context.graph.constants for value in node.inputs):
-            raise NoKernelError("an operand is a constant of no per-channel form")
-        x, y = node.inputs
-        shape = context.shape(node.output)
-        if context.shape(x) != shape:
-            x, y = y, x
-        if context.shape(x) != shape or context.shape(y) not in (shape, (*shape[:2], *(1 for _ in shape[2:]))):
-            raise NoKernelError(f"broadcast of {list(context.shape(x))} and {list(context.shape(y))}")
-        operands = {"x": rows(context.read(x)), "other": rows(context.read(y))}
-        out = rows(context.write(node.output))
-        context.call(ELEMENTWISE, node, **operands, out=out, combine=self.fn, post=self.post)
+        (x, y), out = elements(context, node, *node.inputs)
+        context.call(ELEMENTWISE, node, x=x, other=y, out=out, combine=self.fn, post=self.post)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,13 +35,22 @@ def one_node(to: Exporter, node: Node, op_type: str, /, **attrs: Any) -> None:
     to.emit(op_type, [to.name(value) for value in node.inputs], [to.name(node.output)], **attrs)
 
 
+# Activations that are one ONNX operator without attributes.
+_ONE = {
+    **{kind: kind.capitalize() for kind in ("relu", "sigmoid", "tanh", "softplus", "softsign", "abs", "neg", "sqrt")},
+    **{kind: kind.capitalize() for kind in ("exp", "log", "erf", "sin", "cos", "sign", "floor", "ceil", "round")},
+    "reciprocal": "Reciprocal",
+    "hard_swish": "HardSwish",
+}
+
+
 def activated(to: Exporter, x: str, act: Act, dtype: str) -> str:
     """The ONNX name of act(x)."""
     match act.kind:
         case "identity":
             return x
-        case "relu":
-            return to.emit("Relu", [x])
+        case kind if kind in _ONE:
+            return to.emit(_ONE[kind], [x])
         case "clip":
             bounds = [
                 "" if math.isinf(bound) else to.constant(scalar(bound, dtype), hint)
@@ -50,18 +59,39 @@ def activated(to: Exporter, x: str, act: Act, dtype: str) -> str:
             return to.emit("Clip", [x, *bounds])
         case "leaky_relu":
             return to.emit("LeakyRelu", [x], alpha=act.a)
-        case "sigmoid":
-            return to.emit("Sigmoid", [x])
         case "silu":
             return to.emit("Mul", [x, to.emit("Sigmoid", [x])])
-        case "tanh":
-            return to.emit("Tanh", [x])
         case "hard_sigmoid":
             return to.emit("HardSigmoid", [x], alpha=act.a, beta=act.b)
-        case "hard_swish":
-            return to.emit("HardSwish", [x])
+        case "elu" if act.b == 1.0:
+            return to.emit("Elu", [x], alpha=act.a)
+        case "elu":
+            return to.emit("Selu", [x], alpha=act.a / act.b, gamma=act.b)
+        case "celu":
+            return to.emit("Celu", [x], alpha=act.a)
+        case "threshold":
+            return to.emit("ThresholdedRelu", [x], alpha=act.a)
+        case "power":
+            return to.emit("Pow", [x, to.constant(scalar(act.a, dtype), "exponent")])
+        case "mish":
+            return to.emit("Mul", [x, to.emit("Tanh", [to.emit("Softplus", [x])])])
+        case "gelu":
+            root, half, one = (to.constant(scalar(c, dtype), "c") for c in (math.sqrt(0.5), 0.5, 1.0))
+            gate = to.emit("Add", [to.emit("Erf", [to.emit("Mul", [x, root])]), one])
+            return to.emit("Mul", [to.emit("Mul", [x, half]), gate])
+        case "gelu_tanh":
+            return _gelu_by_tanh(to, x, dtype)
         case _:
             raise ModelError(f"unknown activation '{act.kind}'")
+
+
+def _gelu_by_tanh(to: Exporter, x: str, dtype: str) -> str:
+    """x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))."""
+    numbers = (0.044715, math.sqrt(2 / math.pi), 1.0, 0.5)
+    third, root, one, half = (to.constant(scalar(c, dtype), "c") for c in numbers)
+    cube = to.emit("Mul", [to.emit("Mul", [x, x]), x])
+    inner = to.emit("Mul", [to.emit("Add", [x, to.emit("Mul", [cube, third])]), root])
+    return to.emit("Mul", [to.emit("Mul", [x, half]), to.emit("Add", [to.emit("Tanh", [inner]), one])])
 
 
 def finish(to: Exporter, output: str, y: str, act: Act) -> None:

@@ -17,10 +17,9 @@ from optgraph.ops import Activation, Binary, Cast, Concat, Identity, Opaque, Pad
 
 Perm = tuple[int, ...]
 
-# Opaque operators on each element alone, of one input.
-_ACTIVATIONS = {"Elu", "Erf", "Gelu", "Mish", "Selu", "Softplus", "Softsign"}
-_ARITHMETIC = {"Abs", "Ceil", "Exp", "Floor", "Log", "Neg", "Reciprocal", "Round", "Sign", "Sqrt"}
-ELEMENTWISE = _ACTIVATIONS | _ARITHMETIC
+# Opaque operators on each element alone, of one input. What they do to floats is an Activation, if it has a kernel.
+_ANGLES = {"Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh", "Tan"}
+ELEMENTWISE = _ANGLES | {"Abs", "IsInf", "IsNaN", "Neg", "Not", "Sign"}
 
 
 def identity(p: Perm) -> bool:

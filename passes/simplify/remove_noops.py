@@ -2,7 +2,7 @@
 
     identity(x), cast(x to its own dtype), reshape(x to its own shape), transpose(x, 0 1 2 ...), concat(x)
     x[:], pad(x, 0), split(x, [all]), pool 1×1 / stride 1, global pool or reduction over 1×1 (keeping dims)
-    x + 0, x - 0, x * 1, x / 1, affine(x, 1, 0)    ->  x
+    x + 0, x - 0, x * 1, x / 1, x ** 1, affine(x, 1, 0)    ->  x
     cast(cast(x, a), b)                            ->  cast(x, b)
 
 Legal: dtype and shape stay (a broadcasting `x + zeros` may grow x). A chain of casts collapses only where the first
@@ -11,6 +11,7 @@ one loses nothing, so that the second sees the same numbers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,10 +57,13 @@ def _filled_with(array: np.ndarray | None, number: float) -> bool:
     return array is not None and array.size > 0 and bool(array.flat[0] == number) and bool(np.all(array == number))
 
 
+_UNITS = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0, "pow": 1.0, "prelu": 1.0}
+
+
 def _neutral(graph: Graph, node: Node, fn: str) -> str | None:
     """The operand that `x fn y` returns because the other is the neutral constant."""
     x, y = node.inputs
-    unit = 0.0 if fn in ("add", "sub") else 1.0
+    unit = _UNITS.get(fn, math.nan)  # which nothing is filled with
     if _filled_with(graph.constant(y), unit):
         return x
     if fn in ("add", "mul") and _filled_with(graph.constant(x), unit):

@@ -18,7 +18,7 @@ from optgraph.ir.values import Segment
 from optgraph.kernels.frame.view import View
 from optgraph.kernels.frame.work import Work, read_bytes, touched
 from optgraph.onnx import read
-from optgraph.ops import Binary, Conv, Pool, Split
+from optgraph.ops import Conv, Pool, Split
 from optgraph.passes import pipeline
 from optgraph.plan.lowering import lower
 from optgraph.plan.weights import Shapes
@@ -110,7 +110,7 @@ def test_a_pool_before_a_product_is_no_traffic_and_no_flops() -> None:
 
 def test_of_a_fallback_only_bytes_are_known() -> None:
     b = Builder(channels=4, size=3)
-    graph = b.done(b.graph.add(Binary(fn="sub"), (b.x, b.x)).output)
+    graph = b.done(b.graph.add(ops.MatMul(), (b.x, b.x)).output)
     (cost,) = counted(graph)
     found = cost.work
     assert cost.call.name == "fallback" and found.flops == {}

@@ -50,10 +50,10 @@ def test_reference() -> None:
         ({"out": torch.empty(1, 4, 4, 9)}, "out"),
         ({"out": torch.empty(1, 8, 4, 4).permute(0, 2, 3, 1)}, "out"),
         ({"out": torch.empty(1, 4, 8, 8)[:, :, :4]}, "out"),
-        ({"other": torch.empty(1, 1, 4, 8)}, "other"),
+        ({"other": torch.empty(1, 2, 4, 8)}, "other"),
         ({"before": Prologue(torch.empty(7))}, "scale"),
         ({"before": Prologue(shift=torch.empty(8, dtype=torch.float16))}, "shift"),
-        ({"combine": "sub"}, "combine"),
+        ({"combine": "mod"}, "combine"),
         ({"x": torch.empty(4, 4, 8)}, "N, H, W, C"),
     ],
 )

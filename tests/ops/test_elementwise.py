@@ -76,6 +76,13 @@ ACT_TYPES = {
     "silu": ["Sigmoid", "Mul"],
     "hard_sigmoid": ["HardSigmoid"],
     "hard_swish": ["HardSwish"],
+    "gelu": ["Mul", "Erf", "Add", "Mul", "Mul"],
+    "gelu_tanh": ["Mul", "Mul", "Mul", "Add", "Mul", "Mul", "Tanh", "Add", "Mul"],
+    "mish": ["Softplus", "Tanh", "Mul"],
+    "threshold": ["ThresholdedRelu"],
+    "power": ["Pow"],
+    **{name: [name.capitalize()] for name in ("elu", "selu", "celu", "softplus", "softsign", "abs", "neg", "exp")},
+    **{name: [name.capitalize()] for name in ("erf", "sin", "cos", "sign", "floor", "ceil", "round")},
 }
 
 

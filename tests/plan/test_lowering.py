@@ -8,7 +8,7 @@ import pytest
 from optgraph import ops
 from optgraph.base.errors import InputError
 from optgraph.ir.graph import Graph
-from optgraph.ir.values import RELU, Value
+from optgraph.ir.values import Value
 from optgraph.passes import pipeline
 from optgraph.plan.lowering import lower
 from tests.support.networks import Builder, inception_a, inception_resnet, preactivation_resnet, xception
@@ -106,7 +106,6 @@ def test_a_residual_that_is_not_channels_last_is_copied() -> None:
         (ops.Softmax(axis=2), ("N", 4, 5, 5), "softmax over axis 2"),
         (ops.Pad(pads=(0, 1, 1, 1, 0, 0, 1, 1)), ("N", 4, 5, 5), "other axes"),
         (ops.MatMul(), ("N", 5, 5), "no kernel for MatMul"),
-        (ops.Activation(act=RELU), ("N", 4, 5), "rank 3"),
     ],
 )
 def test_what_has_no_kernel_falls_back_with_a_reason(op, shape, reason) -> None:

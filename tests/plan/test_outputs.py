@@ -126,19 +126,19 @@ def test_a_benchmark_cuts_both_sides(tmp_path: Path) -> None:
 
 def falling_back() -> onnx.ModelProto:
     """The classifier with two operators that no kernel has."""
-    model = classifier(op="Erf")
-    model.graph.node[5].op_type = "Erf"
+    model = classifier(op="Atan")
+    model.graph.node[5].op_type = "Atan"
     return model
 
 
 def test_a_fallback_is_an_error_when_strict(tmp_path: Path) -> None:
     assert len(optgraph.compile(falling_back(), "torch").plan().fallbacks) == 2
     optgraph.compile(classifier(), "torch", strict=True)
-    with pytest.raises(ModelError, match=r"2 of \d+ regions have no kernel: '/act/Erf' \(Erf: .*'/left.relu/Relu'"):
+    with pytest.raises(ModelError, match=r"2 of \d+ regions have no kernel: '/act/Atan' \(Atan: .*'/left.relu/Relu'"):
         optgraph.compile(falling_back(), "torch", strict=True)
     model = saved(tmp_path, falling_back())
     refused = call("compile", model, "--strict")
-    assert refused.exit_code == 2 and "/act/Erf" in refused.stderr and refused.stderr.count("\n") == 1
+    assert refused.exit_code == 2 and "/act/Atan" in refused.stderr and refused.stderr.count("\n") == 1
     assert not model.with_suffix(".optgraph").exists()
 
 
@@ -146,7 +146,7 @@ def test_the_placement_line(tmp_path: Path) -> None:
     found = ok_json("compile", saved(tmp_path, falling_back()))
     reason = found["fallbacks"][0]["reason"]
     regions = found["fused_nodes"]
-    line = f"placement        {regions - 2} of {regions} regions Triton, 2 fallback: Erf ×2 ({reason})"
+    line = f"placement        {regions - 2} of {regions} regions Triton, 2 fallback: Atan ×2 ({reason})"
     assert line in ok("compile", saved(tmp_path, falling_back()))
     found = ok_json("compile", saved(tmp_path))
     assert f"{found['fused_nodes']} of {found['fused_nodes']} regions Triton " in ok("compile", saved(tmp_path))

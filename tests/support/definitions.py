@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -21,7 +22,28 @@ ACTS: dict[str, tuple[Act, Callable[[np.ndarray], np.ndarray]]] = {
     "tanh": (Act("tanh"), np.tanh),
     "hard_sigmoid": (Act("hard_sigmoid", 0.3, 0.4), lambda x: np.clip(0.3 * x + 0.4, 0, 1)),
     "hard_swish": (Act("hard_swish"), lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
+    "elu": (Act("elu", 0.7, 1.0), lambda x: np.where(x > 0, x, 0.7 * np.expm1(np.minimum(x, 0)))),
+    "selu": (Act("elu", 1.75, 1.05), lambda x: np.where(x > 0, 1.05 * x, 1.75 * np.expm1(np.minimum(x, 0)))),
+    "celu": (Act("celu", 0.6), lambda x: np.maximum(x, 0) + np.minimum(0.6 * np.expm1(np.minimum(x, 0) / 0.6), 0)),
+    "gelu": (Act("gelu"), lambda x: x / 2 * (1 + _erf(x * 0.5**0.5))),
+    "gelu_tanh": (Act("gelu_tanh"), lambda x: x / 2 * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))),
+    "softplus": (Act("softplus"), lambda x: np.logaddexp(x, 0)),
+    "mish": (Act("mish"), lambda x: x * np.tanh(np.logaddexp(x, 0))),
+    "softsign": (Act("softsign"), lambda x: x / (1 + np.abs(x))),
+    "threshold": (Act("threshold", 0.4), lambda x: np.where(x > 0.4, x, 0)),
+    "power": (Act("power", 3.0), lambda x: x**3),
+    "abs": (Act("abs"), np.abs),
+    "neg": (Act("neg"), np.negative),
+    "exp": (Act("exp"), np.exp),
+    "erf": (Act("erf"), lambda x: _erf(x)),
+    "sin": (Act("sin"), np.sin),
+    "cos": (Act("cos"), np.cos),
+    "sign": (Act("sign"), np.sign),
+    "floor": (Act("floor"), np.floor),
+    "ceil": (Act("ceil"), np.ceil),
+    "round": (Act("round"), np.round),
 }
+_erf = np.vectorize(math.erf)
 
 
 ACT = {name: act for name, (act, _) in ACTS.items()}
