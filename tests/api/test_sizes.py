@@ -157,7 +157,7 @@ def test_two_images_of_one_size() -> None:
 
 
 def test_strict_holds_on_demand() -> None:
-    nodes = [helper.make_node("Erf", ["x"], ["y"], "erf")]
+    nodes = [helper.make_node("Atan", ["x"], ["y"], "atan")]
     model = made(nodes, {"x": ("n", 3, "h", "w")})
     with pytest.raises(ModelError, match="have no kernel"):
         optgraph.compile(model, "torch", sizes=[(8, 8)], strict=True)

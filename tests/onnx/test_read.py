@@ -117,9 +117,9 @@ REFUSED = {
         "export the model for inference",
     ),
     "an input that is not there": (
-        [helper.make_node("Elu", [""], ["y"], name="y")],
+        [helper.make_node("Atan", [""], ["y"], name="y")],
         {},
-        r"node 'y' \(Elu\): .*input 0 is marked single but has an empty string",
+        r"node 'y' \(Atan\): .*input 0 is marked single but has an empty string",
     ),
     "broadcast": ([("Add", "x w", "y", {})], {"w": weights(3)}, "do not broadcast"),
 }
