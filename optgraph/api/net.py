@@ -17,6 +17,7 @@ from optgraph.api.feeds import Array, batch_of, named, shape_text
 from optgraph.api.recipe import Made, Recipe, SourceModel
 from optgraph.api.sized import AtSize
 from optgraph.api.sizes import Sizes
+from optgraph.base.arrays import as_tensor, to_array
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.devices import Target
 from optgraph.base.dtypes import check_dtype, torch_dtype
@@ -134,12 +135,12 @@ class Net:
 
     def _run(self, feeds: dict[str, Array], batch: int) -> Result:
         first = next(iter(feeds.values()))
-        tensors = {name: a if isinstance(a, torch.Tensor) else torch.from_numpy(a) for name, a in feeds.items()}
+        tensors = {name: a if isinstance(a, torch.Tensor) else as_tensor(a) for name, a in feeds.items()}
         results = self.runtime(tensors, batch)
         if isinstance(first, torch.Tensor):
             moved = {n: t.to(first.device, torch_dtype(self.outputs[n].dtype)) for n, t in results.items()}
             return next(iter(moved.values())) if len(moved) == 1 else moved
-        arrays = {n: t.cpu().to(torch_dtype(self.outputs[n].dtype)).numpy() for n, t in results.items()}
+        arrays = {n: to_array(t.to(torch_dtype(self.outputs[n].dtype))) for n, t in results.items()}
         return next(iter(arrays.values())) if len(arrays) == 1 else arrays
 
     def plan(self, batch: int = 1, target: Target | None = None) -> Plan:

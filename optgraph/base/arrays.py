@@ -11,14 +11,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def to_tensor(array: np.ndarray) -> Tensor:
-    """A CPU tensor of the same type and numbers, that shares no memory with `array`."""
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A CPU tensor of the same type and numbers, in the memory of `array` where it can be."""
     import torch
 
-    copy = np.array(array, order="C")
-    if copy.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(copy.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(copy)
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def to_tensor(array: np.ndarray) -> Tensor:
+    """A CPU tensor of the same type and numbers, that shares no memory with `array`."""
+    return as_tensor(np.array(array, order="C"))
 
 
 def to_array(tensor: Tensor) -> np.ndarray:

@@ -8,26 +8,35 @@ import numpy as np
 
 from optgraph.base.errors import ModelError
 from optgraph.ir.graph import Graph
+from optgraph.ir.op import Op
 from optgraph.ir.values import Value
+
+# What multiplies by its constants. Elsewhere an infinity means something: a bound, a mask that is added or chosen.
+_PRODUCTS = frozenset(
+    ("Affine", "BatchNorm", "Conv", "ConvTranspose", "Gemm", "GroupNorm", "MatMul", "PRelu")
+) | frozenset(("InstanceNormalization", "LayerNormalization", "RMSNormalization"))
 
 
 def check_finite(graph: Graph) -> None:
-    """Raises ModelError, naming the weight and the first node that reads it, if a weight has a NaN or an infinity.
-
-    A single number may be infinite: it is a bound, such as a Clip without one, or the value of a Pad.
-    """
+    """Raises ModelError, naming the weight and the first node that reads it, if a weight has a NaN, or if one that is
+    multiplied has an infinity."""
     for name, array in graph.constants.items():
         if not str(array.dtype).startswith(("float", "bfloat")):
             continue
-        bad = np.isnan(array) if array.size == 1 else ~np.isfinite(array)
+        users = graph.users(name)
+        multiplied = any(_multiplies(user.op, array) for user, _ in users)
+        bad = ~np.isfinite(array) if multiplied else np.isnan(array)
         if not bad.any():
             continue
-        users = graph.users(name)
         reader = f", read by node '{users[0][0].name}' ({users[0][0].op.kind})," if users else ""
         raise ModelError(
             f"weight '{name}'{reader} has {np.count_nonzero(bad)} of {array.size} values that are NaN or infinite: "
             "export the model again from a sound checkpoint"
         )
+
+
+def _multiplies(op: Op, constant: np.ndarray) -> bool:
+    return op.kind in _PRODUCTS or (constant.size > 1 and getattr(op, "fn", "") == "mul")
 
 
 def check_size(graph: Graph) -> None:

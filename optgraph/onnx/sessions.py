@@ -39,7 +39,7 @@ class Session:
 def session(model: bytes | str, threads: int = 0, optimize: bool = True) -> Session:
     """An ONNX Runtime CPU session for a model's bytes or path. threads: 0 means all cores.
 
-    optimize: with all of ONNX Runtime's optimisations but those that are wrong (`ort_faults.OFF`).
+    optimize: with all of ONNX Runtime's optimisations but those that are wrong (`ort_faults.OFF`, `EXACT`).
     Raises OptgraphError if ONNX Runtime refuses it.
     """
     import onnxruntime
@@ -47,6 +47,8 @@ def session(model: bytes | str, threads: int = 0, optimize: bool = True) -> Sess
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what is wrong is raised, too
+    for name, value in ort_faults.EXACT.items():
+        options.add_session_config_entry(name, value)
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

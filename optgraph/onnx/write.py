@@ -22,6 +22,7 @@ from optgraph.onnx import ort_faults
 from optgraph.onnx.functions import call_conv_relu
 from optgraph.ops.exporting import OPSET, element
 
+BFLOAT16_OPSET = 22  # from which on convolutions and pools are also of bfloat16
 WEIGHT_LIMIT = 2**31 - 2**24  # bytes: what protobuf can write, with room for the nodes
 
 
@@ -61,6 +62,8 @@ class ModelWriter:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.opset = max([OPSET, *(node.op.least_opset(graph.opset) for node in graph.nodes())])
+        if any(value.dtype == "bfloat16" for value in graph.values.values()):
+            self.opset = max(self.opset, BFLOAT16_OPSET)
         self._model = onnx.ModelProto(producer_name="optgraph")  # filled in place: weights are large
         self._initializers: set[str] = set()
         self._prefix = ""  # of the names of the node being written

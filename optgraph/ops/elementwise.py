@@ -126,7 +126,8 @@ class Activation(Op):
 
 
 def _clip(low: float, high: float) -> Act:
-    """The activation min(max(x, low), high), as Relu where it is that."""
+    """The activation min(max(x, low), high), as Relu where it is that. Of crossed bounds, all is the upper one."""
+    low = min(low, high)
     return Act("relu") if low == 0.0 and high == math.inf else Act("clip", low, high)
 
 

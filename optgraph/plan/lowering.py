@@ -26,6 +26,8 @@ from optgraph.plan.plan import Call, Fallback, Packed, Plan, Schedule, Weight
 from optgraph.plan.schedule import dependences, streams, waves
 from optgraph.plan.weights import as_is
 
+DOUBLE = "float64"
+
 
 def lower(graph: Graph, batch: int = 1, dtype: str = "fp32", target: Target = INTERPRET) -> Plan:
     """Lowers `graph` for `batch` images. dtype: 'fp32' (IEEE products), 'tf32', 'fp16' or 'bf16'; sums are fp32.
@@ -160,6 +162,8 @@ class Lowering:
             node.op.place(self, node)
         for node in self.graph.nodes():
             try:
+                if any(value and self.graph.values[value].dtype == DOUBLE for value in (*node.inputs, *node.outputs)):
+                    raise NoKernelError("it computes doubles")
                 node.op.lower(self, node)
             except NoKernelError as error:
                 self.fallback(node, str(error) or f"no kernel for {node.op.kind}")
@@ -223,6 +227,6 @@ class Lowering:
         return name
 
     def _value_dtype(self, value: str) -> str:
-        """How a value is stored: floats as the plan has them."""
+        """How a value is stored: floats as the plan has them, but for doubles, which no kernel computes."""
         dtype = self.graph.values[value].dtype
-        return self.storage if dtype.startswith(("float", "bfloat")) else dtype
+        return self.storage if dtype != DOUBLE and dtype.startswith(("float", "bfloat")) else dtype

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import torch
 
+from optgraph.base.arrays import to_tensor
 from optgraph.base.dtypes import nearest_tf32, torch_dtype
 from optgraph.plan.plan import Packed
 
@@ -44,7 +45,7 @@ class Weights:
             return self._packed[key]
 
     def _pack(self, packed: Packed) -> torch.Tensor:
-        sources = [torch.tensor(self._constants[name]) if name else None for name in packed.sources]
+        sources = [to_tensor(self._constants[name]) if name else None for name in packed.sources]
         tensor: torch.Tensor = packed.pack(*sources, **packed.options)
         if packed.precision == "tf32":
             tensor = nearest_tf32(tensor.float())

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import onnx
 import torch
 
 from optgraph.ahead.cubins import Cubin
 from optgraph.base.devices import INTERPRET, SM_90, Target
 from optgraph.base.errors import InputError, OptgraphError
 from optgraph.ir.graph import Graph
+from optgraph.onnx.narrowed import in_float32
 from optgraph.onnx.sessions import InnerValues, session
 from optgraph.onnx.write import ModelWriter, to_onnx
 from optgraph.plan.plans import Plans
@@ -90,11 +92,12 @@ def kernel_target(name: str) -> Target:
 
 
 class Torch:
-    """The plain torch reference on the CPU, in float32."""
+    """The plain torch reference on the CPU, in float32; in float64 for a graph with doubles in it."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self._executor = Executor(graph)
+        doubles = any(value.dtype == "float64" for value in graph.values.values())
+        self._executor = Executor(graph, torch.float64 if doubles else torch.float32)
 
     def __call__(self, feeds: Tensors, batch: int) -> dict[str, torch.Tensor]:
         return self._executor(feeds)
@@ -106,29 +109,47 @@ class Torch:
 
 
 class OnnxRuntime:
-    """ONNX Runtime on the CPU, running a graph exported as standard ONNX, in float32. threads: 0 means all cores."""
+    """ONNX Runtime on the CPU, running a graph exported as standard ONNX, in float32. threads: 0 means all cores.
+
+    Doubles are computed as such where ONNX Runtime has the operators for them; else, as bfloat16 is, in float32.
+    """
 
     def __init__(self, graph: Graph, threads: int = 0) -> None:
         self.graph = graph
-        self._session = session(to_onnx(graph).SerializeToString(), threads)
+        dtypes = {value.dtype for value in graph.values.values()}
+        self._narrows = "bfloat16" in dtypes
+        model = to_onnx(graph)
+        try:
+            self._session = session(self._narrowed(model).SerializeToString(), threads)
+        except OptgraphError:
+            if self._narrows or "float64" not in dtypes:
+                raise
+            self._narrows = True
+            self._session = session(self._narrowed(model).SerializeToString(), threads)
 
     def __call__(self, feeds: Tensors, batch: int) -> dict[str, torch.Tensor]:
-        results = self._session.run(None, _arrays(feeds))
+        results = self._session.run(None, self._arrays(feeds))
         return {name: torch.from_numpy(result) for name, result in zip(self._session.outputs, results, strict=True)}
 
     def stepwise(self, feeds: Tensors, batch: int, see: See) -> dict[str, torch.Tensor]:
         exporter = ModelWriter(self.graph)
-        exported = InnerValues(exporter.export())
+        exported = InnerValues(self._narrowed(exporter.export()))
         nodes = self.graph.nodes()
         names = {value: exporter.name(value) for node in nodes for value in node.outputs}
-        values = exported.stream([name for name in names.values() if name in exported], _arrays(feeds))
+        values = exported.stream([name for name in names.values() if name in exported], self._arrays(feeds))
         for node in nodes:
             see(node, {v: torch.from_numpy(next(values)) for v in node.outputs if names[v] in exported})
         return self(feeds, batch)
 
+    def _narrowed(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        return in_float32(model) if self._narrows else model
 
-def _arrays(feeds: Tensors) -> dict[str, np.ndarray]:
-    return {name: np.asarray(tensor.detach().cpu().numpy(), order="C") for name, tensor in feeds.items()}
+    def _arrays(self, feeds: Tensors) -> dict[str, np.ndarray]:
+        tensors = {
+            name: tensor.float() if self._narrows and tensor.dtype in (torch.float64, torch.bfloat16) else tensor
+            for name, tensor in feeds.items()
+        }
+        return {name: np.asarray(tensor.detach().cpu().numpy(), order="C") for name, tensor in tensors.items()}
 
 
 def import_triton(name: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from optgraph import ops
+from optgraph.base.arrays import to_tensor
 from optgraph.base.dtypes import torch_dtype
 from optgraph.base.errors import InputError, ModelError
 from optgraph.ir.graph import Graph, Node
@@ -107,9 +108,7 @@ class Executor:
 
     def _tensor(self, array: Array) -> Tensor:
         """On the device, floats in the run's dtype, and detached from autograd."""
-        if isinstance(array, np.ndarray):
-            # A copy, for torch wants to be able to write; numpy's bfloat16 is an extension that torch cannot read.
-            array = torch.from_numpy(np.array(array, np.float32 if str(array.dtype) == "bfloat16" else None))
+        array = to_tensor(array) if isinstance(array, np.ndarray) else array
         return array.detach().to(self._device, self._dtype if array.is_floating_point() else None)
 
     def _bind(self, feeds: Mapping[str, Array]) -> dict[str, Tensor]:

@@ -81,7 +81,7 @@ def lower_bound(graph: Graph, value: str) -> float:
         return -math.inf
     act = node.op.act
     if act.kind == "clip":
-        return act.a
+        return min(act.a, act.b)
     return {"relu": 0.0, "sigmoid": 0.0, "hard_sigmoid": 0.0, "tanh": -1.0}.get(act.kind, -math.inf)
 
 

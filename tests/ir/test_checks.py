@@ -9,7 +9,7 @@ from optgraph.base.errors import ModelError
 from optgraph.ir.checks import check_finite
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import Value
-from optgraph.ops import Affine, MatMul
+from optgraph.ops import Affine, Binary, MatMul
 
 
 def weighted(**weights: np.ndarray) -> Graph:
@@ -38,6 +38,18 @@ def test_a_weight_that_is_not_finite_is_named(bad: float, dtype: type) -> None:
     shift = np.array([0, bad, bad], dtype)
     with pytest.raises(ModelError, match=r"weight 'shift', read by node 'norm' \(Affine\), has 2 of 3 values"):
         check_finite(weighted(shift=shift))
+
+
+@pytest.mark.parametrize("fn", ["add", "mul"])
+def test_a_mask_of_infinities_is_added_and_never_multiplied(fn: str) -> None:
+    graph = weighted()
+    mask = graph.add_constant(np.array([0, -np.inf, -np.inf], np.float32), "mask")
+    graph.outputs = {"y": graph.add(Binary(fn=fn), (graph.outputs["y"], mask), name="masked").output}
+    if fn == "add":
+        check_finite(graph)
+        return
+    with pytest.raises(ModelError, match=r"weight 'mask', read by node 'masked' \(Binary\), has 2 of 3 values"):
+        check_finite(graph)
 
 
 def test_a_single_nan_is_no_bound() -> None:

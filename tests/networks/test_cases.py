@@ -36,13 +36,6 @@ PENDING = {
     "flattening.flatten_axis2",
     "flattening.window_partition",
     "known_if.from_shape",
-    "number_types.bfloat16",
-    "number_types.double_conv",
-    "number_types.infinite_mask_constant",
-    "pad_before_pool.max_clip_crossed_0.0",
-    "quantised.qdq_channel_axis0",
-    "quantised.qdq_channel_axis1",
-    "quantised.qlinearconv",
     "resize_to_other.scales_by_cast_div",
 }
 

@@ -13,8 +13,9 @@ from onnx import TensorProto, helper
 from optgraph import ops
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import IDENTITY, RELU, Act, Shape, Value
+from optgraph.onnx.read import read
 from tests.support.definitions import ACT, ACTS, FORMULA, evaluate, per_channel, rand
-from tests.support.onnx_checks import IMAGE, exported, imported, single, types, weights
+from tests.support.onnx_checks import IMAGE, exported, imported, model, single, types, weights
 
 # ---- reference, against the definition
 
@@ -49,6 +50,13 @@ def test_integer_division_truncates() -> None:
     (out,) = evaluate(ops.Binary(fn="div"), np.array([7, -7, 8]), np.array([2, 2, -3]))
     assert out.dtype == np.int64
     assert out.tolist() == [3, -3, -2]
+
+
+def test_a_clip_of_crossed_bounds_is_read_as_the_upper_one() -> None:
+    nodes = [("Clip", "x one zero", "c", {}), ("Add", "c x", "y", {})]
+    imported(nodes)
+    graph = read(model(nodes, {"one": np.array(1, np.float32), "zero": np.array(0, np.float32)}))
+    assert [node.op.act for node in graph.nodes() if isinstance(node.op, ops.Activation)] == [Act("clip", 0.0, 0.0)]
 
 
 def test_cast_reference() -> None:

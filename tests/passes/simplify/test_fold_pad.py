@@ -57,6 +57,13 @@ def test_max_pool_whose_padding_cannot_win(act, value):
     assert pool.op.pads == (1, 2, 0, 1)
 
 
+def test_a_clip_of_crossed_bounds_is_as_low_as_the_upper_one():
+    b = Builder()
+    crossed = Act("clip", 1.0, -1.0)  # -1 everywhere
+    clipped = b.act(b.x, crossed)
+    assert fold_pad.lower_bound(b.done(clipped), clipped) == -1.0
+
+
 @pytest.mark.parametrize("own", [(0, 0, 0, 0), (1, 0, 1, 1)])
 def test_max_pool_of_the_edge_repeated(own):
     b = Builder()
