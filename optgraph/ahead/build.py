@@ -99,6 +99,15 @@ def find_uses(plans: Plans, batches: Sequence[int], targets: Sequence[Target]) -
     return found
 
 
+def find_all_uses(several: Iterable[Plans], batches: Sequence[int], targets: Sequence[Target]) -> list[Use]:
+    """The distinct variants of one network at several sizes, which share most: each as the first to launch it does."""
+    uses: dict[str, Use] = {}
+    for plans in several:
+        for use in find_uses(plans, batches, targets):
+            uses.setdefault(use.key, use)
+    return list(uses.values())
+
+
 def build(wanted: Sequence[Use], progress: Progress = silent) -> list[Cubin]:
     """The cubins of `wanted`, from the cache on disk where it has them.
 

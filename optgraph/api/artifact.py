@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,24 @@ from safetensors.numpy import save as to_bytes
 from optgraph.ahead.cubins import Cubin
 from optgraph.ahead.cubins import from_json as cubin_from_json
 from optgraph.api.graph_json import graph_from_json, graph_to_json
-from optgraph.api.sized import AtSize, Sized, Store, array_of, check_sized, share, sized_from_json, sized_to_json
+from optgraph.api.sized import (
+    AtSize,
+    Sized,
+    Store,
+    array_of,
+    check_sized,
+    share,
+    sized_from_json,
+    sized_to_json,
+    sizes_in,
+)
 from optgraph.base.dtypes import STORAGE
 from optgraph.base.errors import ArtifactError, InputError
 from optgraph.base.files import replacing
 from optgraph.base.version import version
 from optgraph.ir.graph import Graph
 from optgraph.ir.op import Op
+from optgraph.onnx.sizes import Size
 
 FORMATS = ("2", "3")  # of one size, and of several
 
@@ -122,23 +134,20 @@ def load(path: Path, ops: Sequence[type[Op]] = (), cubins: bool = True) -> Artif
     Raises InputError if there is no such file, ArtifactError for one that is no artifact, is damaged, or was made by
     another version of the format.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            _check_format(path, metadata)
-            names = _json(metadata, "weights", list)
-            described = _json(metadata, "cubins", list) if "cubins" in metadata else []
-            several, count = "sized" in metadata, len(list(file.keys())) - len(described)
-            numbers = _json(metadata, "numbers", list) if several else range(len(names))
-            if len(set(names)) != len(names) or len(names) != len(numbers) or (len(names) != count and not several):
-                raise ArtifactError("its weights are not the ones it names")
-            arrays = [file.get_tensor(f"{i:06}") for i in range(count)]
-            if _digest(arrays) != metadata["weights_digest"]:
-                raise ArtifactError("its weights are damaged (SHA-256 differs)")
-            weights = {name: array_of(number, arrays) for name, number in zip(names, numbers, strict=True)}
-            found = _cubins(file, metadata, described) if cubins else ()
+    with _reading(path) as file:
+        metadata = file.metadata() or {}
+        _check_format(path, metadata)
+        names = _json(metadata, "weights", list)
+        described = _json(metadata, "cubins", list) if "cubins" in metadata else []
+        several, count = "sized" in metadata, len(list(file.keys())) - len(described)
+        numbers = _json(metadata, "numbers", list) if several else range(len(names))
+        if len(set(names)) != len(names) or len(names) != len(numbers) or (len(names) != count and not several):
+            raise ArtifactError("its weights are not the ones it names")
+        arrays = [file.get_tensor(f"{i:06}") for i in range(count)]
+        if _digest(arrays) != metadata["weights_digest"]:
+            raise ArtifactError("its weights are damaged (SHA-256 differs)")
+        weights = {name: array_of(number, arrays) for name, number in zip(names, numbers, strict=True)}
+        found = _cubins(file, metadata, described) if cubins else ()
         options = Options(
             dtype=metadata["dtype"],
             batches=tuple(int(b) for b in _json(metadata, "batches", list)),
@@ -154,6 +163,27 @@ def load(path: Path, ops: Sequence[type[Op]] = (), cubins: bool = True) -> Artif
             sized = sized_from_json(_json(metadata, "sized", dict), arrays, ops)
             check_sized(sized, AtSize(graphs[0], graphs[1], options.bytes_per_image))
         return Artifact(graphs[0], graphs[1], options, metadata["source_digest"], metadata["source_name"], found, sized)
+
+
+def sizes(path: Path) -> list[Size]:
+    """The sizes of the networks in a file, none if there is only one; the rest of it is not looked at.
+
+    Raises as `load`.
+    """
+    with _reading(path) as file:
+        metadata = file.metadata() or {}
+        _check_format(path, metadata)
+        return sizes_in(_json(metadata, "sized", dict)) if "sized" in metadata else []
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """The open file; what goes wrong in it is said in one line, with the path."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
     except ArtifactError as error:
         text = str(error)
         raise ArtifactError(

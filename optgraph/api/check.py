@@ -21,6 +21,7 @@ from optgraph.ir.values import BATCH
 from optgraph.onnx.inputs import declared_value
 from optgraph.onnx.load import load_parts, model_name
 from optgraph.onnx.read import InputShape, ModelReader
+from optgraph.onnx.sizes import Size, checked_sizes, open_image, shapes_at
 from optgraph.passes import pipeline
 from optgraph.plan.lowering import lower
 
@@ -76,12 +77,18 @@ def check(
     input_shape: InputShape | Mapping[str, InputShape] | None = None,
     outputs: Sequence[str] = (),
     budget: Budget = DEFAULT,
+    size: Size | None = None,
 ) -> Compatibility:
     """Judges a model, whose weights may be missing. Arguments as for `read`.
+
+    size: height and width of its images, where it leaves them open.
 
     Raises ModelError for what is no model at all, InputError for an input shape or output that does not fit.
     """
     proto = load_parts(model, False, outputs, budget)
+    if size is not None:
+        (size,) = checked_sizes([size])
+        input_shape = shapes_at(proto, input_shape, open_image(proto, input_shape), size)
     importer = _Reader(proto, model_name(model), allow_stripped=True, budget=budget)
     importer.trust_declared = input_shape is None
     graph = importer.build(input_shape)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import torch
 
-from optgraph.ahead.build import Use, build, find_uses, parse_targets
+from optgraph.ahead.build import Use, build, find_all_uses, parse_targets
 from optgraph.ahead.cubins import Cubin
 from optgraph.api import artifact
 from optgraph.api.feeds import Array, batch_of, named, shape_text
@@ -28,7 +28,7 @@ from optgraph.ir.graph import Graph
 from optgraph.ir.op import Op
 from optgraph.ir.values import Value
 from optgraph.onnx.read import InputShape
-from optgraph.onnx.sizes import Size, checked_sizes, open_image, sizes_text
+from optgraph.onnx.sizes import OpenImage, Size, checked_sizes, open_image, sizes_text
 from optgraph.passes import pipeline
 from optgraph.passes.pipeline import Pass, PassReport
 from optgraph.plan.plan import Plan
@@ -93,6 +93,11 @@ class Net:
     @property
     def sizes(self) -> tuple[Size, ...]:
         return tuple(self._by_size.given) if self._by_size else ()
+
+    @property
+    def image(self) -> OpenImage | None:
+        """The input that has these sizes; None for a net of one size."""
+        return self._by_size.image if self._by_size else None
 
     def at(self, height: int, width: int) -> Net:
         """The network for images of this size: it is made, which takes as long as compiling does, if there is none.
@@ -224,12 +229,8 @@ def compile(
         recipe = recipe.loaded()
         by_size = Sizes.made(recipe, open_image(recipe.proto, input_shape), checked_sizes(sizes))
     made = list(by_size.given.values()) if by_size else [recipe.make()]
-    uses: dict[str, Use] = {}
-    for network in made:
-        for use in find_uses(network.plans, batches, gpus):
-            uses.setdefault(use.key, use)
-    wanted = list(uses.values())
-    return _net(made[0], by_size, backend, dtype, batches, build(wanted, progress), wanted)
+    uses = find_all_uses([each.plans for each in made], batches, gpus)
+    return _net(made[0], by_size, backend, dtype, batches, build(uses, progress), uses)
 
 
 def _net(

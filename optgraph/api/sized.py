@@ -130,6 +130,11 @@ def sized_from_json(data: Any, arrays: Sequence[np.ndarray], ops: Sequence[type[
     return Sized(image, _size(data["size"]), others, original)
 
 
+def sizes_in(data: Any) -> list[Size]:
+    """The sizes in what `sized_to_json` wrote, that of the first network first. Raises as `sized_from_json`."""
+    return [_size(data["size"]), *(_size(entry["size"]) for entry in data["others"])]
+
+
 def check_sized(sized: Sized, first: AtSize) -> None:
     """Raises ArtifactError unless all the networks are the same but for their size, which is what is said of it."""
     outputs = list(first.fused.outputs)

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import RenderableType
 
-from optgraph.cli.options import ARTIFACT, Json, Model, ModelOptions, OnnxModel, ReadOptions, batch_sizes
+from optgraph.base.errors import InputError
+from optgraph.cli.options import (
+    ARTIFACT,
+    Json,
+    Model,
+    ModelOptions,
+    OnnxModel,
+    ReadOptions,
+    Sizes,
+    batch_sizes,
+    image_sizes,
+)
 from optgraph.report.terminal import busy, progress, show
+
+if TYPE_CHECKING:
+    from optgraph.onnx.sizes import Size
 
 
 def compile(
@@ -26,6 +41,14 @@ def compile(
         ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a model with nodes that have no kernel.")] = False,
+    any_size: Annotated[
+        bool,
+        typer.Option(
+            "--any-size",
+            help="With --sizes: put the ONNX model into the file, too, so that images of other sizes are compiled for "
+            "as they come.",
+        ),
+    ] = False,
     *,
     options: ModelOptions,
     json: Json = False,
@@ -37,13 +60,16 @@ def compile(
       optgraph compile inception_v3.onnx
       optgraph compile xception.onnx -o fast.optgraph --dtype fp16 --batch 1,8 --target sm_80,sm_90
       optgraph compile dynamic.onnx --input-shape N,3,299,299
+      optgraph compile detector.onnx --sizes 480x480,480x640
       optgraph compile model.onnx -o features.optgraph --cut /global_pool/output_0
     """
     from optgraph.api import net
     from optgraph.base.files import check_output
     from optgraph.report import facts, tables
 
-    batches = batch_sizes(batch)
+    batches, sizes = batch_sizes(batch), options.asked_sizes()
+    if any_size and not sizes:
+        raise InputError("--any-size is for a model compiled with --sizes, such as --sizes 480x480")
     output = output or model.with_suffix(ARTIFACT)
     check_output(output, model)
     targets = list(dict.fromkeys(target.split(","))) if target else []
@@ -51,12 +77,12 @@ def compile(
         tell(f"compiling {model.name}", 0.0)
         settings = options.settings(model)
         compiled = net.compile(
-            model, "torch", **settings, strict=strict, batches=batches, targets=targets, progress=tell
+            model, "torch", **settings, strict=strict, batches=batches, sizes=sizes, targets=targets, progress=tell
         )
         data = facts.net_dict(compiled, batches)
         data |= {"variants": facts.variants_dict(compiled), "passes": facts.passes_dict(compiled.reports)}
         data["output"] = str(output)
-        compiled.save(output)
+        compiled.save(output, any_size=any_size)
     variants = data["variants"]
     shown = [tables.passes_table(data["passes"]), tables.net_table(data)]
     lines = [f"wrote {output}"]
@@ -108,20 +134,29 @@ def inspect(
         show(json, data, text.graph_text(net.fused).rstrip(), tables.net_table(data))
 
 
-def check(model: OnnxModel, options: ReadOptions, json: Json = False) -> None:
+def check(model: OnnxModel, sizes: Sizes = None, *, options: ReadOptions, json: Json = False) -> None:
     """List all nodes that cannot be compiled, and those without a kernel. Needs no weights. Exit code 1 if some cannot.
 
     \b
     Examples:
       optgraph check model.onnx
       optgraph check dynamic.onnx --input-shape N,3,299,299 --json
+      optgraph check detector.onnx --sizes 480x480,480x640
     """
     from optgraph.api.check import check
+    from optgraph.cli import sizing
     from optgraph.report import tables
 
+    shape, outputs, budget = options.shape(), options.outputs(), options.limits()
+    asked: list[Size | None] = [*image_sizes(sizes)] if sizes is not None else [None]
     with busy(f"checking {model.name}"):
-        found = check(model, options.shape(), options.outputs(), options.limits())
-    data = found.to_json()
-    shown = [tables.unsupported_table(data["unsupported"])] if data["unsupported"] else []
-    show(json, data, *shown, tables.compatibility_table(data))
-    raise typer.Exit(0 if found.ok else 1)
+        found = {size: check(model, shape, outputs, budget, size).to_json() for size in asked}
+
+    def shown(data: dict[str, Any]) -> list[RenderableType]:
+        table = [tables.unsupported_table(data["unsupported"])] if data["unsupported"] else []
+        return [*table, tables.compatibility_table(data)]
+
+    data, parts = sizing.by_size(found, shown)
+    good = all(each["ok"] for each in found.values())
+    show(json, {"ok": good} | data, *parts)
+    raise typer.Exit(0 if good else 1)

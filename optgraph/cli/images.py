@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,12 @@ def read_inputs(arguments: Sequence[str], inputs: Mapping[str, Value]) -> dict[s
     An argument without a name is for the only input; 'random' without one is for all that have no other.
     Whether an array fits its input is for the network to say. Raises InputError for anything else that is wrong.
     """
+    sources = sources_by_name(arguments, list(inputs))
+    return {name: _read(name, value, sources[name]) for name, value in inputs.items()}
+
+
+def sources_by_name(arguments: Sequence[str], inputs: Sequence[str]) -> dict[str, str]:
+    """What each input is read from. Raises as `read_inputs`."""
     sources: dict[str, str] = {}
     fill = False
     for argument in arguments:
@@ -40,7 +47,25 @@ def read_inputs(arguments: Sequence[str], inputs: Mapping[str, Value]) -> dict[s
     missing = [name for name in inputs if name not in sources]
     if missing and not fill:
         raise InputError(f"input '{missing[0]}' is missing: --input {missing[0]}=FILE, or --input random")
-    return {name: _read(name, value, sources.get(name, RANDOM)) for name, value in inputs.items()}
+    return dict.fromkeys(missing, RANDOM) | sources
+
+
+def image_size(sources: Mapping[str, str], name: str) -> tuple[int, int] | None:
+    """Height and width, in pixels, of the image file that input `name` is read from; None if it is no image.
+
+    Raises InputError if it cannot be read.
+    """
+    path = Path(sources[name])
+    if path.suffix.lower() not in IMAGES:
+        return None
+    with _opened(path) as image:
+        return image.height, image.width
+
+
+def array_shape(sources: Mapping[str, str], name: str) -> tuple[int, ...]:
+    """The shape of the .npy file that input `name` is read from; () if it is none. Raises InputError as above."""
+    path = Path(sources[name])
+    return _array(path).shape if path.suffix.lower() == ".npy" else ()
 
 
 def _read(name: str, value: Value, source: str) -> np.ndarray:
@@ -51,6 +76,10 @@ def _read(name: str, value: Value, source: str) -> np.ndarray:
         return read_image(path, name, value)
     if path.suffix.lower() != ".npy":
         raise InputError(f"--input {source}: expects a .npy file, an image ({', '.join(IMAGES)}) or 'random'")
+    return _array(path)
+
+
+def _array(path: Path) -> np.ndarray:
     try:
         return np.asarray(np.load(path, allow_pickle=False))
     except OSError as error:
@@ -78,16 +107,23 @@ def read_image(path: Path, name: str, value: Value) -> np.ndarray:
             f"{path}: input '{name}' ({value.dtype}, {list(value.shape)}) takes no image: pass a .npy file"
         )
     height, width, channels = shape[1:] if last else (*shape[2:], shape[1])
+    with _opened(path) as image:
+        resized = image.convert("RGB" if channels == 3 else "L").resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(resized, np.float32).reshape(height, width, channels) / 127.5 - 1.0
+    return (pixels if last else pixels.transpose(2, 0, 1))[None].astype(value.dtype, order="C")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The image in a file. Raises InputError if it is none, when it is opened or read."""
     try:
         with Image.open(path) as image:
-            resized = image.convert("RGB" if channels == 3 else "L").resize((width, height), Image.Resampling.BILINEAR)
+            yield image
     except Image.DecompressionBombError:
         raise InputError(f"{path}: too large an image: scale it down first") from None
     except (OSError, ValueError, SyntaxError) as error:  # Pillow raises each of them for a damaged file
         reason = getattr(error, "strerror", None) or "damaged, or no image"
         raise InputError(f"{path}: cannot be read: {reason}") from None
-    pixels = np.asarray(resized, np.float32).reshape(height, width, channels) / 127.5 - 1.0
-    return (pixels if last else pixels.transpose(2, 0, 1))[None].astype(value.dtype, order="C")
 
 
 def _one(shape: Shape) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from optgraph.api.net import Net
     from optgraph.base.budget import Budget
     from optgraph.onnx.read import InputShape
+    from optgraph.onnx.sizes import Size
 
 ARTIFACT = ".optgraph"
 
@@ -51,6 +53,14 @@ Shapes = Annotated[
         "--input-shape",
         metavar="SHAPE",
         help="Fixes open dimensions: N,3,299,299, where N stays open, or NAME=SHAPE if there are several inputs.",
+    ),
+]
+Sizes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HxW,...",
+        help="Heights and widths of the images, where the model leaves them open: 480x480,480x640. Of a .optgraph: "
+        "which of those it has.",
     ),
 ]
 Cut = Annotated[
@@ -109,6 +119,23 @@ class ModelOptions(ReadOptions):
     """How a model is compiled, where it is not an .optgraph, which has all of this but the budget settled."""
 
     dtype: Dtype = None
+    sizes: Sizes = None
+
+    def asked_sizes(self) -> list[Size]:
+        """What --sizes says, in its order."""
+        return image_sizes(self.sizes) if self.sizes is not None else []
+
+    def sizes_of(self, model: Path) -> list[Size | None]:
+        """One after the other, the sizes a command is for: what --sizes says, else all that an .optgraph has.
+
+        None stands for a model that has a size of its own.
+        """
+        from optgraph.api import artifact
+
+        found = self.asked_sizes()
+        if not found and model.suffix == ARTIFACT:
+            found = artifact.sizes(model)
+        return [*found] or [None]
 
     def settings(self, model: Path) -> dict[str, Any]:
         """The arguments of `net.compile` that these are. Raises InputError if `model` has its own."""
@@ -123,13 +150,14 @@ class ModelOptions(ReadOptions):
         }
 
     def net(self, model: Path, backend: str) -> Net:
-        """A .optgraph file loaded, or an ONNX model compiled."""
+        """A .optgraph file loaded, or an ONNX model compiled; at the first size that --sizes says."""
         from optgraph.api import net
 
-        settings = self.settings(model)
-        if model.suffix == ARTIFACT:
-            return net.load(model, backend, budget=settings["budget"])
-        return net.compile(model, backend, **settings)
+        settings, sizes = self.settings(model), self.asked_sizes()
+        if model.suffix != ARTIFACT:
+            return net.compile(model, backend, **settings, sizes=sizes)
+        loaded = net.load(model, backend, budget=settings["budget"])
+        return loaded.at(*sizes[0]) if sizes else loaded
 
 
 def batch_sizes(argument: str) -> list[int]:
@@ -138,6 +166,16 @@ def batch_sizes(argument: str) -> list[int]:
     if min(sizes) < 1:
         raise InputError(f"--batch {argument}: expects sizes such as 1,8")
     return sizes
+
+
+def image_sizes(argument: str) -> list[Size]:
+    """The heights and widths of a --sizes such as '480x480,480x640'. Raises InputError for anything else."""
+    from optgraph.onnx.sizes import checked_sizes
+
+    found = [re.fullmatch(r"([0-9]{1,18})[xX×]([0-9]{1,18})", size.strip()) for size in argument.split(",")]
+    if None in found:
+        raise InputError(f"--sizes {argument}: expects heights and widths such as 480x480,480x640")
+    return list(checked_sizes((int(match[1]), int(match[2])) for match in found if match))
 
 
 def flattened(command: Callable[..., None]) -> Callable[..., None]:

@@ -19,9 +19,9 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="[NAME=]SOURCE",
-            help="x.npy, as it is; a .png or .jpg, resized to the input's height and width, RGB, scaled to -1..1, "
-            "N×C×H×W or N×H×W×C as the input asks; or random, normal with seed 0. Repeat with NAME= for several "
-            "inputs. Default: random.",
+            help="x.npy, as it is; a .png or .jpg, resized to the input's height and width, of several sizes to the "
+            "nearest, RGB, scaled to -1..1, N×C×H×W or N×H×W×C as the input asks; or random, normal with seed 0. "
+            "Repeat with NAME= for several inputs. Default: random.",
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A .npy, or .npz for several outputs.")] = None,
@@ -36,16 +36,18 @@ def run(
     Examples:
       optgraph run xception.optgraph --input cat.png
       optgraph run model.onnx --input x.npy --output y.npy --backend interpret
+      optgraph run detector.onnx --input page.png --sizes 480x480,480x640
       optgraph run two_inputs.onnx --input left=a.npy --input right=random
     """
     from optgraph.base.files import check_output
-    from optgraph.cli import images
+    from optgraph.cli import images, sizing
     from optgraph.compare.verify import computed_dtype
     from optgraph.report import facts, tables
 
     with busy(f"loading {model.name}"):
-        net = options.net(model, backend)
-    feeds = images.read_inputs(input or [images.RANDOM], net.inputs)
+        given = input or [images.RANDOM]
+        net, resized = sizing.net_for(model, backend, options, given)
+    feeds = images.read_inputs(given, net.inputs)
     if output is not None:
         images.check_results(output, list(net.outputs))
         check_output(output, model)
@@ -57,6 +59,9 @@ def run(
     data: dict[str, Any] = {"backend": net.backend, "dtype": computed_dtype(net), "ms": round(seconds * 1e3, 3)}
     data["outputs"] = facts.results_dict(results)
     lines = [f"{data['ms']:.1f} ms on {net.backend}, first run"]
+    if resized:
+        data["image"] = resized
+        lines.append(resized)
     if output is not None:
         images.write_results(output, results)
         data["output"] = str(output)
@@ -78,17 +83,23 @@ def verify(
     \b
     Examples:
       optgraph verify model.onnx --backend interpret
+      optgraph verify detector.onnx --sizes 480x480,480x640
       optgraph verify fast.optgraph --original model.onnx --batch 4 --json
     """
+    from optgraph.cli import sizing
     from optgraph.compare.verify import verify
     from optgraph.report import tables
 
     settings = options.settings(model)
     with progress() as tell:
-        found = verify(model, backend, original=original, batch=batch, progress=tell, **settings)
-    data = found.to_json()
-    show(json, data, tables.verification_table(data))
-    raise typer.Exit(0 if found.ok else 1)
+        found = {
+            size: verify(model, backend, original=original, batch=batch, progress=tell, size=size, **settings).to_json()
+            for size in options.sizes_of(model)
+        }
+    data, parts = sizing.by_size(found, lambda each: [tables.verification_table(each)])
+    good = all(each["ok"] for each in found.values())
+    show(json, data | {"ok": good}, *parts)
+    raise typer.Exit(0 if good else 1)
 
 
 def bench(
@@ -109,14 +120,18 @@ def bench(
       optgraph bench model.onnx --threads 2
       optgraph bench fast.optgraph --backend triton --batch 8 --json
     """
+    from optgraph.cli import sizing
     from optgraph.compare.bench import bench
     from optgraph.report import tables
 
-    settings = options.settings(model)
+    settings = options.settings(model) | {"threads": threads, "original": original}
     with progress() as tell:
-        found = bench(model, against, backend, batch, threads=threads, original=original, progress=tell, **settings)
-    data = found.to_json()
-    show(json, data, tables.comparison_table(data))
+        found = {
+            size: bench(model, against, backend, batch, progress=tell, size=size, **settings).to_json()
+            for size in options.sizes_of(model)
+        }
+    data, parts = sizing.by_size(found, lambda each: [tables.comparison_table(each)])
+    show(json, data, *parts)
 
 
 def tune(

@@ -33,6 +33,7 @@ from optgraph.onnx.ort_faults import named_outputs
 from optgraph.onnx.parts import cut
 from optgraph.onnx.read import InputShape
 from optgraph.onnx.sessions import Feeds, InnerValues, session
+from optgraph.onnx.sizes import Size
 from optgraph.plan.lowering import fitting_batch
 from optgraph.run.backends import OnnxRuntime
 from optgraph.tune.timing import Times
@@ -106,12 +107,13 @@ def bench(
     progress: Progress = silent,
     outputs: Sequence[str] = (),
     budget: Budget = DEFAULT,
+    size: Size | None = None,
 ) -> Comparison:
     """Times a backend against ONNX Runtime (CPU, float32, all of its optimisations that are right: see `ort_faults`) on
     the original ONNX model.
 
-    model, backend, dtype, input_shape, original, outputs, budget: as for `verify`. A model that is cut off is cut for
-        both.
+    model, backend, dtype, input_shape, original, outputs, budget, size: as for `verify`. A model that is cut off is cut
+        for both.
     threads: of both sides on the CPU; by default as many as torch takes, one for a physical core.
     repeats, min_seconds: pairs of runs; more, if these take less than `min_seconds` in all.
     Raises OptgraphError if the two answers differ by more than `verify` allows, and else as `verify`.
@@ -121,7 +123,7 @@ def bench(
     if repeats < 1 or (threads is not None and threads < 1):
         raise InputError("repeats and threads are at least 1")
     progress("compile", 0.0)
-    net, source = open_with_original(model, backend, dtype, input_shape, original, outputs, budget)
+    net, source = open_with_original(model, backend, dtype, input_shape, original, outputs, budget, size)
     batch = fitting_batch(net.inputs, batch)
     feeds = example(net.inputs, batch, seed=0)
     threads = threads or torch.get_num_threads()

@@ -28,6 +28,7 @@ from optgraph.ir.text import op_text
 from optgraph.onnx.load import load_model
 from optgraph.onnx.read import InputShape
 from optgraph.onnx.sessions import Feeds, InnerValues
+from optgraph.onnx.sizes import Size
 from optgraph.plan.lowering import fitting_batch
 from optgraph.run.engine import Tensors
 
@@ -110,6 +111,7 @@ def verify(
     progress: Progress = silent,
     outputs: Sequence[str] = (),
     budget: Budget = DEFAULT,
+    size: Size | None = None,
 ) -> Verification:
     """Compares a backend with ONNX Runtime (float32, CPU, nothing optimised) on the original ONNX model.
 
@@ -118,9 +120,10 @@ def verify(
     batch, seed: of the inputs, which are smooth random images where an input has rank 4.
     outputs: tensors to cut the model off at (`--cut`), which are compared with what they are inside the original.
     budget: what the model may ask for.
+    size: height and width of the images, where the model leaves them open; of an .optgraph, one that it has.
     Raises InputError if the original is missing or another one, or the batch does not fit; and as `compile` and `load`.
     """
-    net, source = open_with_original(model, backend, dtype, input_shape, original, outputs, budget)
+    net, source = open_with_original(model, backend, dtype, input_shape, original, outputs, budget, size)
     return verify_net(net, source, batch, seed, progress)
 
 
@@ -173,14 +176,17 @@ def open_with_original(
     original: str | Path | None = None,
     outputs: Sequence[str] = (),
     budget: Budget = DEFAULT,
+    size: Size | None = None,
 ) -> tuple[Net, Path]:
     """The net of an .onnx or .optgraph file, and the .onnx it came from. Arguments and errors as for `verify`."""
     path = Path(model)
     if path.suffix != ".optgraph":
         if original is not None:
             raise InputError(f"{path} is its own original: only an .optgraph file has another")
-        return compile(path, backend, dtype, input_shape, outputs=outputs, budget=budget), path
+        sizes = [] if size is None else [size]
+        return compile(path, backend, dtype, input_shape, outputs=outputs, budget=budget, sizes=sizes), path
     net = load(path, backend, budget=budget)
+    net = net if size is None else net.at(*size)
     source = Path(original) if original is not None else path.parent / net.source.name
     if not source.is_file():
         raise InputError(f"{source}: no such file: give the .onnx that {path.name} was compiled from as the original")

@@ -47,6 +47,7 @@ def sizes_text(sizes: Iterable[Size]) -> str:
 
 def checked_sizes(sizes: Iterable[Size]) -> tuple[Size, ...]:
     """The sizes without repetition. Raises InputError for what is none."""
+    sizes = list(sizes)
     for size in sizes:
         if len(size) != 2 or not all(isinstance(d, int) and d >= 1 for d in size):
             raise InputError(f"{size} is no size: expects a height and a width in pixels, each at least 1")

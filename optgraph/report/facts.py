@@ -12,6 +12,7 @@ from optgraph.base.devices import SM_90
 from optgraph.cost.occupancy import blocks_per_sm
 from optgraph.cost.predict import predict, predictable
 from optgraph.cost.work import moved_per_image, weight_bytes
+from optgraph.onnx.sizes import size_text
 from optgraph.passes.pipeline import PassReport
 
 if TYPE_CHECKING:
@@ -22,7 +23,11 @@ TOP = 5  # classes of an image
 
 
 def net_dict(net: Net, batches: Sequence[int] = (1,)) -> Dict:
-    """A compiled network in figures: operators, launches, bytes. Arena sizes are for each of `batches`."""
+    """A compiled network in figures: operators, launches, bytes. Arena sizes are for each of `batches`.
+
+    sizes: of its images, if the model leaves them open, and the bytes of the arena at each, for the first batch. The
+    rest is of `size`, the first.
+    """
     plans = {batch: net.plan(batch) for batch in batches}
     plan = plans[batches[0]]
     return {
@@ -39,6 +44,8 @@ def net_dict(net: Net, batches: Sequence[int] = (1,)) -> Dict:
         "arena_bytes": plan.arena_bytes,
         "arena_bytes_by_batch": {batch: p.arena_bytes for batch, p in plans.items()},
         "weight_bytes": weight_bytes(net.fused, net.dtype),
+        "size": size_text(net.size) if net.size else None,
+        "sizes": {size_text(size): net.at(*size).plan(batches[0]).arena_bytes for size in net.sizes},
         "predicted": _predicted(net),
         "cubins": dict(Counter(cubin.target for cubin in net.cubins)),
     }

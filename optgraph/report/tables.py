@@ -25,6 +25,7 @@ def net_table(data: Mapping[str, Any]) -> Table:
         "launches": f"{data['launches']}: {counts(data['launches_by_kernel'])}",
         "bytes per image": f"{size(before)} -> {size(after)}{change}",
         "arena": ", ".join(f"{size(arena)} at batch {batch}" for batch, arena in arenas),
+        **_sizes(data),
         "weights": size(data["weight_bytes"]),
         "predicted": f"{_ms(predicted['us'])} at batch {predicted['batch']} on an {predicted['device']}; not measured",
         "machine code": ", ".join(f"{n} kernels for {target}" for target, n in data["cubins"].items()) or "none",
@@ -34,6 +35,15 @@ def net_table(data: Mapping[str, Any]) -> Table:
     for fallback in data["fallbacks"]:
         table.add_row("", plain(f"{fallback['node']} ({fallback['op']}): {fallback['reason']}"))
     return table
+
+
+def _sizes(data: Mapping[str, Any]) -> dict[str, str]:
+    """The row on the sizes of images in a `net_dict`, if it has any."""
+    if not data["sizes"]:
+        return {}
+    batch = next(iter(data["arena_bytes_by_batch"]))
+    arenas = ", ".join(f"{at} (arena {size(arena)} at batch {batch})" for at, arena in data["sizes"].items())
+    return {"sizes": arenas + (f"; the rest is of {data['size']}" if len(data["sizes"]) > 1 else "")}
 
 
 def cost_table(data: Mapping[str, Any]) -> Table:
