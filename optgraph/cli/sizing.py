@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,8 +82,9 @@ def _at_own_size(model: Path, backend: str, options: ModelOptions, arguments: Se
 
 
 def _apart(a: Size, b: Size) -> float:
-    """How much one of two sizes has to be stretched or shrunk to be the other."""
-    return sum(max(p / q, q / p) for p, q in zip(a, b, strict=True))
+    """How far two sizes are from each other: in their proportions, and in their scale."""
+    height, width = (math.log(p / q) for p, q in zip(a, b, strict=True))
+    return abs(height - width) + abs(height + width) / 2
 
 
 def _resized(found: Size, size: Size, why: str) -> str:
