@@ -28,8 +28,9 @@ from benchmarks import cudnn, gpu_report, peers, record
 from optgraph.api import net
 from optgraph.base import config
 from optgraph.base.store import Record, Store, Task
-from optgraph.compare.oracle import distance, example
+from optgraph.compare.oracle import distance
 from optgraph.kernels.frame.tile import PLANNED_BATCHES
+from optgraph.run.example import example
 from optgraph.tune.layers import Layer, binder, layers, target_of
 from optgraph.tune.timing import Run, Timer, Times, captured, cuda_timer, interleaved
 

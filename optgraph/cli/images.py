@@ -68,6 +68,33 @@ def array_shape(sources: Mapping[str, str], name: str) -> tuple[int, ...]:
     return _array(path).shape if path.suffix.lower() == ".npy" else ()
 
 
+def read_feeds(arguments: Sequence[str], inputs: Mapping[str, Value]) -> list[dict[str, np.ndarray]]:
+    """Several inputs, from arguments such as 'a.png', 'b.png' or a folder of images; a dict of arrays for each.
+
+    Where a network has several inputs, NAME= says which an argument is for, and each gets as many. Raises as
+    `read_inputs` does, and InputError for a folder without images or for other numbers of arguments.
+    """
+    given: dict[str, list[str]] = {}
+    for argument in arguments:
+        name, equals, source = argument.partition("=")
+        name, source = (name, source) if equals and name in inputs else ("", argument)
+        given.setdefault(name, []).extend(f"{name}={file}" if name else file for file in _files(source))
+    if len({len(files) for files in given.values()}) > 1:
+        numbers = ", ".join(f"{len(files)} for '{name}'" for name, files in given.items())
+        raise InputError(f"--input: each input of the network gets as many: got {numbers}")
+    return [read_inputs(files, inputs) for files in zip(*given.values(), strict=True)]
+
+
+def _files(source: str) -> list[str]:
+    """The images and arrays of a folder, or what `source` is itself."""
+    if not Path(source).is_dir():
+        return [source]
+    found = sorted(str(p) for p in Path(source).iterdir() if p.suffix.lower() in (*IMAGES, ".npy"))
+    if not found:
+        raise InputError(f"--input {source}: a folder without images ({', '.join(IMAGES)}) or .npy files")
+    return found
+
+
 def _read(name: str, value: Value, source: str) -> np.ndarray:
     if source == RANDOM:
         return _random(name, value)

@@ -71,9 +71,17 @@ def run(
 
 def verify(
     model: Model,
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]SOURCE",
+            help="What to compare on: images or .npy files as for run, or a folder of them. Repeat for several, "
+            "with NAME= for a network of several inputs. Default: a random smooth image.",
+        ),
+    ] = None,
     backend: Backend = "auto",
     original: Original = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images to compare on.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Random images to compare on.")] = 1,
     *,
     options: ModelOptions,
     json: Json = False,
@@ -84,18 +92,21 @@ def verify(
     Examples:
       optgraph verify model.onnx --backend interpret
       optgraph verify detector.onnx --sizes 480x480,480x640
+      optgraph verify model.onnx --dtype fp16 --input cat.jpg --input dog.jpg
       optgraph verify fast.optgraph --original model.onnx --batch 4 --json
     """
-    from optgraph.cli import sizing
-    from optgraph.compare.verify import verify
+    from optgraph.cli import images, sizing
+    from optgraph.compare.verify import open_with_original, verify_net
     from optgraph.report import tables
 
     settings = options.settings(model)
     with progress() as tell:
-        found = {
-            size: verify(model, backend, original=original, batch=batch, progress=tell, size=size, **settings).to_json()
-            for size in options.sizes_of(model)
-        }
+        found = {}
+        for size in options.sizes_of(model):
+            tell(f"reading {model.name}", 0.0)
+            net, source = open_with_original(model, backend, original=original, size=size, **settings)
+            feeds = images.read_feeds(input or [], net.inputs)
+            found[size] = verify_net(net, source, batch, progress=tell, inputs=feeds).to_json()
     data, parts = sizing.by_size(found, lambda each: [tables.verification_table(each)])
     good = all(each["ok"] for each in found.values())
     show(json, data | {"ok": good}, *parts)

@@ -25,7 +25,8 @@ from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.errors import InputError, OptgraphError
 from optgraph.base.progress import Progress, silent
 from optgraph.base.version import version
-from optgraph.compare.oracle import allowed, coarseness, distance, example, noise
+from optgraph.compare.oracle import allowed, coarseness, distance
+from optgraph.compare.original import Original
 from optgraph.compare.verify import computed_dtype, open_with_original
 from optgraph.onnx.inlining import inlined
 from optgraph.onnx.load import load_model
@@ -36,6 +37,7 @@ from optgraph.onnx.sessions import Feeds, InnerValues, session
 from optgraph.onnx.sizes import Size
 from optgraph.plan.lowering import fitting_batch
 from optgraph.run.backends import OnnxRuntime
+from optgraph.run.example import example
 from optgraph.tune.timing import Times
 
 AGAINST = ("onnxruntime",)
@@ -133,10 +135,10 @@ def bench(
         ours = _ours(net, batch, threads)
         progress("warm-up", 0.0)
         answers = theirs(feeds)
-        (plain,) = InnerValues(whole).run(list(answers), feeds)
-        dtype = computed_dtype(net)
-        rounding = max(noise(plain, answers), coarseness(net.fused, dtype, feeds, plain))
-        require_agreement(ours(feeds), answers, allowed(dtype, rounding))
+        dtype, reference = computed_dtype(net), Original(net, InnerValues(whole), [feeds], batch, seed=0)
+        noise, _ = reference.noise()
+        coarse = coarseness(net.fused, dtype, feeds, reference.answers[0], reference.scales)
+        require_agreement(ours(feeds), answers, reference.scales, allowed(dtype, max(noise, coarse)))
         for run in (ours, theirs) * (WARM_UPS - 1):
             run(feeds)
         ours_s, theirs_s = interleave(
@@ -145,10 +147,10 @@ def bench(
     return _compare(net, against, batch, threads, ours_s, theirs_s)
 
 
-def require_agreement(ours: Feeds, theirs: Feeds, bound: float) -> None:
+def require_agreement(ours: Feeds, theirs: Feeds, scales: Mapping[str, float], bound: float) -> None:
     """Raises OptgraphError, naming the output, unless each of theirs is matched within `bound` in relative L2."""
     for name, expected in theirs.items():
-        error, _ = distance(ours[name], expected)
+        error, _ = distance(ours[name], expected, scales[name])
         if error > bound:
             raise OptgraphError(
                 f"not timed, for the answers differ: output '{name}' is off by {error:.1e}, over {bound:.1e} "

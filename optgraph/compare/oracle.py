@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from optgraph.base.dtypes import STORAGE, nearest_tf32, torch_dtype
-from optgraph.base.images import images
 from optgraph.ir.graph import Graph
-from optgraph.ir.values import Value, channels_last
 from optgraph.onnx.sessions import Feeds
 from optgraph.run.reference import Executor
 
 BOUNDS = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 5e-3, "bf16": 3e-2}  # relative L2 of an output, by dtype
 NOISE_FACTOR, NOISE_LIMIT = 2.0, 10.0
 
+# A sigmoid's answers lie between 0 and 1, and that is the scale of their errors, wherever the image happens to put
+# them: ONNX Runtime's is off by 1.7e-7 of 1, and by all of it where it is 1e-8, as on the background of a detector.
+# As many times 1e-5 as the bound of a dtype allows are 1e-6 of 1 in fp32, 5e-4 in fp16: a rounding there.
+SIGMOID_SCALE = 0.1
 
-def distance(result: torch.Tensor | np.ndarray, reference: torch.Tensor | np.ndarray) -> tuple[float, float]:
+
+def distance(
+    result: torch.Tensor | np.ndarray, reference: torch.Tensor | np.ndarray, scale: float = 0.0
+) -> tuple[float, float]:
     """Relative L2, ‖result - reference‖ / ‖reference‖, and the largest absolute difference.
 
+    scale: the least root mean square that the reference is taken to have.
     Both are infinite where the shapes differ or either side has a NaN or an Inf.
     """
     out, ref = (torch.as_tensor(a).detach().cpu().double() for a in (result, reference))
@@ -33,15 +39,21 @@ def distance(result: torch.Tensor | np.ndarray, reference: torch.Tensor | np.nda
         return math.inf, math.inf
     if error == 0.0:
         return 0.0, 0.0
+    norm = max(norm, scale * math.sqrt(ref.numel()))
     return error / norm if norm else math.inf, float(difference.abs().max())
 
 
-def noise(plain: Feeds, optimized: Feeds) -> float:
-    """How far float32 rounding alone moves a network: ONNX Runtime from itself, without and with its optimisations."""
-    return max(distance(optimized[name], plain[name])[0] for name in plain)
+def furthest(results: Feeds, answers: Feeds, scales: Mapping[str, float]) -> float:
+    """The largest distance of an output; `scales` as for `distance`, by output."""
+    return max(distance(results[name], answers[name], scales[name])[0] for name in answers)
 
 
-def coarseness(graph: Graph, dtype: str, feeds: Feeds, answers: Feeds) -> float:
+def rounding(graph: Graph, feeds: Feeds, answers: Feeds, scales: Mapping[str, float]) -> float:
+    """How far float32 rounding alone moves `answers`: from those of `graph` in float64."""
+    return furthest({n: t.numpy() for n, t in Executor(graph, torch.float64)(feeds).items()}, answers, scales)
+
+
+def coarseness(graph: Graph, dtype: str, feeds: Feeds, answers: Feeds, scales: Mapping[str, float]) -> float:
     """How far rounding the weights to `dtype`, and nothing else, moves the answers of the fused `graph`.
 
     It moves them more than rounding every activation does: a weight is off by the same on all pixels of an image, so
@@ -49,18 +61,23 @@ def coarseness(graph: Graph, dtype: str, feeds: Feeds, answers: Feeds) -> float:
     """
     if dtype == "fp32":
         return 0.0
-    rounded = graph.copy()
+    results = Executor(rounded(graph, dtype))(feeds)
+    return furthest({name: result.numpy() for name, result in results.items()}, answers, scales)
+
+
+def rounded(graph: Graph, dtype: str) -> Graph:
+    """`graph` with its weights rounded to `dtype`."""
+    found = graph.copy()
     for name, array in graph.constants.items():
         if array.ndim > 1 and array.dtype.kind == "f":  # kernels keep vectors in float32
-            rounded.constants[name] = _rounded(array.astype(np.float32), dtype)
-    results = Executor(rounded)(feeds)
-    return max(distance(results[name], answers[name])[0] for name in answers)
+            found.constants[name] = _rounded(array.astype(np.float32), dtype)
+    return found
 
 
 def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:
     x = torch.tensor(array)
-    rounded = nearest_tf32(x) if dtype == "tf32" else x.to(torch_dtype(STORAGE[dtype])).float()
-    return rounded.numpy()
+    nearest = nearest_tf32(x) if dtype == "tf32" else x.to(torch_dtype(STORAGE[dtype])).float()
+    return nearest.numpy()
 
 
 def allowed(dtype: str, noise: float) -> float:
@@ -72,19 +89,22 @@ def allowed(dtype: str, noise: float) -> float:
     return max(BOUNDS[dtype], min(NOISE_FACTOR * noise, NOISE_LIMIT * BOUNDS[dtype]))
 
 
-def example(inputs: Mapping[str, Value], batch: int, seed: int) -> dict[str, np.ndarray]:
-    """Something to feed each input: smooth images to a rank-4 one, random numbers to the others."""
-    rng = np.random.default_rng(seed)
-    feeds: dict[str, np.ndarray] = {}
-    for name, value in inputs.items():
-        shape = tuple(batch if isinstance(d, str) else d for d in value.shape)
-        dtype = np.dtype(value.dtype)
-        array: np.ndarray
-        if dtype.kind != "f":
-            array = rng.integers(0, 2 if dtype.kind == "b" else 128, shape)
-        elif len(shape) == 4:
-            array = images(rng, shape, channels_last(shape))
-        else:
-            array = rng.standard_normal(shape)
-        feeds[name] = array.astype(dtype)
-    return feeds
+def agreement(result: np.ndarray, reference: np.ndarray, axis: int) -> tuple[float, float | None]:
+    """How often the best class of both is the same, and how often the reference's is among the best five (None if
+    there are no more than five). The classes lie along `axis`."""
+    ours, theirs = (np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis]) for array in (result, reference))
+    best = theirs.argmax(1)
+    top1 = float((ours.argmax(1) == best).mean())
+    if ours.shape[1] <= 5:
+        return top1, None
+    five: np.ndarray = np.argpartition(-ours, 5, axis=1)[:, :5]
+    return top1, float((five == best[:, None]).any(1).mean())
+
+
+def moved(answers: Feeds, others: Sequence[Feeds]) -> dict[str, float]:
+    """How far each of `answers` moves, in relative L2, to what it is for the inputs that move it most."""
+    found = {}
+    for name, answer in answers.items():
+        distances = [distance(other[name], answer)[0] for other in others]
+        found[name] = max((d for d in distances if math.isfinite(d)), default=0.0)
+    return found

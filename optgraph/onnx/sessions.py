@@ -75,6 +75,11 @@ class InnerValues:
         self._model = inlined(model)
         self._computed = {name for node in self._model.graph.node for name in node.output if name}
 
+    @property
+    def graph(self) -> onnx.GraphProto:
+        """The model's, its local functions inlined."""
+        return self._model.graph
+
     def __contains__(self, name: object) -> bool:
         """Whether a node of the model computes `name`."""
         return name in self._computed

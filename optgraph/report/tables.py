@@ -154,20 +154,36 @@ def verification_table(data: Mapping[str, Any]) -> Table:
     """The table of `Verification.to_json()`."""
     rows = {
         "answer": "ok" if data["ok"] else f"not ok: {data['reason']}",
-        "compared": f"{data['backend']} ({data['dtype']}) with {data['reference']}, batch {data['batch']}",
+        "compared": f"{data['backend']} ({data['dtype']}) with {data['reference']}, {_compared(data)}",
         "bound": f"{number(data['bound'])} relative L2; rounding alone makes {number(data['noise'])}",
-        "outputs": "\n".join(
-            f"{o['name']}: {number(o['rel_l2'])} relative L2, {number(o['max_abs'])} largest difference"
-            for o in data["outputs"]
-        ),
+        "outputs": "\n".join(map(_off, data["outputs"])),
         "regions": f"{data['regions_compared']} of {data['regions_total']} compared",
         "two inputs": f"{number(data['input_sensitivity'])} relative L2 apart in the reference's answers",
     }
+    if data["notes"]:
+        rows["note"] = "\n".join(data["notes"])
     if data["first_bad_region"]:
         bad = data["first_bad_region"]
         nodes = ", ".join(bad["onnx_nodes"])
         rows["first wrong"] = f"{bad['region']} ({bad['op']}): {number(bad['rel_l2'])}; ONNX nodes {nodes}"
     return _facts(rows)
+
+
+def _compared(data: Mapping[str, Any]) -> str:
+    batch = f"batch {data['batch']}"
+    return batch if data["inputs"] == 1 else f"{data['inputs']} inputs, {batch}"
+
+
+def _off(output: Mapping[str, Any]) -> str:
+    """How far an output is off, in all the terms that it has."""
+    parts = [f"{number(output['rel_l2'])} relative L2", f"{number(output['max_abs'])} largest difference"]
+    if output["probability"] is not None:
+        parts[1] += " of a probability"
+    if output["top1"] is not None:
+        parts.append(f"top-1 agrees on {output['top1']:.1%}")
+    if output["top5"] is not None:
+        parts.append(f"top-5 on {output['top5']:.1%}")
+    return f"{output['name']}: {', '.join(parts)}"
 
 
 def unsupported_table(unsupported: Iterable[Mapping[str, Any]]) -> Table:

@@ -11,7 +11,9 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from optgraph.api import net
+from optgraph.onnx.write import save_onnx
 from tests.support.cli_models import call, classifier, close, expected, ok, ok_json, saved
+from tests.support.two_inputs import shifted
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "torch", "interpret"])
@@ -119,6 +121,41 @@ def test_verify(model: Path, backend: str) -> None:
     assert found["ok"] is True and found["backend"] == backend and found["batch"] == 2
     assert 0 < found["outputs"][0]["rel_l2"] < found["bound"]
     assert found["first_bad_region"] is None
+
+
+def test_verify_on_images(tmp_path: Path, model: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, name in enumerate(("a.png", "b.JPG", "c.npy", "notes.txt")):
+        pixels = np.random.default_rng(i).integers(0, 256, (20, 30, 3), np.uint8)
+        if name.endswith("npy"):
+            np.save(folder / name, np.zeros((1, 3, 12, 12), np.float32))
+        elif not name.endswith("txt"):
+            Image.fromarray(pixels).save(folder / name)
+    one, two = ("--input", folder / "a.png"), ("--input", folder)
+    found = ok_json("verify", model, *one, *two)
+    assert found["ok"] and found["inputs"] == 4 and found["outputs"][0]["top1"] == 1.0
+    assert "4 inputs" in ok("verify", model, *one, *two)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    result = call("verify", model, "--input", empty)
+    assert result.exit_code == 2 and "a folder without images" in result.stderr
+
+
+def test_verify_on_several_inputs_of_a_network(tmp_path: Path) -> None:
+    path = tmp_path / "two.onnx"
+    save_onnx(shifted(), path)
+    net_inputs = net.compile(path, "torch").inputs
+    arguments: list[object] = []
+    for name, value in net_inputs.items():
+        for i in range(2):
+            shape = tuple(1 if isinstance(d, str) else d for d in value.shape)
+            np.save(tmp_path / f"{name}{i}.npy", np.random.default_rng(i).normal(size=shape).astype(np.float32))
+            arguments += ["--input", f"{name}={tmp_path / f'{name}{i}.npy'}"]
+    found = ok_json("verify", path, "--backend", "torch", *arguments)
+    assert found["ok"] and found["inputs"] == 2
+    result = call("verify", path, "--backend", "torch", *arguments[:-2])
+    assert result.exit_code == 2 and "each input of the network gets as many" in result.stderr
 
 
 def test_verify_says_no(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,10 @@ import pytest
 
 from optgraph.base.errors import InputError
 from optgraph.base.images import images
-from optgraph.compare.oracle import allowed, distance, example
+from optgraph.compare.oracle import agreement, allowed, distance, moved
 from optgraph.ir.values import BATCH, Value
 from optgraph.plan.lowering import fitting_batch
+from optgraph.run.example import example
 
 
 def test_distance():
@@ -68,3 +69,28 @@ def test_fitting_batch():
         fitting_batch(fixed, 2)
     with pytest.raises(InputError, match="at least one"):
         fitting_batch(free, 0)
+
+
+def test_the_scale_of_a_reference():
+    zeros, tiny = np.zeros(4), np.full(4, 1e-6)
+    assert distance(tiny, zeros, scale=0.1)[0] == pytest.approx(1e-5)
+    assert distance(zeros + 1.0, zeros + 2.0, scale=0.1) == distance(zeros + 1.0, zeros + 2.0)
+
+
+def test_agreement_of_classes():
+    scores = np.arange(24.0).reshape(2, 12)
+    assert agreement(scores, scores, 1) == (1.0, 1.0)
+    other = scores.copy()
+    other[0, 0] = 100.0  # now the best, before eleven
+    assert agreement(other, scores, 1) == (0.5, 1.0)
+    other[0, :6] = 100.0
+    assert agreement(other, scores, 1) == (0.5, 0.5)
+    assert agreement(other[:, :4], scores[:, :4], 1) == (0.5, None)
+    assert agreement(other.T, scores.T, 0) == (0.5, 0.5)
+
+
+def test_what_moves_an_answer_most():
+    one, same, far = ({"y": np.array([1.0, x])} for x in (1.0, 1.0, 3.0))
+    assert moved(one, [same, far]) == {"y": pytest.approx(2**0.5)}
+    assert moved(one, [same]) == {"y": 0.0}
+    assert moved(one, [{"y": np.array([np.nan, 1.0])}]) == {"y": 0.0}
