@@ -33,6 +33,35 @@ class View:
         shape = (*self.shape[:axis], size, *self.shape[axis + 1 :])
         return replace(self, shape=shape, offset=self.offset + start * self.strides[axis])
 
+    def split(self, axis: int, inner: int) -> View:
+        """The axis as two, the second of `inner` places."""
+        size, stride = self.shape[axis], self.strides[axis]
+        shape = (*self.shape[:axis], size // inner, inner, *self.shape[axis + 1 :])
+        return replace(self, shape=shape, strides=(*self.strides[:axis], stride * inner, *self.strides[axis:]))
+
+    def reshaped(self, shape: Sequence[int]) -> View | None:
+        """The same elements in the same order as another shape; None if that is no view."""
+        if math.prod(shape) != math.prod(self.shape) or not math.prod(shape):
+            return None
+        left: list[tuple[int, int]] = []  # axes, as few as may be
+        for size, stride in zip(self.shape, self.strides, strict=True):
+            if left and left[-1][1] == size * stride:
+                left[-1] = (left[-1][0] * size, stride)
+            elif size != 1:
+                left.append((size, stride))
+        found: list[int] = []
+        for size in reversed(shape):
+            if size == 1:  # never used; the next one's keeps the view regular
+                found.append(found[-1] if found else 1)
+                continue
+            have, stride = left.pop()
+            if have % size:
+                return None
+            found.append(stride)
+            if have > size:
+                left.append((have // size, stride * size))
+        return replace(self, shape=tuple(shape), strides=tuple(reversed(found)))
+
     @property
     def nhwc(self) -> View:
         """An N×C×H×W view with its axes in the order kernels take them."""

@@ -8,6 +8,7 @@ import torch
 
 from optgraph.kernels.bottleneck import BOTTLENECK
 from optgraph.kernels.conv2d import CONV2D
+from optgraph.kernels.copy import COPY
 from optgraph.kernels.dense import DENSE
 from optgraph.kernels.depthwise import DEPTHWISE
 from optgraph.kernels.elementwise import ELEMENTWISE
@@ -19,6 +20,7 @@ from optgraph.kernels.pad import PAD
 from optgraph.kernels.pointwise import POINTWISE
 from optgraph.kernels.pool import POOL
 from optgraph.kernels.pooled_pointwise import POOLED_POINTWISE
+from optgraph.kernels.resample import RESAMPLE
 from optgraph.kernels.separable import SEPARABLE
 from optgraph.kernels.softmax import SOFTMAX
 from optgraph.tune.layers import Layer
@@ -26,6 +28,7 @@ from optgraph.tune.layers import Layer
 KERNELS = (
     *(POINTWISE, CONV2D, BOTTLENECK, SEPARABLE, POOLED_POINTWISE, DEPTHWISE, POOL),
     *(GLOBAL_POOL, DENSE, SOFTMAX, ELEMENTWISE, LRN, PAD),
+    *(COPY, RESAMPLE),
 )
 CPU = torch.device("cpu")
 

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 
 from optgraph.ir.values import IDENTITY, RELU, Window
 from optgraph.kernels import bottleneck, conv2d, dense, depthwise, pointwise, pooled_pointwise, separable
+from optgraph.kernels.copy import COPY
 from optgraph.kernels.elementwise import ELEMENTWISE
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.kernel import Kernel
-from optgraph.kernels.frame.sample import Sample, image, prologue, window_sample
+from optgraph.kernels.frame.sample import Sample, image, prologue, vector, window_sample
 from optgraph.kernels.global_pool import GLOBAL_POOL
 from optgraph.kernels.lrn import LRN
 from optgraph.kernels.pad import PAD
 from optgraph.kernels.pool import POOL
+from optgraph.kernels.resample import RESAMPLE
 from optgraph.kernels.softmax import SOFTMAX
 from optgraph.tune.layers import Layer
 
@@ -82,7 +84,11 @@ def _windows() -> Iterator[tuple[str, Kernel, Sample]]:
 def _rows() -> Iterator[tuple[str, Kernel, Sample]]:
     x, out = image(8, 55, 55, 96), image(8, 55, 55, 96)
     yield "lrn", LRN, Sample({"x": x, "out": out, "size": 5, "alpha": 1e-4, "beta": 0.75, "bias": 1.0})
-    yield "pad", PAD, Sample({"x": image(8, 112, 112, 64), "out": image(8, 114, 114, 64), "begin": (1, 1)})
+    yield "pad", PAD, Sample({"x": image(8, 112, 112, 64), "out": image(8, 114, 114, 64), "begin": (1, 1, 0)})
+    yield "copy", COPY, Sample({"x": image(8, 28, 28, 240), "out": image(8, 28, 28, 240, beside=16)})
+    x, out = image(8, 28, 28, 240), image(8, 56, 56, 240)
+    tables = {"rows": vector(56 * 4), "columns": vector(56 * 4)}
+    yield "resample", RESAMPLE, Sample({"x": x, "out": out, **tables})
     for name, columns in (("softmax", 1000), ("softmax_long", 50000)):
         yield name, SOFTMAX, Sample({"x": image(8, columns), "out": image(8, columns)})
     operands = {"x": image(*MIDDLE), "out": image(*MIDDLE), "other": image(*MIDDLE)}
