@@ -33,7 +33,9 @@ def copy(x: torch.Tensor, out: torch.Tensor, *, tile: Tile | None = None) -> Lau
         source = x.expand(out.shape)
     except RuntimeError as error:
         raise ValueError(f"x of shape {tuple(x.shape)} does not broadcast to {tuple(out.shape)}") from error
-    (columns, x_column, out_column), *axes = _columns_first(merged(list(zip(out.shape, source.stride(), out.stride(), strict=True))))
+    (columns, x_column, out_column), *axes = _columns_first(
+        merged(list(zip(out.shape, source.stride(), out.stride(), strict=True)))
+    )
     if len(axes) >= AXES:
         raise ValueError(f"a copy over {len(axes) + 1} axes, of which {AXES} are the most")
     axes += [(1, 0, 0)] * (AXES - 1 - len(axes))

@@ -6,12 +6,13 @@ from optgraph.ops.dense import Gemm, MatMul
 from optgraph.ops.elementwise import Activation, Affine, Binary, Cast
 from optgraph.ops.fused import MergedPointwise, PooledPointwise, Separable
 from optgraph.ops.group_norm import GroupNorm
-from optgraph.ops.joining import Concat, Slice, Split
-from optgraph.ops.movement import Expand, Identity, Pad, Reshape, Transpose
+from optgraph.ops.joining import Concat, Gather, Slice, Split
+from optgraph.ops.movement import Identity, Pad, Reshape, Transpose
 from optgraph.ops.normalise import LRN, BatchNorm, Hardmax, Softmax
 from optgraph.ops.opaque import Opaque
 from optgraph.ops.pool import Pool
 from optgraph.ops.reduction import GlobalPool, Reduce
+from optgraph.ops.repeating import DepthToSpace, Expand, SpaceToDepth, Tile
 from optgraph.ops.resize import Resize
 
 __all__ = [
@@ -24,7 +25,9 @@ __all__ = [
     "Cast",
     "Concat",
     "Conv",
+    "DepthToSpace",
     "Expand",
+    "Gather",
     "Gemm",
     "GlobalPool",
     "GroupNorm",
@@ -42,6 +45,8 @@ __all__ = [
     "Separable",
     "Slice",
     "Softmax",
+    "SpaceToDepth",
     "Split",
+    "Tile",
     "Transpose",
 ]

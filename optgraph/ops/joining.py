@@ -9,16 +9,18 @@ from typing import Any, ClassVar
 
 import onnx
 
-from optgraph.base.errors import ModelError, NoKernelError
-from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, present
+from optgraph.base.errors import ModelError
+from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, fixed, present
 from optgraph.ir.values import Value
 from optgraph.kernels.elementwise import ELEMENTWISE
 from optgraph.kernels.frame.view import View
 from optgraph.ops import exporting
 from optgraph.ops.importing import KeepError, axis_of, constant_operand
-from optgraph.ops.movement import Identity
+from optgraph.ops.lowered import copied, picked
+from optgraph.ops.movement import Identity, Reshape
 from optgraph.plan.lowering import Lowering
 
+MOST_INDICES = 4096  # of a Gather that is kept as a table
 _ALL = 2**31 - 1  # a slice's end from here on is the end of any axis
 
 
@@ -69,21 +71,22 @@ class Concat(Op):
                 context.alias(value, part)
 
     def lower(self, context: Lowering, node: Node) -> None:
-        if self.axis != 1 or len(context.shape(node.output)) != 4:
-            raise NoKernelError(f"concat along axis {self.axis} of rank {len(context.shape(node.output))}")
-        if any(value in context.graph.constants for value in node.inputs):
-            raise NoKernelError("it joins a constant")
+        images = self.axis == 1 and len(context.shape(node.output)) == 4
         for i, (value, part) in enumerate(zip(node.inputs, self._parts(context, node), strict=True)):
-            if not (self.in_place and self.in_place[i]):
+            if self.in_place and self.in_place[i]:
+                continue
+            if images and value not in context.graph.constants:
                 context.call(ELEMENTWISE, node, x=context.read(value).nhwc, out=part.nhwc)
+            else:
+                copied(context, node, context.operand(value), part)
 
     def _parts(self, context: Lowering, node: Node) -> list[View]:
-        """The channels of the output that are each input's."""
+        """The places of the output that are each input's."""
         whole, parts, start = context.write(node.output), [], 0
         for value in node.inputs:
-            channels = context.shape(value)[1]
-            parts.append(whole.part(1, start, channels))
-            start += channels
+            size = context.shape(value)[self.axis]
+            parts.append(whole.part(self.axis, start, size))
+            start += size
         return parts
 
 
@@ -149,7 +152,7 @@ class Slice(Op):
             size = shape[axis]
             if not isinstance(size, int):
                 raise ModelError(f"cannot slice the symbolic dimension '{size}'")
-            shape[axis] = len(range(size)[slice(start, end if step > 0 or end >= -size else None, step)])
+            shape[axis] = len(_kept(size, start, end, step))
         return (Value(tuple(shape), x.dtype),)
 
     @staticmethod
@@ -195,15 +198,20 @@ class Slice(Op):
 
     def lower(self, context: Lowering, node: Node) -> None:
         view = context.read(node.inputs[0])
-        if min(self.steps) < 0:
-            raise NoKernelError("a slice with a negative step")
-        strides, offset = list(view.strides), view.offset
-        for start, axis, step in zip(self.starts, self.axes, self.steps, strict=True):
-            size = view.shape[axis]
-            offset += min(max(start + size if start < 0 else start, 0), size) * view.strides[axis]
-            strides[axis] *= step
-        sliced = replace(view, shape=context.shape(node.output), strides=tuple(strides), offset=offset)
-        context.alias(node.output, sliced)
+        strides, offset, shape = list(view.strides), view.offset, list(view.shape)
+        backwards: dict[int, list[int]] = {}
+        for start, end, axis, step in zip(self.starts, self.ends, self.axes, self.steps, strict=True):
+            kept = _kept(shape[axis], start, end, step)
+            if step < 0 and len(kept) > 1:
+                backwards[axis] = list(kept)
+                continue
+            offset += (kept.start if kept else 0) * view.strides[axis]
+            strides[axis], shape[axis] = strides[axis] * abs(step), len(kept)
+        sliced = replace(view, shape=tuple(shape), strides=tuple(strides), offset=offset)
+        if backwards:
+            picked(context, node, sliced, context.write(node.output), backwards)
+        else:
+            context.alias(node.output, sliced)
 
 
 def _within(start: int, end: int, step: int, size: int, axis: int) -> tuple[int, int, int, int]:
@@ -216,4 +224,68 @@ def _within(start: int, end: int, step: int, size: int, axis: int) -> tuple[int,
     return max(start, 0), -size - 1 if end < 0 else end, axis, min(max(step, -size - 1), size + 1)
 
 
-OPS = (Concat, Split, Slice)
+def _kept(size: int, start: int, end: int, step: int) -> range:
+    """The positions of an axis that a slice takes."""
+    return range(size)[slice(start, end if step > 0 or end >= -size else None, step)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gather(Op):
+    """The positions `indices` of `axis` (none negative), in that order."""
+
+    axis: int
+    indices: tuple[int, ...]
+
+    def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
+        x = present(inputs, 0)
+        size = fixed(x.shape[self.axis])
+        if not all(0 <= i < size for i in self.indices):
+            raise ModelError(f"gathers beyond the {size} positions of axis {self.axis}")
+        return (Value((*x.shape[: self.axis], len(self.indices), *x.shape[self.axis + 1 :]), x.dtype),)
+
+    @staticmethod
+    def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+        """One whose indices are known, which may be of any shape."""
+        shape, array = importer.shape(node.input[0]), constant_operand(importer, node, 1)
+        axis = axis_of(int(attrs.get("axis", 0)), len(shape))
+        size = shape[axis]
+        if (
+            array is None
+            or isinstance(size, str)
+            or array.size > MOST_INDICES
+            or importer.constant(node.input[0]) is not None
+        ):
+            raise KeepError
+        indices = tuple(int(i) + size * int(i < 0) for i in array.reshape(-1))
+        op = Gather(axis=axis, indices=indices)
+        if array.ndim == 1:
+            importer.add(op, [node.input[0]])
+            return
+        y = importer.add(op, [node.input[0]], [""])
+        importer.add(Reshape(shape=(*shape[:axis], *array.shape, *shape[axis + 1 :])), [y])
+
+    handlers: ClassVar[Handlers] = {"Gather": from_onnx}
+
+    def export(self, to: Exporter, node: Node) -> None:
+        indices = exporting.integers(to, self.indices, "indices")
+        to.emit("Gather", [to.name(node.inputs[0]), indices], [to.name(node.output)], axis=self.axis)
+
+    def compute(self, inputs: Inputs) -> Outputs:
+        import torch
+
+        (x,) = self.per_slot(inputs)
+        return (x.index_select(self.axis, torch.tensor(self.indices, dtype=torch.int64, device=x.device)),)
+
+    def lower(self, context: Lowering, node: Node) -> None:
+        view, indices = context.read(node.inputs[0]), self.indices
+        step = indices[1] - indices[0] if len(indices) > 1 else 1
+        if indices and step > 0 and indices == tuple(range(indices[0], indices[-1] + 1, step)):
+            strides, shape = list(view.strides), context.shape(node.output)
+            offset = view.offset + indices[0] * strides[self.axis]
+            strides[self.axis] *= step
+            context.alias(node.output, replace(view, shape=shape, strides=tuple(strides), offset=offset))
+        else:
+            picked(context, node, view, context.write(node.output), {self.axis: list(indices)})
+
+
+OPS = (Concat, Split, Slice, Gather)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,10 +12,11 @@ import onnx
 
 from optgraph.base.errors import ModelError, NoKernelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, present
-from optgraph.ir.values import Dim, Shape, Value, broadcast, reshaped
+from optgraph.ir.values import Dim, Shape, Value, reshaped
 from optgraph.kernels.pad import PAD
 from optgraph.ops import exporting
 from optgraph.ops.importing import FOR_INFERENCE, KeepError, axes_of, constant_operand, given, product
+from optgraph.ops.lowered import copied, picked, with_rank_4
 from optgraph.plan.lowering import Lowering
 
 
@@ -52,58 +53,6 @@ class Identity(Op):
 
     def lower(self, context: Lowering, node: Node) -> None:
         context.alias(node.output, context.read(node.inputs[0]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Expand(Op):
-    """x broadcast against `shape`, as in numpy. like: an input with the batch in front, where `shape` has a batch and
-    x has none."""
-
-    slots = ("x", "like")
-    shape: Shape
-
-    def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
-        x = present(inputs, 0)
-        out = broadcast(x.shape, self.shape)
-        missing = {d for d in out if isinstance(d, str)} - set(x.shape)
-        like = inputs[1] if len(inputs) > 1 else None
-        if missing and (like is None or missing != set(like.shape[:1])):
-            raise ModelError(f"cannot expand {list(x.shape)} to {list(self.shape)}")
-        return (Value(out, x.dtype),)
-
-    @staticmethod
-    def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
-        target, source = importer.dims(node.input[1]), importer.shape(node.input[0])
-        if target is None:
-            raise KeepError
-        shape = broadcast(source, tuple(target))
-        if shape == source:
-            importer.add(Identity(), [node.input[0]])
-            return
-        missing = {d for d in shape if isinstance(d, str)} - set(source)
-        names = (info.name for info in importer.model.graph.input if importer.constant(info.name) is None)
-        like = next((name for name in names if missing == set(importer.shape(name)[:1])), "") if missing else ""
-        importer.add(Expand(shape=tuple(target)), [node.input[0], like] if like else [node.input[0]])
-
-    handlers: ClassVar[Handlers] = {"Expand": from_onnx}
-
-    def export(self, to: Exporter, node: Node) -> None:
-        x, like = to.value(node.inputs[0]).shape, node.get("like")
-        # A 1 keeps what x has; only the batch of another tensor has to be looked up.
-        numbers = [1 if isinstance(d, str) else d for d in self.shape]
-        shape = exporting.integers(to, numbers, "shape")
-        if like:
-            batch = to.emit("Shape", [to.name(like)], start=0, end=1)
-            factors = [0 if isinstance(d, str) and d not in x else 1 for d in self.shape]
-            where = exporting.integers(to, [i for i, factor in enumerate(factors) if not factor], "where")
-            shape = to.emit("ScatterElements", [shape, where, batch])
-        to.emit("Expand", [to.name(node.inputs[0]), shape], [to.name(node.output)])
-
-    def compute(self, inputs: Inputs) -> Outputs:
-        x, like = self.per_slot(inputs)
-        batch = 1 if like is None else like.shape[0]  # 1: x has it
-        sizes = tuple(batch if isinstance(d, str) else d for d in self.shape)
-        return (x.expand([int(d) for d in broadcast(tuple(x.shape), sizes)]),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,14 +134,11 @@ class Reshape(Op):
 
     def lower(self, context: Lowering, node: Node) -> None:
         view, shape = context.read(node.inputs[0]), context.shape(node.output)
-        kept = [(d, s) for d, s in zip(view.shape, view.strides, strict=True) if d != 1]
-        if [d for d, _ in kept] != [d for d in shape if d != 1]:
-            raise NoKernelError(f"reshape {list(view.shape)} to {list(shape)} moves data")
-        # Only ones come and go. Their stride is never used; the next one's keeps the view regular.
-        strides: list[int] = []
-        for d in reversed(shape):
-            strides.append(kept.pop()[1] if d != 1 else strides[-1] if strides else 1)
-        context.alias(node.output, replace(view, shape=shape, strides=tuple(reversed(strides))))
+        same = view.reshaped(shape)
+        if same is not None:
+            context.alias(node.output, same)
+        else:
+            copied(context, node, view, context.write_as(node.output, view.shape))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,8 +173,8 @@ class Transpose(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Pad(Op):
-    """Padding with `value`, or in mode 'edge' with the nearest element; `pads` is begins then ends, one of each an
-    axis. Negative crops."""
+    """Padding with `value`, or in mode 'edge' with the nearest element, 'reflect' with what lies as far within and
+    'wrap' with what lies at the other end; `pads` is begins then ends, one of each an axis. Negative crops."""
 
     writes_channels = True
     pads: tuple[int, ...]
@@ -249,7 +195,7 @@ class Pad(Op):
     def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
         rank = len(importer.shape(node.input[0]))
         mode = attrs.get("mode", "constant")
-        if mode not in ("constant", "edge"):
+        if mode not in ("constant", "edge", "reflect", "wrap"):
             raise KeepError
         given_pads, fill = constant_operand(importer, node, 1), constant_operand(importer, node, 2)
         pads = list(attrs.get("pads", [])) if given_pads is None else given_pads.tolist()
@@ -275,20 +221,41 @@ class Pad(Op):
 
         (x,) = self.per_slot(inputs)
         pads = self.pads
-        if self.mode == "edge":
+        if self.mode != "constant":
             for axis, size in enumerate(x.shape):
-                nearest = torch.arange(-pads[axis], size + pads[axis + x.ndim], device=x.device).clamp(0, size - 1)
-                x = x.index_select(axis, nearest)
+                index = source_positions(self.mode, size, pads[axis], pads[axis + x.ndim])
+                x = x.index_select(axis, torch.tensor(index, device=x.device))
             return (x,)
         axes = reversed(range(x.ndim))  # torch counts from the last axis
         return (F.pad(x, [p for axis in axes for p in (pads[axis], pads[axis + x.ndim])], value=self.value),)
 
     def lower(self, context: Lowering, node: Node) -> None:
-        if len(self.pads) != 8 or any(self.pads[i] for i in (0, 1, 4, 5)):
-            raise NoKernelError("it pads other axes than height and width")
-        x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
-        options = {"begin": self.pads[2:4], "value": self.value, "edge": self.mode == "edge"}
+        x, out = context.read(node.inputs[0]), context.write(node.output)
+        rank = len(x.shape)
+        moved = [axis for axis in range(rank) if self.pads[axis] or self.pads[axis + rank]]
+        if self.mode in ("reflect", "wrap"):
+            ends = {axis: (self.mode, x.shape[axis], self.pads[axis], self.pads[axis + rank]) for axis in moved}
+            picked(context, node, x, out, {axis: source_positions(*end) for axis, end in ends.items()})
+            return
+        last = max(moved, default=0) if rank < 4 else 1  # is taken for the channels
+        order = [axis for axis in range(rank) if axis != last]
+        pads = [0] * (4 - rank) + [self.pads[axis] for axis in (*order, last)]
+        if rank > 4 or pads[0] or self.pads[order[0] + rank] * (rank == 4):
+            raise NoKernelError(f"it pads axes {moved} of rank {rank}")
+        x, out = (with_rank_4(view.permute(*order, last)) for view in (x, out))
+        options = {"begin": tuple(pads[1:]), "value": self.value, "edge": self.mode == "edge"}
         context.call(PAD, node, x=x, out=out, **options)
 
 
-OPS = (Identity, Expand, Reshape, Transpose, Pad)
+def source_positions(mode: str, size: int, before: int, after: int) -> list[int]:
+    """What an axis of `size` has in each place once it is padded."""
+    at = np.arange(-before, size + after)
+    if mode == "edge":
+        return [*map(int, at.clip(0, size - 1))]
+    if mode == "wrap":
+        return [*map(int, at % size)]
+    period = max(2 * (size - 1), 1)
+    return [*map(int, size - 1 - np.abs(at % period - (size - 1)))]
+
+
+OPS = (Identity, Reshape, Transpose, Pad)

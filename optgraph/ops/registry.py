@@ -18,6 +18,7 @@ from optgraph.ops import (
     opaque,
     pool,
     reduction,
+    repeating,
     resize,
 )
 
@@ -57,6 +58,7 @@ OURS = Registry(
         *group_norm.OPS,
         *movement.OPS,
         *joining.OPS,
+        *repeating.OPS,
         *resize.OPS,
         *opaque.OPS,
     )

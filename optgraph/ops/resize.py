@@ -5,18 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import onnx
 
-from optgraph.base.errors import ModelError
+from optgraph.base.errors import ModelError, NoKernelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, fixed, present
 from optgraph.ir.values import Dim, Shape, Value
+from optgraph.kernels.resample import table
 from optgraph.ops import exporting
 from optgraph.ops.importing import KeepError, axis_of, constant_operand, given, require_floating
 from optgraph.ops.interpolation import COORDINATES, MODES, ROUNDINGS, Interpolation, Taps, interpolated
+from optgraph.ops.lowered import resampled
 from optgraph.ops.movement import Identity
+from optgraph.plan.lowering import Lowering
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +34,7 @@ class Resize(Op):
     'not_smaller' take the least and the greatest of these for all axes. roi: begins then ends, one of each an axis.
     """
 
+    writes_channels = True
     axes: tuple[int, ...]
     scales: tuple[float, ...] = ()
     sizes: tuple[int, ...] = ()
@@ -155,6 +162,25 @@ class Resize(Op):
                 inside = torch.tensor(taps.inside, device=x.device)
                 x = torch.where(inside.reshape([-1 if i == axis else 1 for i in range(x.ndim)]), x, self.extrapolation)
         return (x,)
+
+    def lower(self, context: Lowering, node: Node) -> None:
+        if self.coordinates == "tf_crop_and_resize":
+            raise NoKernelError("it may read beyond the image")
+        x, out = context.read(node.inputs[0]), context.write(node.output)
+        resized = tuple(size if axis in self.axes else 1 for axis, size in enumerate(x.shape))  # any batch shares them
+        tables = {
+            axis: context.weight(_table, dtype="float32", op=self, shape=resized, axis=axis)
+            for axis, taps in self.taps(resized).items()
+            if not taps.identity
+        }
+        resampled(context, node, x, out, tables)
+
+
+def _table(op: Resize, shape: tuple[int, ...], axis: int) -> torch.Tensor:
+    import torch
+
+    taps = op.taps(shape)[axis]
+    return table(torch.tensor(taps.index), torch.tensor(taps.weight))
 
 
 # ---- ONNX in

@@ -92,6 +92,23 @@ class Lowering:
             self._views[value] = self._buffer(value, self.shape(value), dtype or self._value_dtype(value))
         return self._views[value]
 
+    def write_as(self, value: str, shape: Sequence[int]) -> View:
+        """Where to put `value`, seen as another shape with the same elements in order."""
+        seen = _laid_out("", self.shape(value), self.storage).reshaped(shape)
+        if seen is None and value not in self._views:  # images whose pixels are no rows of that shape
+            name, dtype = value, self._value_dtype(value)
+            self._sizes[name] = math.prod(shape) * ITEMSIZE[dtype]
+            self._views[value] = View.whole(name, self.shape(value), dtype)
+        found = self.write(value).reshaped(shape)
+        assert found is not None
+        return found
+
+    def operand(self, value: str) -> View | Weight:
+        """Where `value` is, constant or not, axes in their ONNX order."""
+        if value in self.graph.constants:
+            return self.weight(as_is, value, dtype=self._value_dtype(value))
+        return self.read(value)
+
     def alias(self, value: str, view: View) -> None:
         """`value` is where `view` is; nothing runs."""
         self._views[value] = view
@@ -130,7 +147,7 @@ class Lowering:
         """Runs the node through the torch reference."""
         outs = tuple(self.write(value) for value in node.outputs)
         opsets = {**self.graph.domains, "": self.graph.opset}
-        inputs = tuple(map(self._operand, node.inputs))
+        inputs = tuple(self.operand(value) if value else None for value in node.inputs)
         self.call(FALLBACK, node, ("outs",), op=node.op, opsets=opsets, inputs=inputs, outs=outs)
         self._fallbacks.append(Fallback(node.name, node.op.kind, reason))
 
@@ -193,12 +210,6 @@ class Lowering:
             fallbacks=tuple(self._fallbacks),
         )
 
-    def _operand(self, value: str) -> View | Weight | None:
-        """An input of a fallback."""
-        if value in self.graph.constants:
-            return self.weight(as_is, value, dtype=self._value_dtype(value))
-        return self.read(value) if value else None
-
     def _lifetimes(self, outputs: Mapping[str, View | Weight], wave: Sequence[int]) -> list[Lifetime]:
         """From wave to wave, not call to call: what calls of one wave use is apart, so that they can run together."""
         first: dict[str, int] = {}
@@ -214,10 +225,7 @@ class Lowering:
 
     def _buffer(self, name: str, shape: tuple[int, ...], dtype: str) -> View:
         self._sizes[name] = math.prod(shape) * ITEMSIZE[dtype]
-        if len(shape) != 4:
-            return View.whole(name, shape, dtype)
-        n, c, h, w = shape
-        return View.whole(name, (n, h, w, c), dtype).permute(0, 3, 1, 2)
+        return _laid_out(name, shape, dtype)
 
     def _name(self, hint: str) -> str:
         name, i = hint, 0
@@ -230,3 +238,11 @@ class Lowering:
         """How a value is stored: floats as the plan has them, but for doubles, which no kernel computes."""
         dtype = self.graph.values[value].dtype
         return self.storage if dtype != DOUBLE and dtype.startswith(("float", "bfloat")) else dtype
+
+
+def _laid_out(name: str, shape: tuple[int, ...], dtype: str) -> View:
+    """All of a buffer: images as N×H×W×C, anything else in its own order."""
+    if len(shape) != 4:
+        return View.whole(name, shape, dtype)
+    n, c, h, w = shape
+    return View.whole(name, (n, h, w, c), dtype).permute(0, 3, 1, 2)

@@ -52,8 +52,8 @@ def _check(graph: Graph, found: _Found) -> str | None:
         return "a window would lie in the padding altogether"
     if isinstance(op, Pool) and op.mode == "max":
         return _check_max(graph, found, op)
-    if pad.mode == "edge":
-        return "it repeats the edge"
+    if pad.mode != "constant":
+        return "it repeats the edge" if pad.mode == "edge" else "it repeats pixels"
     if found.value != 0.0:
         return f"it pads with {found.value}, not 0"
     if isinstance(op, Pool) and any(op.pads) and not op.count_include_pad:
@@ -63,7 +63,9 @@ def _check(graph: Graph, found: _Found) -> str | None:
 
 def _check_max(graph: Graph, found: _Found, op: Pool) -> str | None:
     assert isinstance(found.pad.op, Pad)
-    if found.pad.op.mode == "edge":
+    if found.pad.op.mode != "constant":  # no more than pixels that are there; a window of the edge sees one of them
+        if found.pad.op.mode != "edge":
+            return "it repeats pixels from further in"
         return "a dilated window may see the repeated edge only" if op.dilation != (1, 1) else None
     if found.value == -math.inf:
         return None

@@ -2,7 +2,7 @@
 
     shape(x), size(x)          ->  a constant, where x has no symbolic dimension
     reshape(x, constant)       ->  Reshape
-    expand(x, constant)        ->  x, where it does not grow x
+    expand(x, constant)        ->  Expand; x, where it does not grow x
 
 Import follows shape arithmetic with a symbolic batch and resolves most of it (`onnx/shape_arithmetic.py`); what it had
 to keep is the arithmetic that became constant since, by `fold_constants`, which runs before and after.
@@ -21,7 +21,7 @@ import onnx
 from optgraph.base.errors import ModelError
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.values import Dim, Shape, broadcast, reshaped
-from optgraph.ops import Opaque, Reshape
+from optgraph.ops import Expand, Opaque, Reshape
 from optgraph.passes.rewrite import Outcome, Rule, sweep
 
 
@@ -85,26 +85,26 @@ def _result(graph: Graph, found: _Shaped) -> Shape:
 
 def _check_shaped(graph: Graph, found: _Shaped) -> str | None:
     assert isinstance(found.node.op, Opaque)
-    source, declared = graph.shape(found.node.inputs[0]), graph.shape(found.node.output)
+    declared = graph.shape(found.node.output)
     try:
         result = _result(graph, found)
     except (ModelError, IndexError) as error:
         return str(error)
     if result != declared:
         return f"later nodes were read with the output shape {list(declared)}, it is {list(result)}"
-    if found.node.op.op_type == "Expand" and result != source:
-        return f"it grows {list(source)} to {list(result)}"
     return None
 
 
-def _reshape(graph: Graph, found: _Shaped) -> None:
+def _shape(graph: Graph, found: _Shaped) -> None:
     node = found.node
-    graph.replace_node(node, Reshape(shape=graph.shape(node.output)), node.inputs[:1])
+    source, target = (graph.shape(value) for value in (node.inputs[0], node.output))
+    op = Expand(shape=target) if node.op.kind == "Expand" and source != target else Reshape(shape=target)
+    graph.replace_node(node, op, node.inputs[:1])
 
 
 def run(graph: Graph) -> Outcome:
     return sweep(
         graph,
         Rule("fold shape", _match_known, _check_known, _make_constant),
-        Rule("fix shape operand", _match_shaped, _check_shaped, _reshape),
+        Rule("fix shape operand", _match_shaped, _check_shaped, _shape),
     )

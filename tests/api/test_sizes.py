@@ -68,7 +68,7 @@ def test_kernels_pack_equal_weights_once() -> None:
     packed = []
     for run in runs:
         assert isinstance(run, Engine)
-        packed.append(run._weights._packed)
+        packed.append({key: tensor for key, tensor in run._weights._packed.items() if "resize._table" not in key})
     assert packed[0] and packed[0].keys() == packed[1].keys()
     assert all(packed[0][key] is packed[1][key] for key in packed[0])
 

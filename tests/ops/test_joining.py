@@ -47,10 +47,16 @@ def test_reference_of_slice(start: int, end: int, step: int, expected: slice) ->
     np.testing.assert_array_equal(out, x[:, expected, 1:3])
 
 
+def test_reference_of_gather() -> None:
+    x = rand(2, 7, 4)
+    np.testing.assert_array_equal(evaluate(ops.Gather(axis=1, indices=(6, 0, 6)), x)[0], x[:, [6, 0, 6]])
+
+
 # What each becomes in ONNX.
 EXPORTS: dict[str, tuple[list[str], Callable[[], Graph]]] = {
     "concat": (["Concat"], lambda: single(ops.Concat(axis=2), weights(1, 4, 3, 8), shape=(1, 4, 9, 8))),
     "split": (["Split"], lambda: single(ops.Split(axis=1, sizes=(1, 3)))),
+    "gather": (["Gather"], lambda: single(ops.Gather(axis=2, indices=(8, 1, 1)))),
     "slice": (
         ["Slice"],
         lambda: single(ops.Slice(starts=(-1, 2), ends=(-(2**63), 100), axes=(2, 3), steps=(-2, 1))),
@@ -67,6 +73,9 @@ def test_export(name: str) -> None:
 CASES = {
     "split_equal": [("Split", "x", "p q", {"axis": 1}), ("Sub", "p q", "y", {})],
     "split_sizes": [("Split", "x sizes", "p q", {"axis": 1}), ("Concat", "q p", "y", {"axis": 1})],
+    "gather": [("Gather", "x sizes", "y", {"axis": 1})],
+    "gather_one": [("Gather", "x minus_i", "y", {"axis": 2})],
+    "gather_table": [("Gather", "x square", "y", {"axis": 3})],
     "slice": [("Slice", "x starts ends axes steps", "y", {})],
 }
 
@@ -118,3 +127,11 @@ def test_part_of_the_open_batch_has_no_size() -> None:
     inits = {"starts": ints(1), "ends": ints(INT_MAX), "axes": ints(0)}
     with pytest.raises(ModelError, match="is not known"):
         optgraph.compile(model([("Slice", "x starts ends axes", "y", {})], inits), "torch").plan()
+
+
+def test_indices_that_are_computed_or_beyond_the_axis() -> None:
+    proto = model([("Gather", "x i", "y", {"axis": 1})], {"i": ints(0, 4)})
+    with pytest.raises(ModelError, match="beyond the 4 positions of axis 1"):
+        read(proto)
+    computed = [("ArgMax", "x", "i", {"axis": 2, "keepdims": 0}), ("Gather", "w i", "y", {})]
+    assert "Gather" not in [type(n.op).__name__ for n in read(model(computed, {"w": weights(9, 3)})).nodes()]
