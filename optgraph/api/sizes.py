@@ -58,7 +58,13 @@ class Sizes(Generic[T]):
     @classmethod
     def made(cls, recipe: Recipe, image: OpenImage, sizes: Iterable[Size]) -> Sizes[T]:
         """By `recipe`, which has its model loaded, at these sizes. Raises as `compile` does."""
-        return cls(image, {size: recipe.make(image, size) for size in sizes}, recipe)
+        given: dict[Size, Made] = {}
+        for size in sizes:
+            try:
+                given[size] = recipe.make(image, size)
+            except ModelError as error:
+                raise ModelError(f"at {size_text(size)}: {error}") from None
+        return cls(image, given, recipe)
 
     def saved(self, any_size: bool) -> Sized:
         """What a file of it has beside the first network. Raises InputError for `any_size` without a recipe."""

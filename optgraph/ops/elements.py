@@ -28,11 +28,18 @@ def elements(context: Lowering, node: Node, *values: str) -> tuple[list[Any], Vi
     out = context.write(node.output)
     rank = len(out.shape)
     if rank == 2 or (rank == 4 and (out.shape[1] != 1 or out.strides[3] != 1)):
-        order = (0, 2, 3, 1) if rank == 4 else (0, 1)
-        shapes = [_leading(context.graph.shape(value), rank) for value in values]
-        given = [_in_order(context, value, shape, order) for value, shape in zip(values, shapes, strict=True)]
-        return given, _image(out.permute(*order))
+        return by_channel(context, node, *values)
     return _Merged(context, node, values, out).taken()
+
+
+def by_channel(context: Lowering, node: Node, *values: str) -> tuple[list[Any], View]:
+    """The same of an output of rank 2 or 4, whose channels are the last axis, be there only one."""
+    out = context.write(node.output)
+    rank = len(out.shape)
+    order = (0, 2, 3, 1) if rank == 4 else (0, 1)
+    shapes = [_leading(context.graph.shape(value), rank) for value in values]
+    given = [_in_order(context, value, shape, order) for value, shape in zip(values, shapes, strict=True)]
+    return given, _image(out.permute(*order))
 
 
 def _leading(shape: Shape, rank: int) -> Shape:

@@ -17,7 +17,7 @@ from optgraph.ir.values import IDENTITY, Act, Value, broadcast
 from optgraph.kernels.elementwise import COMBINE, ELEMENTWISE
 from optgraph.kernels.frame.ends import Prologue
 from optgraph.ops import computing, exporting
-from optgraph.ops.elements import elements
+from optgraph.ops.elements import by_channel, elements
 from optgraph.ops.importing import KeepError, constant_operand, require_floating
 from optgraph.ops.movement import Identity
 from optgraph.plan.lowering import Lowering
@@ -53,7 +53,7 @@ class Affine(Op):
         rank = len(context.shape(node.output))
         if rank not in (2, 4):
             raise NoKernelError(f"an affine map of rank {rank}")
-        (x,), out = elements(context, node, node.inputs[0])
+        (x,), out = by_channel(context, node, node.inputs[0])
         pre = Prologue(context.vector(node.get("scale")), context.vector(node.get("shift")), self.act)
         context.call(ELEMENTWISE, node, x=x, out=out, before=pre)
 

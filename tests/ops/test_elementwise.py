@@ -11,9 +11,13 @@ import torch
 from onnx import TensorProto, helper
 
 from optgraph import ops
+from optgraph.base.devices import INTERPRET
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import IDENTITY, RELU, Act, Shape, Value
 from optgraph.onnx.read import read
+from optgraph.plan.plans import Plans
+from optgraph.run.engine import Engine
+from optgraph.run.reference import run
 from tests.support.definitions import ACT, ACTS, FORMULA, evaluate, per_channel, rand
 from tests.support.onnx_checks import IMAGE, exported, imported, model, single, types, weights
 
@@ -106,6 +110,16 @@ def test_affine_writes_only_what_it_does(shape: Shape) -> None:
     assert types(exported(single(ops.Affine(), scale, zero, shape=shape))) == ["Mul"]
     assert types(exported(single(ops.Affine(), one, shift, shape=shape))) == ["Add"]
     assert types(exported(single(ops.Affine(), one, zero, shape=shape), exact=True)) == ["Identity"]
+
+
+@pytest.mark.parametrize("shape", [("N", 1, 5, 128), ("N", 1), ("N", 4, 1, 128)])
+def test_affine_through_the_kernel(shape: Shape) -> None:
+    graph = single(ops.Affine(act=RELU), weights(int(shape[1])), weights(int(shape[1])) + 1, shape=shape)
+    feeds = {graph.inputs[0]: torch.randn([2, *map(int, shape[1:])])}
+    plans = Plans(graph, "fp32")
+    assert not plans.get(2, INTERPRET).fallbacks
+    (name, got), *_ = Engine(plans, torch.device("cpu"))(feeds, 2).items()
+    torch.testing.assert_close(got, run(graph, feeds)[name])
 
 
 def test_affine_by_computed_values() -> None:
