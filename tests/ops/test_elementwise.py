@@ -57,7 +57,7 @@ def test_integer_division_truncates() -> None:
 
 
 def test_a_clip_of_crossed_bounds_is_read_as_the_upper_one() -> None:
-    nodes = [("Clip", "x one zero", "c", {}), ("Add", "c x", "y", {})]
+    nodes = [("Clip", "x one zero", "t", {}), ("Add", "t x", "y", {})]
     imported(nodes)
     graph = read(model(nodes, {"one": np.array(1, np.float32), "zero": np.array(0, np.float32)}))
     assert [node.op.act for node in graph.nodes() if isinstance(node.op, ops.Activation)] == [Act("clip", 0.0, 0.0)]
