@@ -22,7 +22,7 @@ from optgraph.kernels.frame.tile import Tile, cdiv
 from optgraph.kernels.frame.view import View
 from optgraph.kernels.frame.work import Read, Work
 
-AXES = 6  # that a kernel walks, the innermost one among them
+AXES = 8  # that the kernel walks, that of the blocks among them
 
 Axis = tuple[int, int, int]  # size, and stride in x and in out
 

@@ -21,7 +21,7 @@ def copy(
     mask = (row < rows)[:, None] & (column < aligned(columns, ALIGN))[None, :]  # [BLOCK_M, BLOCK_N]
     x_row = tl.zeros((BLOCK_M,), dtype=tl.int64)
     out_row = tl.zeros((BLOCK_M,), dtype=tl.int64)
-    for axis in tl.static_range(5):
+    for axis in tl.static_range(7):
         i = (row % sizes[axis]).to(tl.int64)
         row = row // sizes[axis]
         x_row += i * aligned(x_strides[axis], ALIGN)

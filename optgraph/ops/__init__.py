@@ -14,6 +14,7 @@ from optgraph.ops.pool import Pool
 from optgraph.ops.reduction import GlobalPool, Reduce
 from optgraph.ops.repeating import DepthToSpace, Expand, SpaceToDepth, Tile
 from optgraph.ops.resize import Resize
+from optgraph.ops.transposed import ConvTranspose
 
 __all__ = [
     "LRN",
@@ -25,6 +26,7 @@ __all__ = [
     "Cast",
     "Concat",
     "Conv",
+    "ConvTranspose",
     "DepthToSpace",
     "Expand",
     "Gather",

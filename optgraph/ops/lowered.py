@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from optgraph.base.errors import NoKernelError
 from optgraph.ir.op import Node
 from optgraph.ir.values import Act
-from optgraph.kernels.copy import COPY
+from optgraph.kernels.copy import AXES, COPY
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.view import View
 from optgraph.kernels.resample import RESAMPLE, table
@@ -45,6 +45,8 @@ def after(context: Lowering, node: Node, op: Ending) -> Epilogue:
 def copied(context: Lowering, node: Node, x: View | Weight, out: View) -> None:
     """Emits the copy of x, which may broadcast, to `out`. Raises NoKernelError for numbers that no kernel moves."""
     require_numbers(out)
+    if len(out.shape) > AXES:
+        raise NoKernelError(f"it moves elements of rank {len(out.shape)}")
     if out.bytes:
         context.call(COPY, node, x=x, out=out)
 

@@ -20,6 +20,7 @@ from optgraph.ops import (
     reduction,
     repeating,
     resize,
+    transposed,
 )
 
 
@@ -48,6 +49,7 @@ class Registry:
 OURS = Registry(
     (
         *conv.OPS,
+        *transposed.OPS,
         *fused.OPS,
         *bottleneck.OPS,
         *pool.OPS,

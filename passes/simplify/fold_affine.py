@@ -2,7 +2,7 @@
 
     affine(conv(x, w, b), s, t)   ->  conv(x, s w, s b + t)                     by output channel
     conv(affine(x, s, t), w, b)   ->  conv(x, w s, b + Σ w t)                   by input channel
-    the same for Gemm
+    the same for Gemm, and the first for a transposed convolution
 
 This also takes residual scales (Inception-ResNet's x + 0.17 f(x)) into the branch's last convolution.
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from optgraph.ir.graph import Graph, Node
-from optgraph.ops import Affine, Conv, Gemm
+from optgraph.ops import Affine, Conv, ConvTranspose, Gemm
 from optgraph.passes.rewrite import Outcome, Rule, sweep
 from optgraph.passes.simplify.in_range import out_of_range, overflow, stored
 
@@ -35,7 +35,7 @@ class _Found:
 
 
 def _found(graph: Graph, affine: Node, layer: Node | None) -> _Found | None:
-    if layer is None or not isinstance(layer.op, Conv | Gemm):
+    if layer is None or not isinstance(layer.op, Conv | ConvTranspose | Gemm):
         return None
     scale, shift = (graph.constant(affine.get(slot)) for slot in ("scale", "shift"))
     return None if scale is None or shift is None else _Found(affine, layer, scale, shift)
@@ -62,7 +62,7 @@ def _check_after(graph: Graph, found: _Found) -> str | None:
     if graph.sole_user(found.layer.output) is None:
         return f"the output of '{found.layer.name}' is also needed elsewhere"
     op, affine = found.layer.op, found.affine.op
-    assert isinstance(op, Conv | Gemm) and isinstance(affine, Affine)
+    assert isinstance(op, Conv | ConvTranspose | Gemm) and isinstance(affine, Affine)
     if affine.act:
         return f"'{found.affine.name}' has an activation"
     if op.act or (isinstance(op, Conv) and (op.post or found.layer.get("residual"))):
@@ -96,7 +96,12 @@ def _fold(graph: Graph, found: _Found, fold: Callable[[_Found, np.ndarray, np.nd
 
 def _after(found: _Found, weight: np.ndarray, bias: np.ndarray) -> None:
     # The product of two float32 is exact in float64: rounding it to float32 is what float32 arithmetic does.
-    found.weight = weight * found.scale.reshape(-1, *[1] * (weight.ndim - 1))
+    if isinstance(found.layer.op, ConvTranspose):  # [Cin, Cout / groups, ...], group after group of Cin
+        groups = found.layer.op.groups
+        scale = found.scale.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
+        found.weight = (weight.reshape(groups, -1, *weight.shape[1:]) * scale).reshape(weight.shape)
+    else:
+        found.weight = weight * found.scale.reshape(-1, *[1] * (weight.ndim - 1))
     found.bias = bias * found.scale.astype(np.float64) + found.shift.astype(np.float64)
 
 
@@ -126,8 +131,14 @@ def _rewrite_before(graph: Graph, found: _Found) -> None:
 def _weights(graph: Graph, layer: Node) -> tuple[np.ndarray, np.ndarray]:
     """The weight, in float32 if it is shorter, and the bias (zeros if there is none) in float64."""
     weight = graph.constants[layer.get("w")]
-    bias = graph.constants[layer.get("b")] if layer.get("b") else np.zeros(weight.shape[0])
+    bias = graph.constants[layer.get("b")] if layer.get("b") else np.zeros(_outputs(layer, weight))
     return weight.astype(np.promote_types(weight.dtype, np.float32), copy=False), bias.astype(np.float64)
+
+
+def _outputs(layer: Node, weight: np.ndarray) -> int:
+    """How many channels it makes."""
+    op = layer.op
+    return int(weight.shape[1] * op.groups if isinstance(op, ConvTranspose) else weight.shape[0])
 
 
 def _replace(graph: Graph, found: _Found, x: str, *, same_value: bool) -> None:

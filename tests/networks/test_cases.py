@@ -30,8 +30,6 @@ REFUSED = {"bn_outputs_and_training.opset7_spatial0": ("spatial", "export")}
 
 # Not mended yet.
 PENDING = {
-    "bn_after_conv_transpose.g2_4to6_k3",
-    "bn_after_conv_transpose.g4_4to4_k2",
     "bn_outputs_and_training.opset7_spatial0",
     "flattening.flatten_axis2",
     "flattening.window_partition",

@@ -3,7 +3,7 @@ import pytest
 
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import RELU
-from optgraph.ops import Affine, Conv, Gemm, GlobalPool, Reshape
+from optgraph.ops import Affine, Conv, ConvTranspose, Gemm, GlobalPool, Reshape
 from optgraph.passes.simplify import batchnorm, fold_affine
 from tests.support.networks import Builder, kinds, of_kind
 from tests.support.simplify_checks import applied, binary, constant, refusal
@@ -20,6 +20,26 @@ def _valid_conv(b: Builder, x: str, channels: int, kernel: int, groups: int = 1,
     w = b.constant(channels, b.graph.shape(x)[1] // groups, kernel, kernel)
     inputs = [x, w, b.constant(channels)] if bias else [x, w]
     return b.graph.add(Conv(kernel=(kernel, kernel), groups=groups), inputs).output
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("groups", [1, 3, 12])
+def test_after_a_transposed_convolution(bias, groups):
+    b = Builder()
+    window = {"kernel": (2, 3), "stride": (2, 2), "pads": (0, 1, 0, 0), "dilation": (1, 1), "extra": (0, 1)}
+    inputs = [b.x, b.constant(12, 24 // groups, 2, 3), *([b.constant(24)] if bias else [])]
+    y = b.graph.add(ConvTranspose(**window, groups=groups), inputs, origin=("up",)).output
+    (node,) = _folded(b.done(b.affine(y))).nodes()
+    assert node.get("b") and len(node.origin) == 2
+
+
+def test_before_a_transposed_convolution_nothing_folds():
+    """The border of the output sees fewer taps than the rest."""
+    b = Builder()
+    window = {"kernel": (3, 3), "stride": (2, 2), "pads": (0, 0, 0, 0), "dilation": (1, 1), "extra": (0, 0)}
+    graph = b.done(b.graph.add(ConvTranspose(**window), [b.affine(b.x), b.constant(12, 5, 3, 3)]).output)
+    outcome = fold_affine.run(graph)
+    assert outcome.rewrites == 0 and kinds(graph) == {"Affine": 1, "ConvTranspose": 1}
 
 
 def _scale(b: Builder, x: str) -> str:
