@@ -57,7 +57,8 @@ def check(model: onnx.ModelProto, interpret: bool = False) -> Checked:
     original = InnerValues(model)
     expected, moved = original.run(names, feeds, other)
     (optimized,) = original.run(names, feeds, optimize=True)
-    bound = oracle.allowed("fp32", oracle.noise(expected, optimized))
+    noise = max(oracle.distance(optimized[name], expected[name])[0] for name in names)
+    bound = oracle.allowed("fp32", noise)
 
     graph = read.read(model)
     answers: dict[str, Any] = {"imported": reference.run(graph, feeds)}

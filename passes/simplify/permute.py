@@ -13,7 +13,22 @@ import numpy as np
 
 from optgraph.ir.op import Op
 from optgraph.ir.values import Shape, Value
-from optgraph.ops import Activation, Binary, Cast, Concat, Identity, Opaque, Pad, Reduce, Slice, Softmax, Split
+from optgraph.ops import (
+    Activation,
+    Binary,
+    Cast,
+    Concat,
+    Gather,
+    Identity,
+    Opaque,
+    Pad,
+    Reduce,
+    Resize,
+    Slice,
+    Softmax,
+    Split,
+    Tile,
+)
 
 Perm = tuple[int, ...]
 
@@ -58,13 +73,17 @@ def permuted(op: Op, p: Perm) -> tuple[Op, Perm] | None:
     match op:
         case Activation() | Cast() | Identity() | Binary():
             return op, p
-        case Concat() | Split() | Softmax():
+        case Concat() | Split() | Softmax() | Gather():
             return replace(op, axis=p[op.axis]), p
         case Slice(axes=axes):
+            return replace(op, axes=tuple(p[a] for a in axes)), p
+        case Resize(axes=axes) if {p[a] for a in axes} <= {2, 3}:  # what kernels, and ONNX Runtime's, resize
             return replace(op, axes=tuple(p[a] for a in axes)), p
         case Pad(pads=pads):
             rank, back = len(p), inverse(p)
             return replace(op, pads=tuple(pads[i] for i in (*back, *(rank + i for i in back)))), p
+        case Tile(repeats=repeats):
+            return replace(op, repeats=permuted_shape(repeats, inverse(p))), p
         case Reduce(axes=axes, keepdims=keepdims):
             axes = tuple(sorted(p[a] for a in axes))
             return replace(op, axes=axes), p if keepdims else _without(p, axes)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.support.model_builder import Builder, Image
+from tests.support.moving_blocks import MOVING
 
 
 def _convolution(to: Builder, x: Image) -> Image:
@@ -167,26 +168,6 @@ def _twice(to: Builder, x: Image) -> Image:
     return to.add(x._replace(name=to.node("Relu", y)), x._replace(name=z))
 
 
-def _shuffle(to: Builder, x: Image) -> Image:
-    """ShuffleNet's: channels dealt out anew."""
-    groups = to.pick(2, 3)
-    if x.c % groups:
-        return x
-    dealt, back = ([0, groups, x.c // groups, x.h, x.w], [0, x.c, x.h, x.w])
-    y = to.node("Transpose", to.node("Reshape", x.name, to.weight(dealt, np.int64)), perm=[0, 2, 1, 3, 4])
-    return x._replace(name=to.node("Reshape", y, to.weight(back, np.int64)))
-
-
-def _upsample(to: Builder, x: Image) -> Image:
-    if x.h * x.w > 100:
-        return x
-    if to.maybe():
-        y = to.node("Resize", x.name, "", to.weight([1.0, 1.0, 2.0, 2.0]), mode="nearest")
-        return x._replace(name=y, h=2 * x.h, w=2 * x.w)
-    kernel = to.weight(to.rng.normal(0, (4 * x.c) ** -0.5, (x.c, 4, 2, 2)))
-    return Image(to.node("ConvTranspose", x.name, kernel, strides=[2, 2]), 4, 2 * x.h, 2 * x.w)
-
-
 def _bounds(to: Builder, x: Image) -> Image:
     return x._replace(name=to.node(to.pick("Min", "Max"), x.name, to.weight(to.pick(0.0, 0.5, 6.0))))
 
@@ -204,7 +185,8 @@ def _lrn(to: Builder, x: Image) -> Image:
 BLOCKS = (
     *(_convolution, _separable, _pool, _pool_branch, _siblings, _residual, _preactivation, _join, _affine),
     *(_channels_last, _nothing, _padded, _cut, _squeeze_excite, _lrn, _twice, _separable),
-    *(_shuffle, _upsample, _bounds, _bottleneck),
+    *(_bounds, _bottleneck),
+    *MOVING,
 )
 
 

@@ -3,7 +3,22 @@ import pytest
 
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import Act
-from optgraph.ops import Activation, Cast, Concat, GlobalPool, Pad, Reduce, Reshape, Slice, Softmax, Split, Transpose
+from optgraph.ops import (
+    Activation,
+    Cast,
+    Concat,
+    Gather,
+    GlobalPool,
+    Pad,
+    Reduce,
+    Reshape,
+    Resize,
+    Slice,
+    Softmax,
+    Split,
+    Tile,
+    Transpose,
+)
 from optgraph.passes.simplify import layout, permute
 from tests.support.networks import Builder, kinds, of_kind
 from tests.support.simplify_checks import TO_NCHW, TO_NHWC, applied, binary, constant, opaque, refusal, transpose
@@ -31,6 +46,9 @@ MOVED = [
         Slice(starts=(1, 2), ends=(5, 8), axes=(1, 2), steps=(1, 3)),
     ),
     (Reduce(mode="max", axes=(3,), keepdims=True), Reduce(mode="max", axes=(1,), keepdims=True)),
+    (Gather(axis=3, indices=(5, 0, 11)), Gather(axis=1, indices=(5, 0, 11))),
+    (Tile(repeats=(1, 2, 3, 1)), Tile(repeats=(1, 1, 2, 3))),
+    (Resize(axes=(1, 2), scales=(2.0, 1.5), mode="linear"), Resize(axes=(2, 3), scales=(2.0, 1.5), mode="linear")),
 ]
 
 
@@ -38,6 +56,14 @@ MOVED = [
 def test_moves_through(op, expected):
     after = _sunk(_through(op))
     assert [node.op for node in after.nodes()] == [expected]
+
+
+def test_a_resize_of_images_stays_one():
+    """Kernels resize height and width."""
+    b = Builder()
+    y = b.graph.add(Resize(axes=(2, 3), scales=(2.0, 2.0)), [transpose(b, b.x, TO_NHWC)]).output
+    after, _ = applied(layout.run, b.done(transpose(b, y, TO_NCHW)))
+    assert kinds(after) == {"Transpose": 2, "Resize": 1}
 
 
 def test_opaque_elementwise_moves():
