@@ -83,7 +83,7 @@ def permuted(op: Op, p: Perm) -> tuple[Op, Perm] | None:
             rank, back = len(p), inverse(p)
             return replace(op, pads=tuple(pads[i] for i in (*back, *(rank + i for i in back)))), p
         case Tile(repeats=repeats):
-            return replace(op, repeats=permuted_shape(repeats, inverse(p))), p
+            return replace(op, repeats=tuple(repeats[i] for i in inverse(p))), p
         case Reduce(axes=axes, keepdims=keepdims):
             axes = tuple(sorted(p[a] for a in axes))
             return replace(op, axes=axes), p if keepdims else _without(p, axes)
