@@ -65,12 +65,16 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class Options:
-    """How the network was compiled, and the figures about its ONNX model that only that has."""
+    """How the network was compiled, and the figures about its ONNX model that only that has.
+
+    keep_fp32: the ONNX nodes whose regions stay in float32.
+    """
 
     dtype: str
     batches: tuple[int, ...]
     nodes: int
     bytes_per_image: int
+    keep_fp32: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ def save(path: Path, artifact: Artifact, ops: Sequence[type[Op]] = ()) -> None:
         "batches": json.dumps(options.batches),
         "nodes": str(options.nodes),
         "bytes_per_image": str(options.bytes_per_image),
+        "keep_fp32": json.dumps(options.keep_fp32),
         "source_name": artifact.source_name,
         "source_digest": artifact.source_digest,
         "simplified": json.dumps(graph_to_json(artifact.simplified, ops)),
@@ -153,6 +158,7 @@ def load(path: Path, ops: Sequence[type[Op]] = (), cubins: bool = True) -> Artif
             batches=tuple(int(b) for b in _json(metadata, "batches", list)),
             nodes=int(metadata["nodes"]),
             bytes_per_image=int(metadata["bytes_per_image"]),
+            keep_fp32=tuple(map(str, _json(metadata, "keep_fp32", list))) if "keep_fp32" in metadata else (),
         )
         if options.dtype not in STORAGE or min(options.batches) < 1:
             raise ArtifactError(f"dtype '{options.dtype}' and batches {list(options.batches)} are none")

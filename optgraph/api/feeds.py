@@ -36,6 +36,15 @@ def batch_of(feeds: Mapping[str, Array], inputs: Mapping[str, Value]) -> int:
     return batches[0] if batches else 1
 
 
+def fits(feeds: Mapping[str, Array], inputs: Mapping[str, Value]) -> bool:
+    """Whether these are arrays for the inputs."""
+    try:
+        batch_of(named(feeds, inputs), inputs)
+    except InputError:
+        return False
+    return True
+
+
 def _checked(name: str, array: Array, value: Value) -> int | None:
     """Raises InputError unless `array` fits input `name`; returns its batch where that is free."""
     expected = f"input '{name}' expects {value.dtype} of shape {shape_text(value.shape)}"

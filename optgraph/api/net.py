@@ -28,6 +28,7 @@ from optgraph.ir.graph import Graph
 from optgraph.ir.op import Op
 from optgraph.ir.values import Value
 from optgraph.onnx.read import InputShape
+from optgraph.onnx.sessions import Feeds
 from optgraph.onnx.sizes import OpenImage, Size, checked_sizes, open_image, sizes_text
 from optgraph.passes import pipeline
 from optgraph.passes.pipeline import Pass, PassReport
@@ -170,7 +171,9 @@ class Net:
         sized = self._by_size.saved(any_size) if self._by_size else None
         net = self.at(*self.sizes[0]) if self.sizes else self
         source = net.source
-        options = artifact.Options(self.dtype, self.batches, source.nodes, source.bytes_per_image)
+        plans = [made.plans for made in self._by_size.given.values()] if self._by_size else [self.plans]
+        kept = tuple(dict.fromkeys(name for each in plans for name in each.keep))
+        options = artifact.Options(self.dtype, self.batches, source.nodes, source.bytes_per_image, kept)
         saved = artifact.Artifact(net.simplified, net.fused, options, source.digest, source.name, self.cubins, sized)
         artifact.save(Path(path), saved, ops)
 
@@ -200,6 +203,8 @@ def compile(
     simplify_passes: Sequence[Pass] = pipeline.SIMPLIFY,
     fuse_passes: Sequence[Pass] = pipeline.FUSE,
     ops: Sequence[type[Op]] = (),
+    keep_fp32: Sequence[str] | str = (),
+    inputs: Sequence[Feeds] = (),
 ) -> Net:
     """Compiles an ONNX model.
 
@@ -217,13 +222,18 @@ def compile(
     targets: GPUs, such as 'sm_90', to compile the kernels for now, with no GPU: there, they need not be compiled again.
     progress: told what is being compiled, and how much of it is done, 0 to 1.
     ops: operators of your own, for the ONNX operators that their `handlers` name, custom domains included.
+    keep_fp32: ONNX nodes whose regions stay in float32 (see `plan/kept.py`), or 'auto' for those that leave the range
+        of fp16 on `inputs`, dicts of arrays by input name; on random images if there are none.
     Raises ModelError, InputError; see `optgraph.base.errors`.
     """
     check_dtype(dtype)
     gpus = parse_targets(targets)
     backend = resolve_backend(backend)
     strictly = kernel_target(backend) if strict else None
-    recipe = Recipe(model, dtype, input_shape, outputs, budget, ops, simplify_passes, fuse_passes, strictly)
+    if keep_fp32 and dtype == "fp32":
+        raise InputError("keep_fp32 is for a dtype of fewer bits: in fp32 all is float32")
+    how = simplify_passes, fuse_passes, strictly, "", keep_fp32, inputs
+    recipe = Recipe(model, dtype, input_shape, outputs, budget, ops, *how)
     by_size: Sizes[Net] | None = None
     if sizes:
         recipe = recipe.loaded()
@@ -280,17 +290,13 @@ def load(
             graph.budget = budget
             check_size(graph)
         source = SourceModel(found.source_name, found.source_digest, options.nodes, at.bytes_per_image)
-        return Made(at.simplified, at.fused, Plans(at.fused, options.dtype), source)
+        return Made(at.simplified, at.fused, Plans(at.fused, options.dtype, options.keep_fp32), source)
 
     first = made(AtSize(found.simplified, found.fused, options.bytes_per_image))
     by_size: Sizes[Net] | None = None
     if sized is not None:
         given = {sized.size: first} | {size: made(at) for size, at in sized.others.items()}
-        original, digest = sized.original, found.source_digest
-        recipe = (
-            None
-            if original is None
-            else Recipe(original.model, options.dtype, original.input_shape, (), budget, ops, digest=digest)
-        )
+        common = options.dtype, budget, ops, found.source_digest, options.keep_fp32
+        recipe = Recipe.saved(sized.original, *common) if sized.original else None
         by_size = Sizes(sized.image, given, recipe)
     return _net(first, by_size, backend, options.dtype, options.batches, found.cubins)

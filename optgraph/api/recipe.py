@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import onnx
 
+from optgraph.api.feeds import fits
 from optgraph.api.sized import Original
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.devices import Target
@@ -22,12 +23,18 @@ from optgraph.onnx import read
 from optgraph.onnx.inputs import overrides_by_name
 from optgraph.onnx.load import load_model, load_parts, model_name
 from optgraph.onnx.read import InputShape
+from optgraph.onnx.sessions import Feeds
 from optgraph.onnx.sizes import OpenImage, Size, input_names, shapes_at
 from optgraph.onnx.stripped import copied
 from optgraph.passes import pipeline
 from optgraph.passes.pipeline import Pass, PassReport
+from optgraph.plan.kept import check_known
 from optgraph.plan.plan import Plan
 from optgraph.plan.plans import Plans
+from optgraph.run.example import examples
+from optgraph.run.ranges import leaving
+
+AUTO = "auto"  # of `keep_fp32`: whatever leaves the range of the dtype
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,8 @@ class Made(NamedTuple):
 class Recipe:
     """How the networks of one model are made.
 
-    strict: where each region must have a kernel, if anywhere. digest: SHA-256 of the file that `model` was read from,
+    strict: where each region must have a kernel, if anywhere. inputs: what 'auto' of `keep_fp32` looks at, at the size
+    that they are of. digest: SHA-256 of the file that `model` was read from,
     if that is no path. The rest is as for `compile`.
     """
 
@@ -69,6 +77,16 @@ class Recipe:
     fuse_passes: Sequence[Pass] = pipeline.FUSE
     strict: Target | None = None
     digest: str = ""
+    keep_fp32: Sequence[str] | str = ()
+    inputs: Sequence[Feeds] = ()
+
+    @classmethod
+    def saved(
+        cls, original: Original, dtype: str, budget: Budget, ops: Sequence[type[Op]], digest: str, keep: Sequence[str]
+    ) -> Recipe:
+        """That of a file, by what the file has of its model."""
+        shapes = original.input_shape
+        return cls(original.model, dtype, shapes, (), budget, ops, digest=digest, keep_fp32=tuple(keep))
 
     def loaded(self) -> Recipe:
         """The same with the model in memory, which no one else can change."""
@@ -107,10 +125,21 @@ class Recipe:
         reports = pipeline.apply(graph, self.simplify_passes)
         fused = graph.copy()
         reports += pipeline.apply(fused, self.fuse_passes)
-        plans = Plans(fused, self.dtype)
+        plans = Plans(fused, self.dtype, self._kept(graph, fused))
         if self.strict is not None:
             _require_kernels(plans.get(1, self.strict), len(fused))
         return Made(graph, fused, plans, source, tuple(reports))
+
+    def _kept(self, simplified: Graph, fused: Graph) -> Sequence[str]:
+        """The ONNX nodes whose regions stay in float32."""
+        if self.keep_fp32 != AUTO:
+            names = (self.keep_fp32,) if isinstance(self.keep_fp32, str) else tuple(self.keep_fp32)
+            check_known(fused, names)
+            return names
+        values = {name: fused.values[name] for name in fused.inputs}
+        fitting = [feeds for feeds in self.inputs if fits(feeds, values)]
+        found = leaving(simplified, fused, self.dtype, fitting or examples(values))
+        return tuple(name for region in found for name in region.onnx_nodes)
 
 
 def _digest(path: str | Path) -> str:

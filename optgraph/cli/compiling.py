@@ -49,6 +49,13 @@ def compile(
             "as they come.",
         ),
     ] = False,
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]SOURCE",
+            help="Images, .npy files or a folder of them, as for verify, for --keep-fp32 auto to look at.",
+        ),
+    ] = None,
     *,
     options: ModelOptions,
     json: Json = False,
@@ -61,6 +68,7 @@ def compile(
       optgraph compile xception.onnx -o fast.optgraph --dtype fp16 --batch 1,8 --target sm_80,sm_90
       optgraph compile dynamic.onnx --input-shape N,3,299,299
       optgraph compile detector.onnx --sizes 480x480,480x640
+      optgraph compile audio.onnx --dtype fp16 --keep-fp32 auto --input clips/
       optgraph compile model.onnx -o features.optgraph --cut /global_pool/output_0
     """
     from optgraph.api import net
@@ -75,7 +83,7 @@ def compile(
     targets = list(dict.fromkeys(target.split(","))) if target else []
     with progress() as tell:
         tell(f"compiling {model.name}", 0.0)
-        settings = options.settings(model)
+        settings = options.ranged(model, input)
         compiled = net.compile(
             model, "torch", **settings, strict=strict, batches=batches, sizes=sizes, targets=targets, progress=tell
         )

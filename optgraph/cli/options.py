@@ -81,6 +81,17 @@ Limits = Annotated[
 ]
 
 
+KeepFp32 = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep-fp32",
+        metavar="NODE",
+        help="Keeps the region that an ONNX node became part of in float32, where the dtype has fewer bits. Repeat for "
+        "several; auto: all that leave the range of fp16, on the images of --input or random ones.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """How an ONNX model is read."""
@@ -120,6 +131,7 @@ class ModelOptions(ReadOptions):
 
     dtype: Dtype = None
     sizes: Sizes = None
+    keep_fp32: KeepFp32 = None
 
     def asked_sizes(self) -> list[Size]:
         """What --sizes says, in its order."""
@@ -139,15 +151,35 @@ class ModelOptions(ReadOptions):
 
     def settings(self, model: Path) -> dict[str, Any]:
         """The arguments of `net.compile` that these are. Raises InputError if `model` has its own."""
-        if model.suffix == ARTIFACT and (self.dtype or self.input_shape or self.cut):
-            given = "--dtype, --input-shape and --cut"
+        if model.suffix == ARTIFACT and (self.dtype or self.input_shape or self.cut or self.keep_fp32):
+            given = "--dtype, --input-shape, --cut and --keep-fp32"
             raise InputError(f"{model}: its dtype, shapes and outputs are settled: give {given} to compile")
         return {
             "dtype": self.dtype or "fp32",
             "input_shape": self.shape(),
             "outputs": self.outputs(),
             "budget": self.limits(),
+            "keep_fp32": self.kept(),
         }
+
+    def kept(self) -> Sequence[str] | str:
+        """What --keep-fp32 says."""
+        from optgraph.api.recipe import AUTO
+
+        return AUTO if self.keep_fp32 == [AUTO] else self.keep_fp32 or ()
+
+    def ranged(self, model: Path, inputs: Sequence[str] | None, size: Size | None = None) -> dict[str, Any]:
+        """As `settings`, with the arrays that `inputs` names to find ranges on, where that is asked for."""
+        from optgraph.api import net
+        from optgraph.api.recipe import AUTO
+        from optgraph.cli.images import read_feeds
+
+        settings = self.settings(model)
+        if not inputs or settings["keep_fp32"] != AUTO:
+            return settings
+        sizes = self.asked_sizes() if size is None else [size]
+        plain = net.compile(model, "torch", **settings | {"keep_fp32": ()}, sizes=sizes)
+        return settings | {"inputs": read_feeds(inputs, plain.inputs)}
 
     def net(self, model: Path, backend: str) -> Net:
         """A .optgraph file loaded, or an ONNX model compiled; at the first size that --sizes says."""

@@ -99,11 +99,11 @@ def verify(
     from optgraph.compare.verify import open_with_original, verify_net
     from optgraph.report import tables
 
-    settings = options.settings(model)
     with progress() as tell:
         found = {}
         for size in options.sizes_of(model):
             tell(f"reading {model.name}", 0.0)
+            settings = options.ranged(model, input, size)
             net, source = open_with_original(model, backend, original=original, size=size, **settings)
             feeds = images.read_feeds(input or [], net.inputs)
             found[size] = verify_net(net, source, batch, progress=tell, inputs=feeds).to_json()

@@ -110,12 +110,13 @@ def bench(
     outputs: Sequence[str] = (),
     budget: Budget = DEFAULT,
     size: Size | None = None,
+    keep_fp32: Sequence[str] | str = (),
 ) -> Comparison:
     """Times a backend against ONNX Runtime (CPU, float32, all of its optimisations that are right: see `ort_faults`) on
     the original ONNX model.
 
-    model, backend, dtype, input_shape, original, outputs, budget, size: as for `verify`. A model that is cut off is cut
-        for both.
+    model, backend, dtype, input_shape, original, outputs, budget, size, keep_fp32: as for `verify`. A model that is cut
+        off is cut for both.
     threads: of both sides on the CPU; by default as many as torch takes, one for a physical core.
     repeats, min_seconds: pairs of runs; more, if these take less than `min_seconds` in all.
     Raises OptgraphError if the two answers differ by more than `verify` allows, and else as `verify`.
@@ -125,7 +126,8 @@ def bench(
     if repeats < 1 or (threads is not None and threads < 1):
         raise InputError("repeats and threads are at least 1")
     progress("compile", 0.0)
-    net, source = open_with_original(model, backend, dtype, input_shape, original, outputs, budget, size)
+    settings = dtype, input_shape, original, outputs, budget, size, keep_fp32
+    net, source = open_with_original(model, backend, *settings)
     batch = fitting_batch(net.inputs, batch)
     feeds = example(net.inputs, batch, seed=0)
     threads = threads or torch.get_num_threads()

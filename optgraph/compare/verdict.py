@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from optgraph.compare.original import Original, OutputError
 from optgraph.compare.regions import Regions, text
+from optgraph.run.ranges import Leaving
 
 # Relative L2 that some input must move the answer by (the logits, where it has some): less is no answer to the input.
 ALIVE = 1e-4
@@ -16,14 +17,26 @@ ALIVE = 1e-4
 MISSED = 0.25
 
 
-def reason(outputs: Sequence[OutputError], regions: Regions, original: Original, bound: float, backend: str) -> str:
-    """What is wrong, the worst first; '' if nothing is. bound: relative L2 that an output may be off."""
-    return (
-        _not_finite(outputs, regions, original)
-        or _dead(original)
-        or _wrong(outputs, regions, bound, backend)
-        or _lost(outputs, original)
-    )
+def reason(
+    outputs: Sequence[OutputError],
+    regions: Regions,
+    original: Original,
+    bound: float,
+    backend: str,
+    out_of_range: Sequence[Leaving] = (),
+) -> str:
+    """What is wrong, the worst first; '' if nothing is.
+
+    bound: relative L2 that an output may be off. out_of_range: the regions that leave the range of the dtype.
+    """
+    dead = _dead(original)
+    found = _not_finite(outputs, regions, original) or dead or _wrong(outputs, regions, bound, backend)
+    found = found or _lost(outputs, original)
+    if found in ("", dead) or not original.finite or not out_of_range:
+        return found
+    names = [f"'{one.region}'" for one in out_of_range]
+    some = ", ".join(names[:3] + ["..."] * (len(names) > 3))
+    return f"{found}; out of the range of fp16: {some}: keep them in float32 (--keep-fp32 auto)"
 
 
 def _not_finite(outputs: Sequence[OutputError], regions: Regions, original: Original) -> str:

@@ -33,8 +33,10 @@ from optgraph.onnx.load import load_model
 from optgraph.onnx.read import InputShape
 from optgraph.onnx.sessions import Feeds, InnerValues
 from optgraph.onnx.sizes import Size
+from optgraph.plan.kept import Kept
 from optgraph.plan.lowering import fitting_batch
 from optgraph.run.example import example
+from optgraph.run.ranges import Leaving, leaving
 
 # What a region may be off, in terms of an output: inside, rounding shows about 2.5 times as much as at the end, where
 # a global pool averages most of it away (measured in float32 on Inception V3 and Inception-ResNet-v2).
@@ -55,6 +57,8 @@ class Verification:
     regions_compared:   out of regions_total; the others equal no value of the original model.
     reason:             why it is not ok, in one line; '' if it is.
     notes:              what else there is to know, a line each.
+    out_of_range:       regions that leave the range of fp16, and are not kept in float32, on the inputs compared on.
+    kept_fp32:          the ONNX nodes whose regions are.
     """
 
     backend: str
@@ -72,6 +76,8 @@ class Verification:
     regions_total: int
     reason: str
     notes: tuple[str, ...] = ()
+    out_of_range: tuple[Leaving, ...] = ()
+    kept_fp32: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; null stands for what is not finite, for which JSON has no number."""
@@ -83,6 +89,8 @@ class Verification:
             "noise": _finite(self.noise),
             "input_sensitivity": _finite(self.input_sensitivity),
             "notes": list(self.notes),
+            "out_of_range": [region.to_json() for region in self.out_of_range],
+            "kept_fp32": list(self.kept_fp32),
         }
 
 
@@ -99,6 +107,7 @@ def verify(
     budget: Budget = DEFAULT,
     size: Size | None = None,
     inputs: Sequence[Feeds] = (),
+    keep_fp32: Sequence[str] | str = (),
 ) -> Verification:
     """Compares a backend with ONNX Runtime (float32, CPU, nothing optimised) on the original ONNX model.
 
@@ -108,11 +117,13 @@ def verify(
     batch, seed: of what is made up: smooth random images where an input has rank 4.
     outputs: tensors to cut the model off at (`--cut`), which are compared with what they are inside the original.
     budget: what the model may ask for.
+    keep_fp32: as for `compile`; 'auto' looks at `inputs`.
     size: height and width of the images, where the model leaves them open; of an .optgraph, one that it has.
     Raises InputError if the original is missing or another one, or the batch or an input does not fit; and as `compile`
     and `load`.
     """
-    net, source = open_with_original(model, backend, dtype, input_shape, original, outputs, budget, size)
+    given = dtype, input_shape, original, outputs, budget, size, keep_fp32, inputs
+    net, source = open_with_original(model, backend, *given)
     return verify_net(net, source, batch, seed, progress, inputs)
 
 
@@ -139,7 +150,13 @@ def verify_net(
     results, regions = _run(net, reference, batch, REGION_FACTOR * bound, progress)
     progress("outputs", 1.0)
     found = tuple(reference.compare(name, [result[name] for result in results]) for name in net.outputs)
-    reason = verdict.reason(found, regions, reference, bound, net.backend)
+    stored = Kept.of(net.fused, net.plans.keep).values
+    out = tuple(
+        region
+        for region in leaving(net.simplified, net.fused, dtype, feeds)
+        if not stored.issuperset(net.fused.node(region.region).outputs)
+    )
+    reason = verdict.reason(found, regions, reference, bound, net.backend, out)
     return Verification(
         backend=net.backend,
         reference=f"onnxruntime {onnxruntime.__version__}",
@@ -156,6 +173,8 @@ def verify_net(
         regions_total=regions.total,
         reason=reason,
         notes=(*notes, *reference.blank(bound)),
+        out_of_range=out,
+        kept_fp32=net.plans.keep if dtype != "fp32" else (),
     )
 
 
@@ -168,6 +187,8 @@ def open_with_original(
     outputs: Sequence[str] = (),
     budget: Budget = DEFAULT,
     size: Size | None = None,
+    keep_fp32: Sequence[str] | str = (),
+    inputs: Sequence[Feeds] = (),
 ) -> tuple[Net, Path]:
     """The net of an .onnx or .optgraph file, and the .onnx it came from. Arguments and errors as for `verify`."""
     path = Path(model)
@@ -175,7 +196,8 @@ def open_with_original(
         if original is not None:
             raise InputError(f"{path} is its own original: only an .optgraph file has another")
         sizes = [] if size is None else [size]
-        return compile(path, backend, dtype, input_shape, outputs=outputs, budget=budget, sizes=sizes), path
+        kept: dict[str, Any] = {"keep_fp32": keep_fp32, "inputs": inputs}
+        return compile(path, backend, dtype, input_shape, outputs=outputs, budget=budget, sizes=sizes, **kept), path
     net = load(path, backend, budget=budget)
     net = net if size is None else net.at(*size)
     source = Path(original) if original is not None else path.parent / net.source.name

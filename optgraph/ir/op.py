@@ -77,6 +77,10 @@ class Op:
     def place(self, context: Any, node: Node) -> None:
         """Hands producers their places in a buffer of `node`, before anything is lowered; most have none."""
 
+    def placed(self, node: Node) -> tuple[str, ...]:
+        """The inputs that `place` may hand a place to."""
+        return ()
+
     def lower(self, context: Any, node: Node) -> None:
         """Emits kernel calls into a plan (see `plan/lowering.py`). Without one, the op runs as a torch fallback."""
         raise NoKernelError

@@ -77,6 +77,9 @@ class Bottleneck(Windowed):
         if self.rest_in_place and not self._one_launch(context, node):
             context.alias(node.get("rest"), self._joined(context, node)[2])
 
+    def placed(self, node: Node) -> tuple[str, ...]:
+        return (node.get("rest"),) if self.rest_in_place else ()
+
     def lower(self, context: Lowering, node: Node) -> None:
         conv_weight = context.matrix(conv2d.pack, context.constant(node, "conv_w"), groups=1)
         weight = context.matrix(pointwise.pack, context.constant(node, "w"))

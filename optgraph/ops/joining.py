@@ -70,6 +70,9 @@ class Concat(Op):
             if in_place:
                 context.alias(value, part)
 
+    def placed(self, node: Node) -> tuple[str, ...]:
+        return tuple(value for value, flag in zip(node.inputs, self.in_place, strict=False) if flag)
+
     def lower(self, context: Lowering, node: Node) -> None:
         images = self.axis == 1 and len(context.shape(node.output)) == 4
         for i, (value, part) in enumerate(zip(node.inputs, self._parts(context, node), strict=True)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 
 import torch
 
@@ -15,9 +16,14 @@ def fallback(
 ) -> Callable[[], None]:
     """A launcher. opsets: of the model, by domain. inputs: one a slot of the operator."""
     compute = op.function(opsets)
+    floats = {tensor.dtype for tensor in inputs if tensor is not None and tensor.is_floating_point()}
+    widest = reduce(torch.promote_types, floats) if len(floats) > 1 else None  # torch does not mix them
+
+    def given(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return tensor.to(widest) if widest and tensor is not None and tensor.is_floating_point() else tensor
 
     def run() -> None:
-        for out, result in zip(outs, compute(list(inputs)), strict=True):
+        for out, result in zip(outs, compute([given(tensor) for tensor in inputs]), strict=True):
             out.copy_(result)
 
     return run

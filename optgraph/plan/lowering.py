@@ -9,7 +9,7 @@ fallback call, run by the torch reference.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from optgraph.base.devices import INTERPRET, Target
@@ -21,6 +21,7 @@ from optgraph.kernels.elementwise import ELEMENTWISE
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.view import View
 from optgraph.plan.fallback import FALLBACK
+from optgraph.plan.kept import Kept
 from optgraph.plan.memory import Lifetime, allocate
 from optgraph.plan.plan import Call, Fallback, Packed, Plan, Schedule, Weight
 from optgraph.plan.schedule import dependences, streams, waves
@@ -29,15 +30,18 @@ from optgraph.plan.weights import as_is
 DOUBLE = "float64"
 
 
-def lower(graph: Graph, batch: int = 1, dtype: str = "fp32", target: Target = INTERPRET) -> Plan:
+def lower(
+    graph: Graph, batch: int = 1, dtype: str = "fp32", target: Target = INTERPRET, keep: Collection[str] = ()
+) -> Plan:
     """Lowers `graph` for `batch` images. dtype: 'fp32' (IEEE products), 'tf32', 'fp16' or 'bf16'; sums are fp32.
 
     target: where it is to run: what one launch does, and what two, may depend on it.
+    keep: ONNX nodes whose regions stay in float32 (see `plan/kept.py`).
     Raises InputError for an unknown dtype or a batch that the model fixes otherwise.
     """
     check_dtype(dtype)
     batch = fitting_batch({name: graph.values[name] for name in graph.inputs}, batch)
-    return Lowering(graph, batch, dtype, target).plan()
+    return Lowering(graph, batch, dtype, target, keep).plan()
 
 
 def fitting_batch(inputs: Mapping[str, Value], batch: int) -> int:
@@ -57,13 +61,14 @@ def fitting_batch(inputs: Mapping[str, Value], batch: int) -> int:
 class Lowering:
     """The state of one lowering; what an op's `lower(context, node)` gets as its context."""
 
-    def __init__(self, graph: Graph, batch: int, dtype: str, target: Target) -> None:
+    def __init__(self, graph: Graph, batch: int, dtype: str, target: Target, keep: Collection[str] = ()) -> None:
         self.graph = graph
         self.batch = batch
         self.dtype = dtype
         self.target = target
-        self.storage = STORAGE[dtype]
+        self.storage = STORAGE[dtype]  # of the node being lowered: its weights and what lies between its launches
         self.precision = "tf32" if dtype == "tf32" else "ieee"
+        self._kept = Kept.of(graph, keep)
         self._views: dict[str, View] = {}
         self._sizes: dict[str, int] = {}  # arena buffer -> bytes
         self._packed: dict[str, Packed] = {}
@@ -158,7 +163,7 @@ class Lowering:
         sn, sh, sw, sc = view.strides
         if sc == 1 and (h == 1 or sh == w * sw) and (n == 1 or sn == h * w * sw):
             return view
-        copy = self._buffer(self._name(f"{value}:dense"), self.shape(value), self.storage)
+        copy = self._buffer(self._name(f"{value}:dense"), self.shape(value), view.dtype)
         self.call(ELEMENTWISE, node, x=view, out=copy.nhwc)
         return copy.nhwc
 
@@ -176,14 +181,17 @@ class Lowering:
             view = View.whole(name, self.shape(name), self.graph.values[name].dtype)
             inputs[name] = self._views[name] = view
         for node in reversed(self.graph.nodes()):  # a Concat within a Concat takes its place from the outer one
+            self._enter(node)
             node.op.place(self, node)
         for node in self.graph.nodes():
+            self._enter(node)
             try:
                 if any(value and self.graph.values[value].dtype == DOUBLE for value in (*node.inputs, *node.outputs)):
                     raise NoKernelError("it computes doubles")
                 node.op.lower(self, node)
             except NoKernelError as error:
                 self.fallback(node, str(error) or f"no kernel for {node.op.kind}")
+        self._enter(None)
         outputs: dict[str, View | Weight] = {}
         for public, value in self.graph.outputs.items():
             if value in self.graph.constants:
@@ -209,6 +217,12 @@ class Lowering:
             results={value: self._views[value] for value in produced},
             fallbacks=tuple(self._fallbacks),
         )
+
+    def _enter(self, node: Node | None) -> None:
+        """What follows is of `node`."""
+        kept = node is not None and node.name in self._kept.nodes
+        self.storage = "float32" if kept else STORAGE[self.dtype]
+        self.precision = "tf32" if self.dtype == "tf32" and not kept else "ieee"
 
     def _lifetimes(self, outputs: Mapping[str, View | Weight], wave: Sequence[int]) -> list[Lifetime]:
         """From wave to wave, not call to call: what calls of one wave use is apart, so that they can run together."""
@@ -237,7 +251,11 @@ class Lowering:
     def _value_dtype(self, value: str) -> str:
         """How a value is stored: floats as the plan has them, but for doubles, which no kernel computes."""
         dtype = self.graph.values[value].dtype
-        return self.storage if dtype != DOUBLE and dtype.startswith(("float", "bfloat")) else dtype
+        if value in self.graph.constants:
+            storage = self.storage
+        else:
+            storage = "float32" if value in self._kept.values else STORAGE[self.dtype]
+        return storage if dtype != DOUBLE and dtype.startswith(("float", "bfloat")) else dtype
 
 
 def _laid_out(name: str, shape: tuple[int, ...], dtype: str) -> View:

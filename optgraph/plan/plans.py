@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 
 from optgraph.base.devices import Target
 from optgraph.base.dtypes import check_dtype
@@ -18,9 +19,10 @@ class Plans:
     shapes: the weights of all of them, to look at what they launch.
     """
 
-    def __init__(self, graph: Graph, dtype: str) -> None:
-        """Raises InputError for an unknown dtype."""
+    def __init__(self, graph: Graph, dtype: str, keep: Collection[str] = ()) -> None:
+        """keep: ONNX nodes whose regions stay in float32. Raises InputError for an unknown dtype."""
         check_dtype(dtype)
+        self.keep = tuple(keep)
         self.graph = graph
         self.dtype = dtype
         self.shapes = Shapes(graph.constants)
@@ -32,5 +34,5 @@ class Plans:
         with self._lock:
             key = batch, target
             if key not in self._made:
-                self._made[key] = lower(self.graph, batch, self.dtype, target)
+                self._made[key] = lower(self.graph, batch, self.dtype, target, self.keep)
             return self._made[key]

@@ -14,6 +14,7 @@ from optgraph.cost.predict import predict, predictable
 from optgraph.cost.work import moved_per_image, weight_bytes
 from optgraph.onnx.sizes import size_text
 from optgraph.passes.pipeline import PassReport
+from optgraph.plan.kept import regions
 
 if TYPE_CHECKING:
     from optgraph.api.net import Net
@@ -39,6 +40,7 @@ def net_dict(net: Net, batches: Sequence[int] = (1,)) -> Dict:
         "fused_ops": dict(sorted(Counter(node.op.kind for node in net.fused.nodes()).items())),
         "launches": len(plan.calls),
         "launches_by_kernel": plan.launches_by_kernel(),
+        "kept_fp32": [{"region": n.name, "onnx_nodes": list(n.origin)} for n in regions(net.fused, net.plans.keep)],
         "fallbacks": [{"node": f.node, "op": f.op, "reason": f.reason} for f in plan.fallbacks],
         "bytes_per_image": {"before": net.source.bytes_per_image, "after": moved_per_image(plan, net.plans.shapes)},
         "arena_bytes": plan.arena_bytes,

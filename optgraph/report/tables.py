@@ -31,6 +31,8 @@ def net_table(data: Mapping[str, Any]) -> Table:
         "machine code": ", ".join(f"{n} kernels for {target}" for target, n in data["cubins"].items()) or "none",
         "placement": placement(data),
     }
+    if data["kept_fp32"]:
+        rows["kept in fp32"] = ", ".join(region["region"] for region in data["kept_fp32"])
     table = _facts(rows)
     for fallback in data["fallbacks"]:
         table.add_row("", plain(f"{fallback['node']} ({fallback['op']}): {fallback['reason']}"))
@@ -162,6 +164,10 @@ def verification_table(data: Mapping[str, Any]) -> Table:
     }
     if data["notes"]:
         rows["note"] = "\n".join(data["notes"])
+    if data["out_of_range"]:
+        rows["leaves fp16"] = "\n".join(map(_leaving, data["out_of_range"]))
+    if data["kept_fp32"]:
+        rows["kept in fp32"] = ", ".join(data["kept_fp32"])
     if data["first_bad_region"]:
         bad = data["first_bad_region"]
         nodes = ", ".join(bad["onnx_nodes"])
@@ -184,6 +190,14 @@ def _off(output: Mapping[str, Any]) -> str:
     if output["top5"] is not None:
         parts.append(f"top-5 on {output['top5']:.1%}")
     return f"{output['name']}: {', '.join(parts)}"
+
+
+def _leaving(region: Mapping[str, Any]) -> str:
+    """Where a region leaves the range of fp16, and by what names it is kept in float32."""
+    nodes = f"ONNX nodes {', '.join(region['onnx_nodes'])}"
+    if region["end"] == "large":
+        return f"{region['region']} gives up to {number(region['value'])}, over 65504; {nodes}"
+    return f"{region['region']} gives down to {number(region['value'])}, which {region['reader']} reads; {nodes}"
 
 
 def unsupported_table(unsupported: Iterable[Mapping[str, Any]]) -> Table:

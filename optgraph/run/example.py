@@ -26,3 +26,8 @@ def example(inputs: Mapping[str, Value], batch: int, seed: int, smooth: bool = T
             array = rng.standard_normal(shape)
         feeds[name] = array.astype(dtype)
     return feeds
+
+
+def examples(inputs: Mapping[str, Value]) -> list[dict[str, np.ndarray]]:
+    """Two smooth images and one of noise, to see what numbers a network makes of its inputs."""
+    return [example(inputs, 1, seed=0), example(inputs, 1, seed=1), example(inputs, 1, seed=0, smooth=False)]

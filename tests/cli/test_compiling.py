@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
+import onnx
+
 from tests.support.cli_models import NODES, call, classifier, ok, ok_json, saved
+from tests.support.ranges import overflowing
 
 
 def test_compile_writes_beside_the_model_and_reports(model: Path) -> None:
@@ -108,3 +113,34 @@ def test_a_fallback_is_reported(tmp_path: Path) -> None:
 def test_a_fixed_batch_counts_per_image(tmp_path: Path, model: Path) -> None:
     fixed = saved(tmp_path, classifier(shape=(4, 3, 12, 12)), "fixed.onnx")
     assert ok_json("inspect", fixed)["bytes_per_image"] == ok_json("inspect", model)["bytes_per_image"]
+
+
+def test_regions_kept_in_float32(tmp_path: Path) -> None:
+    path, artifact = tmp_path / "model.onnx", tmp_path / "model.optgraph"
+    onnx.save(overflowing(), path)
+    half = ("--dtype", "fp16", "--backend", "interpret")
+    found = json.loads(call("verify", path, *half, "--json").stdout)
+    assert not found["ok"] and found["reason"].startswith("output 'y' has NaN or Inf")
+    nodes = {name for region in found["out_of_range"] for name in region["onnx_nodes"]}
+    assert {"grow", "join"} <= nodes
+    shown = call("verify", path, *half).stdout
+    assert "leaves fp16" in shown and "over 65504" in shown
+    for options in (("--keep-fp32", "auto"), ("--keep-fp32", "grow", "--keep-fp32", "join")):
+        found = ok_json("verify", path, *half, *options)
+        assert found["ok"] and set(found["kept_fp32"]) >= {"grow", "join"} and not found["out_of_range"]
+    found = ok_json("compile", path, "--dtype", "fp16", "--keep-fp32", "auto")
+    assert {name for region in found["kept_fp32"] for name in region["onnx_nodes"]} >= {"grow", "join"}
+    assert "kept in fp32" in ok("inspect", artifact)
+    assert ok_json("verify", artifact, "--backend", "interpret")["kept_fp32"]
+    result = call("compile", path, "--dtype", "fp16", "--keep-fp32", "other")
+    assert result.exit_code == 2 and "no region stands for an ONNX node of this name" in result.stderr
+
+
+def test_ranges_on_given_inputs(tmp_path: Path) -> None:
+    path, dim = tmp_path / "model.onnx", tmp_path / "dim.npy"
+    onnx.save(overflowing(), path)
+    np.save(dim, np.full((1, 3, 8, 8), 1e-3, np.float32))
+    auto = ("--dtype", "fp16", "--keep-fp32", "auto")
+    assert ok_json("compile", path, *auto)["kept_fp32"] != []
+    assert ok_json("compile", path, *auto, "--input", dim)["kept_fp32"] == []
+    assert ok_json("verify", path, *auto, "--backend", "interpret", "--input", dim)["kept_fp32"] == []

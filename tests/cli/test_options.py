@@ -51,8 +51,10 @@ def test_what_the_options_say() -> None:
 
 def test_an_artifact_has_all_but_its_budget_settled() -> None:
     settings = ModelOptions(budget=["nodes=7"]).settings(Path("m.optgraph"))
-    assert settings == {"dtype": "fp32", "input_shape": None, "outputs": (), "budget": Budget(nodes=7)}
-    for options in (ModelOptions(dtype="fp32"), ModelOptions(cut=["y"]), ModelOptions(input_shape=["N,3"])):
-        with pytest.raises(InputError, match=r"settled: give --dtype, --input-shape and --cut to compile"):
+    unsaid = {"dtype": "fp32", "input_shape": None, "outputs": (), "keep_fp32": ()}
+    assert settings == unsaid | {"budget": Budget(nodes=7)}
+    given = {"dtype": "fp32"}, {"cut": ["y"]}, {"input_shape": ["N,3"]}, {"keep_fp32": ["conv"]}
+    for options in (ModelOptions(**option) for option in given):
+        with pytest.raises(InputError, match=r"settled: give --dtype, --input-shape, --cut and --keep-fp32 to compile"):
             options.settings(Path("m.optgraph"))
         options.settings(Path("m.onnx"))

@@ -111,12 +111,12 @@ def test_verify_compares_every_size(model: Path, compiled: Path) -> None:
 
 
 def test_verify_says_no_if_one_size_is_wrong(compiled: Path, monkeypatch) -> None:
-    right = verify.verify
+    right = verify.verify_net
 
-    def wrong_at_12x20(*arguments: Any, size: Any, **options: Any) -> Any:
-        return replace(right(*arguments, size=size, **options), ok=size == (16, 16))
+    def wrong_at_12x20(net: Any, *arguments: Any, **options: Any) -> Any:
+        return replace(right(net, *arguments, **options), ok=net.size == (16, 16))
 
-    monkeypatch.setattr(verify, "verify", wrong_at_12x20)
+    monkeypatch.setattr(verify, "verify_net", wrong_at_12x20)
     result = call("verify", compiled, "--backend", "torch", "--json")
     found = json.loads(result.stdout)
     assert result.exit_code == 1 and not found["ok"]

@@ -22,9 +22,9 @@ from tests.support.paths import GRAPHS
 def test_a_compile_lowers_once_for_each_batch_and_target(monkeypatch: pytest.MonkeyPatch) -> None:
     lowered: list[tuple[int, Target]] = []
 
-    def counting(graph: optgraph.Graph, batch: int, dtype: str, target: Target) -> Plan:
+    def counting(graph: optgraph.Graph, batch: int, dtype: str, target: Target, keep: tuple[str, ...]) -> Plan:
         lowered.append((batch, target))
-        return lower(graph, batch, dtype, target)
+        return lower(graph, batch, dtype, target, keep)
 
     monkeypatch.setattr(plans, "lower", counting)
     monkeypatch.setattr(net, "build", lambda uses, progress: [])

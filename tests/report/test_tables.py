@@ -75,6 +75,11 @@ def test_verification_table() -> None:
         "batch": 2,
         "inputs": 3,
         "notes": ["a note"],
+        "out_of_range": [
+            {"region": "r", "onnx_nodes": ["n"], "end": "large", "value": 7e4, "reader": ""},
+            {"region": "s", "onnx_nodes": ["m", "k"], "end": "small", "value": 1e-6, "reader": "log"},
+        ],
+        "kept_fp32": ["conv", "relu"],
         "bound": 1e-5,
         "noise": 2e-6,
         "outputs": [
@@ -94,6 +99,13 @@ def test_verification_table() -> None:
         "conv (Conv): 0.125",
         "c1, r1",
         "1e-05",
+        "0.25 largest difference of a probability, top-1 agrees on 50.0%, top-5 on 100.0%",
+        "z: 0.5 relative L2, 0.25 largest difference\n",
+        "3 inputs, batch 2",
+        "a note",
+        "r gives up to 7e+04, over 65504; ONNX nodes n",
+        "s gives down to 1e-06, which log reads; ONNX nodes m, k",
+        "conv, relu",
     ):
         assert part in shown
     shown = text(tables.verification_table({**data, "ok": True, "first_bad_region": None}))

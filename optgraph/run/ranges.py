@@ -1,0 +1,156 @@
+"""Which values of a network leave the range of float16, on given inputs.
+
+float16 holds numbers up to 65,504: what is larger is infinite. Below 6.1e-5 it loses bits, below 3e-8 all of them,
+which is of no account beside larger numbers, but is where a logarithm, a root or a quotient reads them. bfloat16 has
+float32's range.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from optgraph.base.dtypes import STORAGE
+from optgraph.ir.graph import Graph, Node
+from optgraph.ir.op import Op
+from optgraph.run.reference import Executor
+
+LARGEST = 65504.0
+SMALLEST = 2.0**-14  # of full precision
+
+# Functions whose answer to small numbers depends on how small they are.
+_SENSITIVE = {"log", "power", "pow", "reciprocal", "sqrt"}
+# What gives small numbers only where it reads some, number by number: sums of others hide them.
+_PASSING = {
+    *("Activation", "Affine", "Binary", "Cast", "Concat", "Identity", "Pad", "Reshape", "Slice", "Split"),
+    *("Tile", "Transpose"),
+}
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """A region whose results leave float16, the ONNX nodes it stands for, and the end where: 'large' or 'small'.
+
+    value: the largest number, or the smallest but 0, in absolute terms. reader: who reads the small numbers; the region
+    itself, where it is its weights that are large or small.
+    """
+
+    region: str
+    onnx_nodes: tuple[str, ...]
+    end: str
+    value: float
+    reader: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "onnx_nodes": list(self.onnx_nodes)}
+
+
+def leaving(simplified: Graph, fused: Graph, dtype: str, inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Leaving]:
+    """The regions of `fused` that leave the range of `dtype` on some of `inputs`, in topological order.
+
+    Of what is inside a region, and so in no value of `fused`, the large numbers count as they are in `simplified`.
+    """
+    if STORAGE[dtype] != "float16":
+        return []
+    extremes = _extremes(fused, inputs)
+    readers = _readers(fused, extremes)
+    inside = _inside(simplified, fused, inputs)
+    found = []
+    for node in fused.nodes():
+        ends = [extremes[value] for value in node.outputs if value in extremes]
+        largest = max((high for _, high in ends), default=0.0)
+        largest = max(largest, *(inside.get(name, 0.0) for name in node.origin), 0.0)
+        small = [(extremes[v][0], readers[v]) for v in node.outputs if v in readers and extremes[v][0] < SMALLEST]
+        weight = _weight(fused, node)
+        if largest > LARGEST:
+            found.append(Leaving(node.name, node.origin, "large", largest))
+        elif weight and not SMALLEST <= weight <= LARGEST:
+            found.append(Leaving(node.name, node.origin, "large" if weight > LARGEST else "small", weight, node.name))
+        elif small:
+            found.append(Leaving(node.name, node.origin, "small", *min(small)))
+    return found
+
+
+def _weight(graph: Graph, node: Node) -> float:
+    """The largest number of the weights that a node multiplies, in absolute terms, or of those that are all small."""
+    arrays = [graph.constants[value] for value in node.inputs if value in graph.constants]
+    sizes = [
+        float(np.abs(array).max()) for array in arrays if array.ndim > 1 and array.dtype.kind == "f" and array.size
+    ]
+    if node.op.kind in _PASSING or not sizes:  # an elementwise kernel has its constants in float32
+        return 0.0
+    small = [size for size in sizes if 0 < size < SMALLEST]
+    return max(sizes) if max(sizes) > LARGEST or not small else small[0]
+
+
+def _extremes(graph: Graph, inputs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, tuple[float, float]]:
+    """By value that a node computes, the smallest number but 0 and the largest, in absolute terms."""
+    executor = Executor(graph)
+    found: dict[str, tuple[float, float]] = {}
+    for feeds in inputs:
+        for node, results in executor.stream(feeds):
+            for value, result in zip(node.outputs, results, strict=True):
+                if result.is_floating_point() and result.numel():
+                    low, high = found.get(value, (math.inf, 0.0))
+                    size = result.abs()
+                    size = size[size.isfinite() & (size > 0)]
+                    if size.numel():
+                        found[value] = min(low, float(size.min())), max(high, float(size.max()))
+    return found
+
+
+def _readers(graph: Graph, extremes: Mapping[str, tuple[float, float]]) -> dict[str, str]:
+    """The node that small numbers of a value matter to, by value, for those that one matters to."""
+    found: dict[str, str] = {}
+    for node in reversed(graph.nodes()):
+        for value in _read_closely(node):
+            found[value] = node.name
+        reader = next((found[value] for value in node.outputs if value in found), None)
+        if reader is not None and node.op.kind in _PASSING:
+            small = any(extremes.get(value, (math.inf, 0.0))[0] < SMALLEST for value in node.outputs)
+            found.update({value: reader for value in node.inputs if small and value not in found})
+    return found
+
+
+def _read_closely(node: Node) -> Iterator[str]:
+    """The inputs of whose small numbers the node makes a difference."""
+    op = node.op
+    if any(kind in _SENSITIVE for kind in _functions(op)):
+        yield node.inputs[0]
+    if "div" in _functions(op):
+        yield node.inputs[1]
+
+
+def _functions(op: Op) -> set[str]:
+    """The names of what `op` does to its inputs as they are."""
+    acts = [getattr(op, "pre_act", None), *([getattr(op, "act", None)] if op.kind == "Activation" else [])]
+    names = {act.kind for act in acts if act}
+    return names | {str(getattr(op, name)).lower() for name in ("fn", "op_type") if hasattr(op, name)}
+
+
+def _hides(node: Node) -> bool:
+    prologue = getattr(node.op, "pre_act", None) or ("pre_scale" in node.op.slots and node.get("pre_scale"))
+    return node.op.kind in ("Bottleneck", "Separable") or bool(prologue)
+
+
+def _inside(simplified: Graph, fused: Graph, inputs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+    """By ONNX node, the largest number that it gives and that no kernel shows but one multiplies: what lies between the
+    two products of a region, or before the first."""
+    hidden = {name for node in fused.nodes() if _hides(node) for name in node.origin}
+    if not hidden:
+        return {}
+    shown = {source.name for source in fused.sources.values()}
+    extremes = _extremes(simplified, inputs)
+    found: dict[str, float] = {}
+    for node in simplified.nodes():
+        source = simplified.sources.get(node.output)
+        if source is None or source.name in shown or hidden.isdisjoint(node.origin):
+            continue
+        _, high = extremes.get(node.output, (0.0, 0.0))
+        found.update({name: max(found.get(name, 0.0), high) for name in node.origin})
+    return found

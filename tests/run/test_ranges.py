@@ -1,0 +1,88 @@
+"""What leaves float16, and who is told of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from optgraph.api import net
+from optgraph.ir.graph import Graph
+from optgraph.ir.values import Act, Value
+from optgraph.ops import Activation, Binary, Conv, Reshape
+from optgraph.run.example import examples
+from optgraph.run.ranges import LARGEST, SMALLEST, Leaving, leaving
+from tests.support.ranges import overflowing, overflowing_inside, underflowing
+
+
+def found(graph: Graph, x: np.ndarray, dtype: str = "fp16") -> list[Leaving]:
+    return leaving(graph, graph, dtype, [{"x": x.astype(np.float32)}])
+
+
+def chain(*ops: tuple, shape: tuple = (1, 2, 3, 3)) -> Graph:
+    """Operators in a row, each with its constants."""
+    graph = Graph()
+    value = graph.add_input("x", Value(shape))
+    for i, (op, *arrays) in enumerate(ops):
+        names = [graph.add_constant(np.asarray(array, np.float32)) for array in arrays]
+        value = graph.add(op, [value, *names], name=f"node{i}", origin=[f"onnx{i}"]).output
+    graph.outputs = {"y": value}
+    return graph
+
+
+NEG, LOG, SQRT, RELU = (Activation(act=Act(kind)) for kind in ("neg", "log", "sqrt", "relu"))
+ONES = np.ones((1, 2, 3, 3))
+
+
+def test_large_numbers():
+    graph = chain((NEG,), (NEG,))
+    assert found(graph, ONES * LARGEST) == []
+    large = found(graph, ONES * 7e4)
+    assert [(one.region, one.onnx_nodes, one.end, one.value) for one in large] == [
+        ("node0", ("onnx0",), "large", 7e4),
+        ("node1", ("onnx1",), "large", 7e4),
+    ]
+    assert found(graph, ONES * 7e4, "bf16") == found(graph, ONES * 7e4, "fp32") == []
+
+
+def test_small_numbers_matter_to_a_logarithm_a_root_and_a_quotient():
+    tiny = ONES * 1e-6
+    assert found(chain((NEG,), (NEG,)), tiny) == []
+    for reader in (LOG, SQRT, Activation(act=Act("reciprocal")), Activation(act=Act("power", 0.3))):
+        (one,) = (one for one in found(chain((RELU,), (reader,)), tiny) if one.end == "small")
+        assert (one.region, one.end, one.reader) == ("node0", "small", "node1")
+        assert one.value == pytest.approx(1e-6)
+        assert found(chain((RELU,), (reader,)), ONES * SMALLEST) == []
+    graph = chain((RELU,))
+    graph.outputs = {"y": graph.add(Binary(fn="div"), ["x", graph.nodes()[0].output], name="ratio").output}
+    assert [one.reader for one in found(graph, tiny)] == ["ratio"]
+
+
+def test_small_numbers_on_their_way_and_no_further_than_a_sum():
+    conv = (Conv(kernel=(1, 1)), np.full((2, 2, 1, 1), 0.5))
+    graph = chain((RELU,), conv, (RELU,), (Reshape(shape=(1, 18)),), (LOG,))
+    assert [one.region for one in found(graph, ONES * 1e-6)] == ["node1", "node2", "node3"]
+
+
+def test_what_lies_inside_a_region():
+    made = net.compile(overflowing_inside(), "torch")
+    (region,) = made.fused.nodes()
+    assert region.op.kind == "Separable"
+    (one,) = leaving(made.simplified, made.fused, "fp16", examples(made.inputs))
+    assert (one.region, one.end) == (region.name, "large") and one.value > LARGEST
+    assert set(one.onnx_nodes) == {"depthwise", "pointwise", "relu"}
+
+
+@pytest.mark.parametrize("weight", [7e4, 1e-6])
+def test_weights_out_of_range(weight):
+    graph = chain((Conv(kernel=(1, 1)), np.full((2, 2, 1, 1), weight)))
+    (one,) = found(graph, ONES / weight)
+    assert (one.region, one.reader, one.end) == ("node0", "node0", "large" if weight > 1 else "small")
+    assert one.value == pytest.approx(weight)
+
+
+def test_networks():
+    for model, names in ((overflowing(), ("grow", "join")), (underflowing(), ("filter", "square"))):
+        made = net.compile(model, "torch")
+        regions = leaving(made.simplified, made.fused, "fp16", examples(made.inputs))
+        assert {name for one in regions for name in one.onnx_nodes} >= set(names)
+        assert "last" not in {name for one in regions for name in one.onnx_nodes}
