@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 
 from tests.support.cli_models import NODES, call, classifier, ok, ok_json, saved
 from tests.support.ranges import overflowing
@@ -115,6 +116,7 @@ def test_a_fixed_batch_counts_per_image(tmp_path: Path, model: Path) -> None:
     assert ok_json("inspect", fixed)["bytes_per_image"] == ok_json("inspect", model)["bytes_per_image"]
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter, where numbers leave float16
 def test_regions_kept_in_float32(tmp_path: Path) -> None:
     path, artifact = tmp_path / "model.onnx", tmp_path / "model.optgraph"
     onnx.save(overflowing(), path)

@@ -22,6 +22,7 @@ LEAVING = {"large": (overflowing, ("grow", "join")), "inside": (overflowing_insi
 LEAVING["small"] = underflowing, ("filter", "square")
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter, where numbers leave float16
 @pytest.mark.parametrize("name", LEAVING)
 def test_a_network_that_leaves_float16_is_right_once_it_is_kept(name, tmp_path):
     make, keep = LEAVING[name]
