@@ -76,17 +76,28 @@ def _positions(at: tuple[int, ...]) -> torch.Tensor:
 
 
 def resampled(context: Lowering, node: Node, x: View, out: View, tables: Mapping[int, Weight]) -> None:
-    """Emits the launch that reads x along some axes at the places that tables tell, as `kernels/resample.py` has them.
+    """Emits what reads x along some axes at the places that tables tell, as `kernels/resample.py` has them: one launch
+    for height and width of images, and one for each other axis.
 
-    Raises NoKernelError for other axes than one, or height and width of images, and for numbers that no kernel moves.
+    Raises NoKernelError for a rank over 4 and for numbers that no kernel moves.
     """
     require_numbers(out)
+    if len(x.shape) > 4:
+        raise NoKernelError(f"it selects along axes {sorted(tables)} of rank {len(x.shape)}")
+    sides = {2, 3} if len(x.shape) == 4 else set()
+    passes = [{axis} for axis in tables if axis not in sides] + [sides & tables.keys()] * bool(sides & tables.keys())
+    for i, axes in enumerate(passes):
+        shape = tuple(out.shape[a] if a in axes else size for a, size in enumerate(x.shape))
+        made = out if i == len(passes) - 1 else context.scratch(node, shape, f"pass {i}")
+        _resample(context, node, x, made, {axis: tables[axis] for axis in axes})
+        x = made
+
+
+def _resample(context: Lowering, node: Node, x: View, out: View, tables: Mapping[int, Weight]) -> None:
     rank = len(x.shape)
     if rank == 4 and tables.keys() <= {2, 3}:
         context.call(RESAMPLE, node, x=x.nhwc, out=out.nhwc, rows=tables.get(2), columns=tables.get(3))
         return
-    if rank > 4 or len(tables) != 1:
-        raise NoKernelError(f"it selects along axes {sorted(tables)} of rank {rank}")
     ((axis, positions),) = tables.items()
     x, out, axis = with_rank_4(x), with_rank_4(out), axis + 4 - rank
     # What lies nearest in memory of the rest is taken for the channels.

@@ -72,7 +72,7 @@ class Lowering:
         self._views: dict[str, View] = {}
         self._sizes: dict[str, int] = {}  # arena buffer -> bytes
         self._packed: dict[str, Packed] = {}
-        self._scratch: dict[str, View] = {}  # by node
+        self._scratch: dict[tuple[str, str], View] = {}  # by node and name
         self._calls: list[Call] = []
         self._fallbacks: list[Fallback] = []
 
@@ -167,11 +167,12 @@ class Lowering:
         self.call(ELEMENTWISE, node, x=view, out=copy.nhwc)
         return copy.nhwc
 
-    def scratch(self, node: Node, shape: tuple[int, ...]) -> View:
+    def scratch(self, node: Node, shape: tuple[int, ...], name: str = "scratch") -> View:
         """A buffer of the node's own, for what lies between its launches; the same whenever it is asked for."""
-        if node.name not in self._scratch:
-            self._scratch[node.name] = self._buffer(self._name(f"{node.name}:scratch"), shape, self.storage)
-        return self._scratch[node.name]
+        if (node.name, name) not in self._scratch:
+            dtype = self._value_dtype(node.output)
+            self._scratch[node.name, name] = self._buffer(self._name(f"{node.name}:{name}"), shape, dtype)
+        return self._scratch[node.name, name]
 
     # ---- the walk
 

@@ -118,6 +118,22 @@ def test_selections(what: str) -> None:
     assert launches(made(*SELECTED[what])) == {"pad": 1, "resample": 1}
 
 
+def test_an_axis_after_another() -> None:
+    """Height and width go together, each other axis takes a launch of its own."""
+    for op, count in (
+        (ops.Resize(axes=(0, 2, 3), sizes=(3, 9, 4), mode="linear"), 2),
+        (ops.Pad(pads=(0, 2, 1, 0, 0, 1, 0, 3), mode="reflect"), 2),
+        (ops.Slice(starts=(-1,) * 3, ends=(-100,) * 3, axes=(1, 2, 3), steps=(-1,) * 3), 2),
+        (ops.Gather(axis=1, indices=(0, 2, 1)), 1),
+    ):
+        assert launches(made(op)) == {"pad": 1, "resample": count}
+    assert launches(made(ops.Pad(pads=(0, 2, 1, 0, 1, 3), mode="wrap"), shape=("N", 5, 9), channels_last=False)) == {
+        "resample": 2
+    }
+    numbers = made(ops.Pad(pads=(0, 2, 1, 0, 0, 1, 0, 3), mode="wrap"), dtype="int64", channels_last=False)
+    assert launches(numbers) == {"resample": 2}
+
+
 @pytest.mark.parametrize(
     "op, shape",
     [
