@@ -18,8 +18,8 @@ from optgraph.kernels.elementwise import COMBINE, ELEMENTWISE
 from optgraph.kernels.frame.ends import Prologue
 from optgraph.ops import computing, exporting
 from optgraph.ops.elements import by_channel, elements
-from optgraph.ops.importing import KeepError, constant_operand, require_floating
-from optgraph.ops.movement import Identity
+from optgraph.ops.importing import KeepError, axis_of, constant_operand, require_floating
+from optgraph.ops.movement import Identity, Reshape
 from optgraph.plan.lowering import Lowering
 
 
@@ -176,9 +176,16 @@ class Binary(Op):
     @staticmethod
     def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
         require_floating(importer, node.input[0])
-        if "axis" in attrs:
-            raise KeepError
-        importer.add(Binary(fn=node.op_type.lower()), node.input)
+        x, y = node.input
+        if "axis" in attrs:  # until opset 7: where in x the axes of y begin
+            rank, shape = len(importer.shape(x)), importer.shape(y)
+            shape = (*shape, *[1] * (rank - axis_of(int(attrs["axis"]), rank) - len(shape)))
+            array = importer.constant(y)
+            if array is None:
+                y = importer.add(Reshape(shape=shape), [y], [""])
+            else:
+                y = importer.add_constant(array.reshape([int(d) for d in shape]), y)
+        importer.add(Binary(fn=node.op_type.lower()), [x, y])
 
     @staticmethod
     def from_many(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:

@@ -97,6 +97,8 @@ class Opaque(Op):
                 results = in_torch([None if t is None else _widened(t) for t in tensors])
             except OutsideTorchError:
                 return reference()(tensors)
+            except Exception as error:  # torch raises several types for inputs that do not fit
+                raise ModelError(_line(error)) from error
             types = [torch_dtype(value.dtype) for value in self.values]
             return tuple(
                 result if result.is_floating_point() else result.to(dtype)

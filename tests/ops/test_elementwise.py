@@ -16,6 +16,7 @@ from optgraph.ir.graph import Graph
 from optgraph.ir.values import IDENTITY, RELU, Act, Shape, Value
 from optgraph.onnx.read import read
 from optgraph.plan.plans import Plans
+from optgraph.run import reference
 from optgraph.run.engine import Engine
 from optgraph.run.reference import run
 from tests.support.definitions import ACT, ACTS, FORMULA, evaluate, per_channel, rand
@@ -54,6 +55,16 @@ def test_integer_division_truncates() -> None:
     (out,) = evaluate(ops.Binary(fn="div"), np.array([7, -7, 8]), np.array([2, 2, -3]))
     assert out.dtype == np.int64
     assert out.tolist() == [3, -3, -2]
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_before_opset_7_an_axis_aligned_the_operands(computed: bool) -> None:
+    nodes = [("Relu", "v", "r", {})] if computed else []
+    nodes.append(("Sub", "x r" if computed else "x v", "y", {"axis": 1, "broadcast": 1}))
+    v, x = weights(4, 9), weights(2, 4, 9, 7)
+    graph = read(model(nodes, {"v": v}, opset=6))
+    wanted = x - (np.maximum(v, 0) if computed else v)[..., None]
+    np.testing.assert_allclose(reference.run(graph, {"x": x})["y"].numpy(), wanted, rtol=1e-6)
 
 
 def test_a_clip_of_crossed_bounds_is_read_as_the_upper_one() -> None:

@@ -13,7 +13,13 @@ from optgraph.ops.standard.form import Form, Function
 
 def _plain(function: Callable[[Tensor, Tensor], Tensor]) -> Function:
     """Of a torch function of two tensors that does the same."""
-    return lambda form, x, y: function(x, y)
+    return lambda form, x, y: function(x, _aligned(form, x, y))
+
+
+def _aligned(form: Form, x: Tensor, y: Tensor) -> Tensor:
+    """Until opset 7, `axis` said where in x the axes of y begin; without it, the last ones were meant, as since."""
+    axis = form.get("axis")
+    return y if axis is None else y.reshape((*y.shape, *[1] * (x.ndim - axis % x.ndim - y.ndim)))
 
 
 def _folded(function: Callable[[Tensor, Tensor], Tensor]) -> Function:
@@ -23,11 +29,13 @@ def _folded(function: Callable[[Tensor, Tensor], Tensor]) -> Function:
 
 def divide(form: Form, x: Tensor, y: Tensor) -> Tensor:
     """Integers are rounded towards zero."""
+    y = _aligned(form, x, y)
     return x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")
 
 
 def power(form: Form, x: Tensor, y: Tensor) -> Tensor:
     """Of the type of the base, whatever that of the exponent."""
+    y = _aligned(form, x, y)
     if x.is_floating_point() or not (y.is_floating_point() or bool((y < 0).any())):
         return torch.pow(x, y).to(x.dtype)
     return torch.pow(x.double(), y.double()).to(x.dtype)

@@ -22,7 +22,7 @@ def gather(form: Form, x: Tensor, indices: Tensor) -> Tensor:
     axis = form.integer("axis", 0) % x.ndim
     index = _positive(indices, x.shape[axis])
     taken = x.index_select(axis, index.reshape(-1))
-    return taken.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return taken.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 
 def gather_elements(form: Form, x: Tensor, indices: Tensor) -> Tensor:
@@ -35,11 +35,11 @@ def gather_nd(form: Form, x: Tensor, indices: Tensor) -> Tensor:
     batch = form.integer("batch_dims", 0)
     depth = indices.shape[-1]
     rows = math.prod(x.shape[:batch])
-    flat = x.reshape(rows, *x.shape[batch:])
+    flat = x.reshape((rows, *x.shape[batch:]))
     index = indices.reshape(rows, -1, depth)
     first = torch.arange(rows, device=x.device).reshape(-1, 1)
     places = [_positive(index[..., i], x.shape[batch + i]) for i in range(depth)]
-    return flat[(first, *places)].reshape(*indices.shape[:-1], *x.shape[batch + depth :])
+    return flat[(first, *places)].reshape((*indices.shape[:-1], *x.shape[batch + depth :]))
 
 
 def scatter_elements(form: Form, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:

@@ -38,7 +38,11 @@ FUNCTIONS: Mapping[str, Function] = {
     **unary.FUNCTIONS,
     **windows.FUNCTIONS,
 }
-_OLDEST = 7  # the opset that brought numpy's broadcasting
+_OLDEST = 7  # the opset whose operators are as we know them, if not older ones
+# Known as they were before it, too: by their `axis` where they broadcast.
+_OLDER = frozenset(
+    ("Add", "And", "AveragePool", "Div", "Equal", "Gemm", "Greater", "Less", "Mul", "Or", "Pow", "Sub", "Xor")
+)
 
 _UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # torch stores these but computes little in them
 
@@ -64,7 +68,7 @@ def torch_function(node: onnx.NodeProto, opset: int) -> Callable[[Inputs], Outpu
 
 def _changed(op_type: str, opset: int) -> bool:
     """Whether the operator meant something else before the oldest opset that we know."""
-    if opset >= _OLDEST:
+    if opset >= _OLDEST or op_type in _OLDER:
         return False
     since = [onnx.defs.get_schema(op_type, version, "").since_version for version in (opset, _OLDEST)]
     return since[0] != since[1]

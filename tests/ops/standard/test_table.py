@@ -143,6 +143,7 @@ CASES = [
     case("Dropout", 13, real(3, 4), outputs=2),
     case("Gather", 13, X, np.array([[0, -1], [2, 1]]), axis=1),
     case("Gather", 13, X, scalar(-2, np.int64), axis=3),
+    case("Gather", 13, real(5), scalar(2, np.int64)),
     case("GatherElements", 13, real(3, 4), np.array([[0, -1], [2, 1]]), axis=1),
     case("GatherND", 12, X, np.array([[[0, -1]], [[3, 2]]]), batch_dims=1),
     case("GatherND", 12, X, np.array([[0, -1, 2], [1, 2, 1]])),
@@ -234,9 +235,17 @@ def test_every_function_is_among_the_cases() -> None:
     assert set(FUNCTIONS) - {found.op for found in CASES} == {"CastLike", "CumProd", "Det", "Identity", "Swish"}
 
 
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div", "Pow", "Greater"])
+def test_before_opset_7_an_axis_aligned_the_operands(op: str) -> None:
+    x, y = np.abs(X) + 1, np.abs(real(6, 5)) + 1
+    (old,) = evaluate(helper.make_node(op, ["x", "y"], ["z"], axis=1, broadcast=1), 6, [x, y]) or []
+    (new,) = evaluate(helper.make_node(op, ["x", "y"], ["z"]), 13, [x, y[..., None]]) or []
+    np.testing.assert_array_equal(old, new)
+
+
 def test_what_torch_cannot_do_is_left() -> None:
     assert torch_function(helper.make_node("NonMaxSuppression", ["a", "b"], ["c"]), 11) is None
-    assert torch_function(helper.make_node("Add", ["a", "b"], ["c"]), 6) is None  # its `axis` broadcast otherwise
+    assert torch_function(helper.make_node("Dropout", ["a"], ["b"], is_test=0), 6) is None  # in training mode
     cubic = torch_function(helper.make_node("GridSample", ["a", "b"], ["c"], mode="cubic"), 20)
     assert cubic is not None
     with pytest.raises(OutsideTorchError, match="rank 5"):
