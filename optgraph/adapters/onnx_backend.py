@@ -102,7 +102,7 @@ class OptgraphRep(BackendRep):
         weights = {tensor.name for tensor in model.graph.initializer}
         self._inputs = [info.name for info in model.graph.input if info.name not in weights]
         self._outputs = [info.name for info in model.graph.output]
-        self._parameters = _parameters(model, self._inputs)
+        self._parameters = parameters(model, self._inputs)
         self._compiled: tuple[object, net.Net] | None = None
         self.runs = 0
         self.helped: tuple[str, ...] = ()
@@ -136,7 +136,7 @@ class OptgraphRep(BackendRep):
             (name, a.dtype, a.shape, a.tobytes() if name in self._parameters else None) for name, a in arrays.items()
         ]
         if self._compiled is None or self._compiled[0] != key:
-            model, shapes = _specialised(self._model, arrays, self._parameters)
+            model, shapes = specialised(self._model, arrays, self._parameters)
             try:
                 graph = read.read(model, shapes)
                 for value in graph.values.values():
@@ -159,7 +159,7 @@ def _check_dtype(dtype: str) -> None:
         raise unittest.SkipTest(f"values of type {'string' if dtype == 'object' else dtype}")
 
 
-def _parameters(model: onnx.ModelProto, inputs: Sequence[str]) -> frozenset[str]:
+def parameters(model: onnx.ModelProto, inputs: Sequence[str]) -> frozenset[str]:
     """The model inputs that no operator takes as data."""
     data = {output.name for output in model.graph.output}
     for node in model.graph.node:
@@ -167,7 +167,7 @@ def _parameters(model: onnx.ModelProto, inputs: Sequence[str]) -> frozenset[str]
     return frozenset(inputs) - data
 
 
-def _specialised(
+def specialised(
     model: onnx.ModelProto, arrays: Mapping[str, np.ndarray], parameters: frozenset[str]
 ) -> tuple[onnx.ModelProto, dict[str, tuple[int, ...]]]:
     """The model with its parameters as constants, and the shapes of its other inputs."""

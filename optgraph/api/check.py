@@ -15,7 +15,7 @@ import onnx
 
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.errors import ModelError
-from optgraph.ir.checks import check_size
+from optgraph.ir.checks import check_size, uncomputable
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import BATCH
 from optgraph.onnx.inputs import declared_value
@@ -94,13 +94,17 @@ def check(
     graph = importer.build(input_shape)
     check_size(graph)
     nodes = graph.source_nodes
+    without = [
+        Unsupported(", ".join(node.origin), node.op.kind, "", error.reason, error.remedy)
+        for node, error in uncomputable(graph)
+    ]
     pipeline.apply(graph, (*pipeline.SIMPLIFY, *pipeline.FUSE))
     sizeless = _sizeless(graph)
     found = lower(graph).fallbacks if not sizeless else ()
     return Compatibility(
         model=graph.name,
         nodes=nodes,
-        unsupported=(*importer.unsupported, *sizeless),
+        unsupported=(*importer.unsupported, *without, *sizeless),
         unjudged=tuple(importer.unjudged),
         fused_nodes=len(graph),
         fallbacks=tuple(FallingBack(f.op, graph.node(f.node).origin, f.reason) for f in found),

@@ -16,7 +16,7 @@ from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.devices import Target
 from optgraph.base.errors import InputError, ModelError
 from optgraph.cost.work import bytes_per_image
-from optgraph.ir.checks import check_finite, check_size
+from optgraph.ir.checks import check_computable, check_finite, check_size
 from optgraph.ir.graph import Graph
 from optgraph.ir.op import Op
 from optgraph.onnx import read
@@ -120,6 +120,7 @@ class Recipe:
         graph = read.read(self.model, shape, outputs=self.outputs, budget=self.budget, ops=self.ops)
         check_size(graph)
         check_finite(graph)
+        check_computable(graph)
         digest = self.digest if isinstance(self.model, onnx.ModelProto) else _digest(self.model)
         source = SourceModel(graph.name, digest, graph.source_nodes, bytes_per_image(graph, self.dtype))
         reports = pipeline.apply(graph, self.simplify_passes)

@@ -17,7 +17,8 @@ def as_tensor(array: np.ndarray) -> Tensor:
 
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+    # Of two types of 8 bytes that C has and numpy tells apart, torch knows one.
+    return torch.from_numpy(array.view(np.uint64) if array.dtype == np.uint64 else array)
 
 
 def to_tensor(array: np.ndarray) -> Tensor:

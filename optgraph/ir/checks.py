@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
 from optgraph.base.errors import ModelError
-from optgraph.ir.graph import Graph
+from optgraph.ir.graph import Graph, Node
 from optgraph.ir.op import Op
 from optgraph.ir.values import Value
 
@@ -33,6 +34,22 @@ def check_finite(graph: Graph) -> None:
             f"weight '{name}'{reader} has {np.count_nonzero(bad)} of {array.size} values that are NaN or infinite: "
             "export the model again from a sound checkpoint"
         )
+
+
+def uncomputable(graph: Graph) -> Iterator[tuple[Node, ModelError]]:
+    """The nodes whose operators nothing here can run, and why: neither a kernel nor torch nor ONNX's reference."""
+    opsets = {**graph.domains, "": graph.opset}
+    for node in graph.nodes():
+        try:
+            node.op.function(opsets)
+        except ModelError as error:
+            yield node, error
+
+
+def check_computable(graph: Graph) -> None:
+    """Raises ModelError, naming the first node whose operator nothing here can run."""
+    for node, error in uncomputable(graph):
+        raise error.at(f"node '{node.name}' ({node.op.kind})")
 
 
 def _multiplies(op: Op, constant: np.ndarray) -> bool:

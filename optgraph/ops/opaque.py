@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, version_converter
 
+from optgraph.base.arrays import to_array
 from optgraph.base.dtypes import torch_dtype
 from optgraph.base.errors import ModelError
 from optgraph.ir.op import Exporter, Importer, Inputs, Node, Op, Outputs
@@ -80,7 +81,8 @@ class Opaque(Op):
             to.add(part)
 
     def least_opset(self, source: int) -> int:
-        return 0 if self.domain else source  # it is never downgraded
+        """That which gave it its meaning: it is never converted to an older one."""
+        return self._since(source) if not self.domain and onnx.defs.has(self.op_type) else 0
 
     def compute(self, inputs: Inputs) -> Outputs:
         return self.function({"": OPSET})(inputs)
@@ -127,11 +129,12 @@ class Opaque(Op):
         try:
             evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=imports))
         except Exception as error:
-            raise ModelError(f"ONNX has no reference implementation of it: {_line(error)}") from error
+            reason = f"nothing here computes it, and ONNX has no reference implementation of it: {_line(error)}"
+            raise ModelError(reason, "export it from other operators, or cut the network off before it") from error
 
         def call(tensors: Inputs) -> Outputs:
             device = next((t.device for t in tensors if t is not None), torch.device("cpu"))
-            present = [_to_numpy(t) for t in tensors if t is not None]
+            present = [to_array(_widened(t)) for t in tensors if t is not None]
             feeds = dict(zip(names, present, strict=True))
             try:
                 return tuple(torch.from_numpy(np.array(a)).to(device) for a in evaluator.run(None, feeds))
@@ -168,14 +171,16 @@ class Opaque(Op):
             return version_converter.convert_version(model, target).graph
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            raise ModelError(f"cannot be converted from opset {opset} to {target}: {reason}") from None
+            raise ModelError(
+                f"cannot be converted from opset {opset} to {target}: {reason}", "export it again"
+            ) from None
 
     def _since(self, opset: int) -> int:
         """The opset that gave the operator the meaning it has in `opset`."""
         try:
             return int(onnx.defs.get_schema(self.op_type, opset, "").since_version)
         except onnx.defs.SchemaError:
-            raise ModelError(f"ONNX opset {opset} has no such operator") from None
+            raise ModelError(f"ONNX opset {opset} has no such operator", "export it again") from None
 
 
 def _inferred(
@@ -190,9 +195,13 @@ def _inferred(
         if array is not None and array.size <= 4096:
             data[name] = numpy_helper.from_array(array, name)
     model = importer.model
+    # With every default written out: inference forgets that of STFT.
+    whole, given = onnx.NodeProto.FromString(node.SerializeToString()), {attribute.name for attribute in node.attribute}
+    defaults = (attribute.default_value for attribute in schema.attributes.values() if attribute.name not in given)
+    whole.attribute.extend(value for value in defaults if value.type != onnx.AttributeProto.UNDEFINED)
     try:
         inferred = onnx.shape_inference.infer_node_outputs(
-            schema, node, types, data, opset_imports=list(model.opset_import), ir_version=model.ir_version
+            schema, whole, types, data, opset_imports=list(model.opset_import), ir_version=model.ir_version
         )
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise ModelError(str(error).splitlines()[0]) from None
@@ -212,14 +221,6 @@ def _inferred(
 def _widened(tensor: Tensor) -> Tensor:
     """16-bit floats as float32, so that what an operator computes is rounded once."""
     return tensor.float() if tensor.is_floating_point() and tensor.itemsize == 2 else tensor
-
-
-def _to_numpy(tensor: Tensor) -> np.ndarray:
-    import torch
-
-    tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # numpy has no bfloat16
-    array: np.ndarray = tensor.detach().cpu().numpy()
-    return array
 
 
 def _line(error: Exception) -> str:

@@ -7,6 +7,7 @@ from functools import reduce
 
 import torch
 
+from optgraph.base.errors import ModelError
 from optgraph.ir.op import Op
 from optgraph.kernels.frame.kernel import Kernel
 
@@ -24,6 +25,9 @@ def fallback(
 
     def run() -> None:
         for out, result in zip(outs, compute([given(tensor) for tensor in inputs]), strict=True):
+            if out.shape != result.shape:  # copied, it might be repeated without a word
+                shapes = list(result.shape), list(out.shape)
+                raise ModelError(f"{op.kind} gives {shapes[0]}, and {shapes[1]} was inferred: fix the input shapes")
             out.copy_(result)
 
     return run

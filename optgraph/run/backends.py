@@ -15,6 +15,7 @@ import onnx
 import torch
 
 from optgraph.ahead.cubins import Cubin
+from optgraph.base.arrays import as_tensor
 from optgraph.base.devices import INTERPRET, SM_90, Target
 from optgraph.base.errors import InputError, OptgraphError
 from optgraph.ir.graph import Graph
@@ -121,15 +122,15 @@ class OnnxRuntime:
         model = to_onnx(graph)
         try:
             self._session = session(self._narrowed(model).SerializeToString(), threads)
-        except OptgraphError:
+        except OptgraphError as error:
             if self._narrows or "float64" not in dtypes:
-                raise
+                raise OptgraphError(f"{error}: use backend='torch'") from None
             self._narrows = True
             self._session = session(self._narrowed(model).SerializeToString(), threads)
 
     def __call__(self, feeds: Tensors, batch: int) -> dict[str, torch.Tensor]:
         results = self._session.run(None, self._arrays(feeds))
-        return {name: torch.from_numpy(result) for name, result in zip(self._session.outputs, results, strict=True)}
+        return {name: as_tensor(result) for name, result in zip(self._session.outputs, results, strict=True)}
 
     def stepwise(self, feeds: Tensors, batch: int, see: See) -> dict[str, torch.Tensor]:
         exporter = ModelWriter(self.graph)
@@ -138,7 +139,7 @@ class OnnxRuntime:
         names = {value: exporter.name(value) for node in nodes for value in node.outputs}
         values = exported.stream([name for name in names.values() if name in exported], self._arrays(feeds))
         for node in nodes:
-            see(node, {v: torch.from_numpy(next(values)) for v in node.outputs if names[v] in exported})
+            see(node, {v: as_tensor(next(values)) for v in node.outputs if names[v] in exported})
         return self(feeds, batch)
 
     def _narrowed(self, model: onnx.ModelProto) -> onnx.ModelProto:
