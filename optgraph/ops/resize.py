@@ -171,7 +171,7 @@ class Resize(Op):
         tables = {
             axis: context.weight(_table, dtype="float32", op=self, shape=resized, axis=axis)
             for axis, taps in self.taps(resized).items()
-            if not taps.identity
+            if not (taps.identity and len(taps.index) == resized[axis])
         }
         resampled(context, node, x, out, tables)
 
