@@ -78,7 +78,7 @@ def test_options_are_there() -> None:
         options.update(option for parameter in command.params for option in parameter.opts)
     for name in ("README.md", "docs/usage.md"):
         commands = re.sub(r"python -m .*", "", (ROOT / name).read_text())
-        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", commands)) <= options, name
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", commands)) <= options, name
 
 
 def code(document: Path) -> Iterator[ast.AST]:

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -29,16 +30,20 @@ _FLOATS = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 def apart_from_pools(graph: onnx.GraphProto) -> None:
     """Gives every Pad of zeros that a pool reads the value -0.0, which is as little and adds as much."""
     read = {name for node in graph.node if node.op_type in _POOLS for name in node.input[:1]}
+    pads = [node for node in graph.node if node.op_type == "Pad" and node.output[0] in read and len(node.input) > 2]
     arrays = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type != "Pad" or node.output[0] not in read or len(node.input) < 3:
-            continue
+    readers = Counter(name for node in graph.node for name in node.input)
+    for node in pads:
         tensor = arrays.get(node.input[2])
         value = None if tensor is None else numpy_helper.to_array(tensor)
-        if value is not None and value.dtype.kind == "f" and not value.any():
-            name = f"{node.output[0]}/minus_zero"
-            graph.initializer.append(numpy_helper.from_array(np.negative(np.abs(value)), name))
-            node.input[2] = name
+        if tensor is None or value is None or value.dtype.kind != "f" or value.any():
+            continue
+        minus_zero = np.negative(np.abs(value))
+        if readers[tensor.name] == 1:
+            tensor.CopyFrom(numpy_helper.from_array(minus_zero, tensor.name))
+        else:
+            node.input[2] = f"{node.output[0]}/minus_zero"
+            graph.initializer.append(numpy_helper.from_array(minus_zero, node.input[2]))
 
 
 def named_outputs(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
