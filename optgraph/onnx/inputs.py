@@ -87,6 +87,12 @@ def _input_shape(info: onnx.ValueInfoProto, override: InputShape | None) -> Shap
             example = ",".join(["N", *(str(s) if s else "299" for s in declared[1:])])
             raise ModelError(
                 f"input '{info.name}' leaves dimension {i} open ({example.replace('299', '?')})",
-                f"fix it with --input-shape {example}",
+                f"fix it with --input-shape {example}{_or_sizes(declared)}",
             )
     return tuple(shape)
+
+
+def _or_sizes(shape: Sequence[Dim | None]) -> str:
+    """The other remedy for an image that leaves no more than its height and width open."""
+    left = {axis for axis, d in enumerate(shape) if axis and not isinstance(d, int)}
+    return ", or with --sizes" if len(shape) == 4 and (left <= {2, 3} or left == {1, 2}) else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from safetensors.numpy import save_file
 
 import optgraph
 from optgraph import ArtifactError, Budget, InputError, ModelError
+from optgraph.ahead.build import find_all_uses, find_uses
 from optgraph.api import sizes as by_size
+from optgraph.base.devices import SM_90
 from optgraph.passes import pipeline
 from optgraph.run.engine import Engine
 from tests.support.open_sizes import answer, detector, image, made
@@ -163,6 +166,13 @@ def test_strict_holds_on_demand() -> None:
         optgraph.compile(model, "torch", sizes=[(8, 8)], strict=True)
 
 
+def test_kernels_are_compiled_ahead_for_all_sizes_and_once(net: optgraph.Net) -> None:
+    plans = [net.plans, net.at(12, 20).plans]
+    each = [{use.key for use in find_uses(one, [1], [SM_90])} for one in plans]
+    both = [use.key for use in find_all_uses(plans, [1], [SM_90])]
+    assert set(both) == each[0] | each[1] and len(both) == len(set(both)) < len(each[0]) + len(each[1])
+
+
 # ---- files
 
 
@@ -231,6 +241,23 @@ def test_any_size_is_for_what_a_file_can_say(tmp_path: Path) -> None:
 
 def change(key: str, value: object):
     return lambda sized: sized.__setitem__(key, value)
+
+
+def test_random_damage_never_passes_for_a_network(net: optgraph.Net, tmp_path: Path) -> None:
+    path = tmp_path / "net.optgraph"
+    net.save(path, any_size=True)
+    good, rng = path.read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(150):
+        data = bytearray(good)
+        for _ in range(rng.choice((1, 3, 50))):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        path.write_bytes(data)
+        try:
+            optgraph.load(path, "torch").at(*ODD)
+        except (ArtifactError, InputError):
+            refused += 1
+    assert refused > 120  # the rest changed a name, a count or nothing
 
 
 DAMAGE = {

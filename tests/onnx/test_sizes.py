@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from onnx import helper
 
-from optgraph.base.errors import InputError
+from optgraph.base.errors import InputError, ModelError
+from optgraph.onnx.read import read
 from optgraph.onnx.sizes import OpenImage, checked_sizes, open_image, shapes_at
 from tests.support.open_sizes import made
 
@@ -96,3 +97,12 @@ def test_sizes_that_are_none() -> None:
     half = model(x=("n", 3, 48, "w"))
     with pytest.raises(InputError, match="32x320 does not fit input 'x', which has a height of 48"):
         shapes_at(half, None, open_image(half), (32, 320))
+
+
+def test_an_open_image_is_told_of_sizes() -> None:
+    for shape in (("n", 3, "h", "w"), ("n", 3, 48, "w"), ("n", "h", "w", 3)):
+        with pytest.raises(ModelError, match=r"--input-shape N,.*, or with --sizes$"):
+            read(model(x=shape))
+    for shape in (("n", "c", "h", "w"), ("n", "c", 8, 8), ("n", 3, "t")):
+        with pytest.raises(ModelError, match=r"--input-shape N,[\d,]*$"):
+            read(model(x=shape))
