@@ -305,7 +305,7 @@ def test_an_artifact_of_another_version(artifact: Path) -> None:
     whole = artifact.read_bytes()
     size = int.from_bytes(whole[:8], "little")
     header = whole[8 : 8 + size]
-    current = f'"format":"{module.FORMAT}"'.encode()
+    current = f'"format":"{module.FORMATS[0]}"'.encode()
     assert header.count(current) == 1
     header = header.replace(current, b'"format":"999"')
     artifact.write_bytes(len(header).to_bytes(8, "little") + header + whole[8 + size :])
