@@ -1,7 +1,8 @@
 """Which positions of an axis Resize reads for each position that it makes, and with what weights.
 
 Resize is separable: y[i] = sum over t of weight[i, t] * x[index[i, t]] along one axis after the other, whatever the
-mode. Positions are computed in float32, in the order in which ONNX Runtime does: near a tie, `nearest` depends on it.
+mode. Positions are computed in float32, in the order in which ONNX Runtime does, and ties told as it tells them, for
+`nearest` depends on both.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ COORDINATES = (
     *("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel"),
     *("align_corners", "asymmetric", "tf_crop_and_resize"),
 )
+_TIE = 1e-6  # what is as near to a tie is one: float32 does not tell
 MODES = ("nearest", "linear", "cubic")
 ROUNDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "floor": np.floor,
     "ceil": np.ceil,
-    "round_prefer_floor": lambda at: np.ceil(at - np.float32(0.5)),
-    "round_prefer_ceil": lambda at: np.floor(at + np.float32(0.5)),
+    "round_prefer_floor": lambda at: np.ceil(at.astype(np.float64) - 0.5 - _TIE),
+    "round_prefer_ceil": lambda at: np.floor(at.astype(np.float64) + 0.5 + _TIE),
 }
 
 
@@ -39,10 +41,6 @@ class Taps:
     index: np.ndarray
     weight: np.ndarray
     inside: np.ndarray
-
-    @property
-    def identity(self) -> bool:
-        return self.index.shape[1] == 1 and bool((self.index[:, 0] == np.arange(len(self.index))).all())
 
 
 @dataclass(frozen=True)

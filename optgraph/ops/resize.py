@@ -169,9 +169,7 @@ class Resize(Op):
         x, out = context.read(node.inputs[0]), context.write(node.output)
         resized = tuple(size if axis in self.axes else 1 for axis, size in enumerate(x.shape))  # any batch shares them
         tables = {
-            axis: context.weight(_table, dtype="float32", op=self, shape=resized, axis=axis)
-            for axis, taps in self.taps(resized).items()
-            if not (taps.identity and len(taps.index) == resized[axis])
+            axis: context.weight(_table, dtype="float32", op=self, shape=resized, axis=axis) for axis in self.axes
         }
         resampled(context, node, x, out, tables)
 

@@ -140,6 +140,14 @@ def test_sizes_that_make_no_sense(scales: Sequence[float]) -> None:
         ops.Resize(axes=(2,), scales=tuple(scales)).infer([Value(("N", 3, 6, 7))])
 
 
+def test_ties_are_told_in_spite_of_float32() -> None:
+    """As in ONNX Runtime, to which a position of 1.5000002 is a tie."""
+    roi = [0, 0, 0, -0.2, 1, 1, 1, 1.2]
+    how = {"mode": "nearest", "coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 9.0}
+    for rounding in ("round_prefer_floor", "round_prefer_ceil"):
+        agrees(model("Resize", 13, (1, 1, 6, 11), roi=roi, sizes=(1, 1, 6, 13), nearest_mode=rounding, **how))
+
+
 def test_reference() -> None:
     x = rand(2, 3, 4, 5)
     (out,) = evaluate(ops.Resize(axes=(3,), scales=(2.0,), nearest="floor", coordinates="asymmetric"), x)
