@@ -53,7 +53,8 @@ def compile(
         list[str] | None,
         typer.Option(
             metavar="[NAME=]SOURCE",
-            help="Images, .npy files or a folder of them, as for verify, for --keep-fp32 auto to look at.",
+            help="Images, .npy files or a folder of them, as for verify: lists the regions that leave the range of "
+            "fp16 on them, which are what --keep-fp32 auto keeps.",
         ),
     ] = None,
     *,
@@ -73,7 +74,9 @@ def compile(
     """
     from optgraph.api import net
     from optgraph.base.files import check_output
+    from optgraph.cli.images import read_feeds
     from optgraph.report import facts, tables
+    from optgraph.run.ranges import leaving
 
     batches, sizes = batch_sizes(batch), options.asked_sizes()
     if any_size and not sizes:
@@ -90,10 +93,16 @@ def compile(
         data = facts.net_dict(compiled, batches)
         data |= {"variants": facts.variants_dict(compiled), "passes": facts.passes_dict(compiled.reports)}
         data["output"] = str(output)
+        feeds = read_feeds(input or (), compiled.inputs)
+        kept = compiled.plans.keep
+        out = leaving(compiled.simplified, compiled.fused, compiled.dtype, feeds, kept)
+        data["out_of_range"] = [region.to_json() for region in out]
         compiled.save(output, any_size=any_size)
     variants = data["variants"]
     shown = [tables.passes_table(data["passes"]), tables.net_table(data)]
     lines = [f"wrote {output}"]
+    if data["out_of_range"]:
+        lines.insert(0, "leaves fp16: " + "\n             ".join(map(tables.leaving, data["out_of_range"])))
     if variants:
         shown.append(tables.variants_table(variants))
         lines.insert(0, tables.variants_line(variants))

@@ -139,7 +139,7 @@ def bench(
         answers = theirs(feeds)
         dtype, reference = computed_dtype(net), Original(net, InnerValues(whole), [feeds], batch, seed=0)
         noise, _ = reference.noise()
-        coarse = coarseness(net.fused, dtype, feeds, reference.answers[0], reference.scales)
+        coarse = coarseness(net, dtype, [feeds], reference.answers, reference.scales)
         require_agreement(ours(feeds), answers, reference.scales, allowed(dtype, max(noise, coarse)))
         for run in (ours, theirs) * (WARM_UPS - 1):
             run(feeds)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
 
+from optgraph.api.net import Net
 from optgraph.base.dtypes import STORAGE, nearest_tf32, torch_dtype
 from optgraph.ir.graph import Graph
 from optgraph.onnx.sessions import Feeds
+from optgraph.plan.kept import Kept
 from optgraph.run.reference import Executor
 
 BOUNDS = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 5e-3, "bf16": 3e-2}  # relative L2 of an output, by dtype
@@ -53,38 +55,44 @@ def rounding(graph: Graph, feeds: Feeds, answers: Feeds, scales: Mapping[str, fl
     return furthest({n: t.numpy() for n, t in Executor(graph, torch.float64)(feeds).items()}, answers, scales)
 
 
-def coarseness(graph: Graph, dtype: str, feeds: Feeds, answers: Feeds, scales: Mapping[str, float]) -> float:
-    """How far rounding the weights to `dtype`, and nothing else, moves the answers of the fused `graph`.
-
-    It moves them more than rounding every activation does: a weight is off by the same on all pixels of an image, so
-    no average evens it out.
-    """
+def coarseness(
+    net: Net, dtype: str, inputs: Sequence[Feeds], answers: Sequence[Feeds], scales: Mapping[str, float]
+) -> float:
+    """How far rounding to `dtype` what kernels store in it, and nothing else, moves the answers to the inputs."""
     if dtype == "fp32":
         return 0.0
-    results = Executor(rounded(graph, dtype))(feeds)
-    return furthest({name: result.numpy() for name, result in results.items()}, answers, scales)
+    executor = as_stored(net.fused, dtype, net.plans.keep)
+    found = [{name: result.numpy() for name, result in executor(feeds).items()} for feeds in inputs]
+    return max(furthest(results, answer, scales) for results, answer in zip(found, answers, strict=True))
 
 
-def rounded(graph: Graph, dtype: str) -> Graph:
-    """`graph` with its weights rounded to `dtype`."""
-    found = graph.copy()
+def as_stored(graph: Graph, dtype: str, keep: Collection[str] = ()) -> Executor:
+    """Runs the fused `graph` with its weights and the results of its regions rounded to `dtype`.
+
+    keep: ONNX nodes whose regions are kept in float32.
+    """
+    kept = Kept.of(graph, keep)
+    stored = graph.copy()
+    exact = {value for node in graph.nodes() if node.name in kept.nodes for value in node.inputs}
     for name, array in graph.constants.items():
-        if array.ndim > 1 and array.dtype.kind == "f":  # kernels keep vectors in float32
-            found.constants[name] = _rounded(array.astype(np.float32), dtype)
-    return found
+        if array.ndim > 1 and array.dtype.kind == "f" and name not in exact:  # kernels keep vectors in float32
+            stored.constants[name] = _rounded(torch.tensor(array.astype(np.float32)), dtype).numpy()
+
+    def store(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if name in kept.values else _rounded(tensor, dtype)
+
+    return Executor(stored, store=store)
 
 
-def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:
-    x = torch.tensor(array)
-    nearest = nearest_tf32(x) if dtype == "tf32" else x.to(torch_dtype(STORAGE[dtype])).float()
-    return nearest.numpy()
+def _rounded(x: torch.Tensor, dtype: str) -> torch.Tensor:
+    return nearest_tf32(x) if dtype == "tf32" else x.to(torch_dtype(STORAGE[dtype])).float()
 
 
 def allowed(dtype: str, noise: float) -> float:
     """The relative L2 that an output may be off: the dtype's bound, unless the network is noisier than that.
 
     A deep network can double each rounding error a few times: ONNX Runtime is 1.5e-5 from itself on some. Then what is
-    allowed is twice the noise, for ours and the reference's are two samples of it, and ten bounds at most.
+    allowed is twice the noise, of which what is measured is one sample, and ten bounds at most.
     """
     return max(BOUNDS[dtype], min(NOISE_FACTOR * noise, NOISE_LIMIT * BOUNDS[dtype]))
 

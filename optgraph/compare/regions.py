@@ -40,12 +40,12 @@ class Regions:
     """
 
     def __init__(
-        self, graph: Graph, original: Original, index: int, bound: float, tell: Progress, rounded: Graph | None = None
+        self, graph: Graph, original: Original, index: int, bound: float, tell: Progress, stored: Executor | None = None
     ) -> None:
         """index: of the input to compare on. bound: relative L2 that a region may be off.
 
-        rounded: `graph` with its weights as the backend stores them. Twice what that alone moves a region is allowed
-        too, up to ten times the bound.
+        stored: runs `graph` in numbers as the backend stores them. Twice what that alone moves a region is allowed too,
+        up to ten times the bound.
         """
         feeds = original.feeds[index]
         produced = [value for node in graph.nodes() for value in node.outputs]
@@ -58,7 +58,7 @@ class Regions:
         self.broken: BadRegion | None = None
         self.worst: BadRegion | None = None
         self._spreads = original.spreads
-        self._rounded: Iterator[tuple[Node, Outputs]] | None = Executor(rounded).stream(feeds) if rounded else None
+        self._rounded: Iterator[tuple[Node, Outputs]] | None = stored.stream(feeds) if stored else None
         self._expected = original.values.stream([self._sources[value].name for value in self._wanted], feeds)
         self._tell = tell
         self._left = set(self._wanted)

@@ -26,14 +26,13 @@ from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.errors import InputError
 from optgraph.base.progress import Progress, silent
 from optgraph.compare import verdict
-from optgraph.compare.oracle import allowed, coarseness, distance, rounded
+from optgraph.compare.oracle import allowed, as_stored, coarseness, distance
 from optgraph.compare.original import Original, OutputError
 from optgraph.compare.regions import BadRegion, Regions
 from optgraph.onnx.load import load_model
 from optgraph.onnx.read import InputShape
 from optgraph.onnx.sessions import Feeds, InnerValues
 from optgraph.onnx.sizes import Size
-from optgraph.plan.kept import Kept
 from optgraph.plan.lowering import fitting_batch
 from optgraph.run.example import example
 from optgraph.run.ranges import Leaving, leaving
@@ -145,17 +144,12 @@ def verify_net(
     reference = Original(net, InnerValues(load_model(original)), feeds, batch, seed)
     dtype = computed_dtype(net)
     noise, notes = reference.noise()
-    noise = max(noise, coarseness(net.fused, dtype, feeds[0], reference.answers[0], reference.scales))
+    noise = max(noise, coarseness(net, dtype, feeds, reference.answers, reference.scales))
     bound = allowed(dtype, noise)
     results, regions = _run(net, reference, batch, REGION_FACTOR * bound, progress)
     progress("outputs", 1.0)
     found = tuple(reference.compare(name, [result[name] for result in results]) for name in net.outputs)
-    stored = Kept.of(net.fused, net.plans.keep).values
-    out = tuple(
-        region
-        for region in leaving(net.simplified, net.fused, dtype, feeds)
-        if not stored.issuperset(net.fused.node(region.region).outputs)
-    )
+    out = tuple(leaving(net.simplified, net.fused, dtype, feeds, net.plans.keep))
     reason = verdict.reason(found, regions, reference, bound, net.backend, out)
     return Verification(
         backend=net.backend,
@@ -232,7 +226,8 @@ def _run(
             for found, answer in zip(results, original.answers, strict=True)
         ]
         worst = errors.index(max(errors))
-    coarse = rounded(net.runtime.graph, computed_dtype(net)) if computed_dtype(net) != "fp32" else None
+    dtype = computed_dtype(net)
+    coarse = as_stored(net.runtime.graph, dtype, net.plans.keep) if dtype != "fp32" else None
     regions = Regions(net.runtime.graph, original, worst, bound, tell, coarse)
     shown = net.runtime.stepwise(tensors[worst], batch, regions.see)
     return results or [shown], regions

@@ -165,7 +165,7 @@ def verification_table(data: Mapping[str, Any]) -> Table:
     if data["notes"]:
         rows["note"] = "\n".join(data["notes"])
     if data["out_of_range"]:
-        rows["leaves fp16"] = "\n".join(map(_leaving, data["out_of_range"]))
+        rows["leaves fp16"] = "\n".join(map(leaving, data["out_of_range"]))
     if data["kept_fp32"]:
         rows["kept in fp32"] = ", ".join(data["kept_fp32"])
     if data["first_bad_region"]:
@@ -192,7 +192,7 @@ def _off(output: Mapping[str, Any]) -> str:
     return f"{output['name']}: {', '.join(parts)}"
 
 
-def _leaving(region: Mapping[str, Any]) -> str:
+def leaving(region: Mapping[str, Any]) -> str:
     """Where a region leaves the range of fp16, and by what names it is kept in float32."""
     nodes = f"ONNX nodes {', '.join(region['onnx_nodes'])}"
     if region["end"] == "large":

@@ -8,7 +8,7 @@ float32's range.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from optgraph.base.dtypes import STORAGE
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.op import Op
+from optgraph.plan.kept import Kept
 from optgraph.run.reference import Executor
 
 LARGEST = 65504.0
@@ -50,18 +51,28 @@ class Leaving:
         return {**asdict(self), "onnx_nodes": list(self.onnx_nodes)}
 
 
-def leaving(simplified: Graph, fused: Graph, dtype: str, inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Leaving]:
+def leaving(
+    simplified: Graph,
+    fused: Graph,
+    dtype: str,
+    inputs: Sequence[Mapping[str, np.ndarray]],
+    keep: Collection[str] = (),
+) -> list[Leaving]:
     """The regions of `fused` that leave the range of `dtype` on some of `inputs`, in topological order.
 
-    Of what is inside a region, and so in no value of `fused`, the large numbers count as they are in `simplified`.
+    keep: ONNX nodes whose regions are kept in float32, and so are none of these. Of what is inside a region, and so in
+    no value of `fused`, the large numbers count as they are in `simplified`.
     """
     if STORAGE[dtype] != "float16":
         return []
     extremes = _extremes(fused, inputs)
     readers = _readers(fused, extremes)
     inside = _inside(simplified, fused, inputs)
+    stored = Kept.of(fused, keep).values
     found = []
     for node in fused.nodes():
+        if stored.issuperset(node.outputs):
+            continue
         ends = [extremes[value] for value in node.outputs if value in extremes]
         largest = max((high for _, high in ends), default=0.0)
         largest = max(largest, *(inside.get(name, 0.0) for name in node.origin), 0.0)

@@ -38,11 +38,20 @@ class Executor:
     device: where constants and computation live; feeds are moved there. On CUDA, the precision of float32 products is
     torch's own setting: `torch.backends.cudnn.allow_tf32` is on by default.
 
+    store: what becomes of a floating value, by its name, once it is computed: to round it, say.
+
     Raises ModelError, naming the node, if an operator has no reference implementation.
     """
 
-    def __init__(self, graph: Graph, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        store: Callable[[str, Tensor], Tensor] | None = None,
+    ) -> None:
         self._dtype = dtype
+        self._store = store
         self._device = torch.device(device)
         self._inputs = {name: graph.values[name] for name in graph.inputs}
         self._outputs = dict(graph.outputs)
@@ -78,11 +87,17 @@ class Executor:
                 computed = step.function([values[name] if name else None for name in node.inputs])
             except (ModelError, RuntimeError) as error:  # torch raises RuntimeError for what it cannot compute
                 raise ModelError(_located(node, error)) from error
-            outputs = tuple(t.to(self._dtype) if t.is_floating_point() else t for t in computed)
+            outputs = tuple(map(self._stored, node.outputs, computed))
             values.update(zip(node.outputs, outputs, strict=True))
             for name in step.dead:
                 del values[name]
             yield node, outputs
+
+    def _stored(self, name: str, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        tensor = tensor.to(self._dtype)
+        return self._store(name, tensor) if self._store is not None else tensor
 
     def _schedule(self, graph: Graph) -> tuple[_Step, ...]:
         read_later = {*self._outputs.values(), *self._constants}

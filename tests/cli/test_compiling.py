@@ -145,4 +145,9 @@ def test_ranges_on_given_inputs(tmp_path: Path) -> None:
     auto = ("--dtype", "fp16", "--keep-fp32", "auto")
     assert ok_json("compile", path, *auto)["kept_fp32"] != []
     assert ok_json("compile", path, *auto, "--input", dim)["kept_fp32"] == []
+    bright = tmp_path / "bright.npy"
+    np.save(bright, np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32))
+    assert "leaves fp16: " in ok("compile", path, "--dtype", "fp16", "--input", bright)
+    assert "leaves fp16" not in ok("compile", path, *auto, "--input", bright)
+    assert ok_json("compile", path, "--dtype", "fp16", "--input", dim)["out_of_range"] == []
     assert ok_json("verify", path, *auto, "--backend", "interpret", "--input", dim)["kept_fp32"] == []

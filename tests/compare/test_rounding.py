@@ -51,7 +51,7 @@ def test_a_network_that_rounded_weights_alone_move_is_not_blamed_for_it(tmp_path
     feeds = example(plain.inputs, 1, seed=0)
     answers = {"y0": plain(feeds["x"])}
     off = {
-        dtype: coarseness(plain.fused, dtype, feeds, answers, {"y0": 0.0}) for dtype in ("fp32", "tf32", "fp16", "bf16")
+        dtype: coarseness(plain, dtype, [feeds], [answers], {"y0": 0.0}) for dtype in ("fp32", "tf32", "fp16", "bf16")
     }
     assert off["fp32"] == 0.0
     assert off["tf32"] == pytest.approx(off["fp16"], rel=0.1)  # both have ten bits behind the point
