@@ -17,7 +17,7 @@ from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.errors import ModelError
 from optgraph.ir.checks import check_size, uncomputable
 from optgraph.ir.graph import Graph
-from optgraph.ir.values import BATCH
+from optgraph.ir.values import per_image
 from optgraph.onnx.inputs import declared_value
 from optgraph.onnx.load import load_parts, model_name
 from optgraph.onnx.read import InputShape, ModelReader
@@ -116,7 +116,7 @@ def _sizeless(graph: Graph) -> list[Unsupported]:
     found = []
     for node in graph.nodes():
         shapes = [graph.shape(value) for value in node.outputs]
-        if any(isinstance(d, str) and d != BATCH for shape in shapes for d in shape):
+        if any(isinstance(d, str) and per_image(d) is None for shape in shapes for d in shape):
             reason = f"the size of its output {list(shapes[0])} is known only when it runs"
             found.append(Unsupported(", ".join(node.origin), node.op.kind, "", reason, "export with fixed shapes"))
     return found

@@ -10,7 +10,7 @@ import numpy as np
 from optgraph.base.errors import ModelError
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.op import Op
-from optgraph.ir.values import Value
+from optgraph.ir.values import Value, per_image
 
 # What multiplies by its constants. Elsewhere an infinity means something: a bound, a mask that is added or chosen.
 _PRODUCTS = frozenset(
@@ -67,4 +67,6 @@ def check_size(graph: Graph) -> None:
 
 
 def _size(value: Value) -> int:
-    return math.prod(d for d in value.shape if isinstance(d, int)) * np.dtype(value.dtype).itemsize
+    return (
+        math.prod(d if isinstance(d, int) else per_image(d) or 1 for d in value.shape) * np.dtype(value.dtype).itemsize
+    )

@@ -5,8 +5,9 @@ Tensors are NCHW in meaning throughout, as in ONNX; memory is NHWC, which only l
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -21,12 +22,14 @@ Shape = tuple[Dim, ...]
 Pair = tuple[int, int]
 Pads = tuple[int, int, int, int]  # top, left, bottom, right
 
-BATCH = "N"  # the one symbolic dimension a graph may keep
+BATCH = "N"  # the one symbol that a graph may keep, alone or times a number: '9*N'
+_MULTIPLE = re.compile(rf"(?:([1-9]\d*)\*)?{BATCH}")
 
 
 @dataclass(frozen=True)
 class Value:
-    """Shape and dtype (a numpy name) of a tensor. A dimension is an int or a symbol such as 'N'."""
+    """Shape and dtype (a numpy name) of a tensor. A dimension is an int, 'N' or '9*N', or a symbol of another name for
+    one that only data tells."""
 
     shape: Shape
     dtype: str = "float32"
@@ -193,28 +196,62 @@ def broadcast(a: Shape, b: Shape) -> Shape:
     return tuple(reversed(out))
 
 
+def per_image(dim: Dim) -> int | None:
+    """How many times the batch a dimension is; None for a number and for another symbol."""
+    found = _MULTIPLE.fullmatch(dim) if isinstance(dim, str) else None
+    return int(found[1] or 1) if found else None
+
+
+def batches(factor: int) -> Dim:
+    """The batch times a factor: 'N', '9*N'."""
+    return 0 if factor == 0 else BATCH if factor == 1 else f"{factor}*{BATCH}"
+
+
+def at(dim: Dim, batch: int) -> int:
+    """A dimension's size for so many images. Raises ModelError if only data tells it."""
+    factor = per_image(dim)
+    if factor is not None:
+        return factor * batch
+    if isinstance(dim, str):
+        raise ModelError(f"dimension '{dim}' is known only when it runs")
+    return dim
+
+
+def volume(dims: Iterable[Dim]) -> Dim | None:
+    """The product of dimensions; None if it is neither a number nor the batch times one."""
+    number, symbols = _factors(dims)
+    if not symbols:
+        return number
+    if symbols == {BATCH: 1}:
+        return batches(number)
+    return next(iter(symbols)) if number == 1 and symbols.total() == 1 else None
+
+
 def reshaped(source: Shape, target: Shape) -> Shape:
-    """Resolves the -1 of `target`, with at most one symbol carried through. Raises ModelError if it cannot."""
-    symbols = [d for d in source if isinstance(d, str)]
-    for d in target:
-        if isinstance(d, str):
-            if d not in symbols:
-                raise ModelError(f"cannot reshape {list(source)} to {list(target)}")
-            symbols.remove(d)
-    have = math.prod(d for d in source if isinstance(d, int))
-    want = math.prod(d for d in target if isinstance(d, int) and d != -1)
-    if -1 not in target:
-        if symbols or have != want:
-            raise ModelError(f"cannot reshape {list(source)} to {list(target)}")
-        return target
-    rest: Dim
-    if not symbols and want and have % want == 0:
-        rest = have // want
-    elif len(symbols) == 1 and have == want:
-        rest = symbols[0]
-    else:
+    """Resolves the -1 of `target`, symbols carried through. Raises ModelError if it cannot."""
+    have, symbols = _factors(source)
+    want, taken = _factors(d for d in target if d != -1)
+    rest: Dim | None = None
+    if taken <= symbols:
+        symbols -= taken
+        if -1 not in target and not symbols and have == want:
+            return target
+        if -1 in target and want and have % want == 0:
+            rest = volume([have // want, *symbols.elements()])
+    if rest is None:
         raise ModelError(f"cannot reshape {list(source)} to {list(target)}")
     return tuple(rest if d == -1 else d for d in target)
+
+
+def _factors(dims: Iterable[Dim]) -> tuple[int, Counter[str]]:
+    """The product of dimensions: a number, and how often each symbol."""
+    number, symbols = 1, Counter[str]()
+    for d in dims:
+        factor = per_image(d)
+        number *= d if isinstance(d, int) else factor or 1
+        if isinstance(d, str):
+            symbols[BATCH if factor else d] += 1
+    return number, symbols
 
 
 def channels_last(shape: Sequence[Dim]) -> bool:

@@ -19,12 +19,13 @@ from optgraph.base.errors import ModelError
 from optgraph.ir.graph import Graph, Source
 from optgraph.ir.op import Op
 from optgraph.ir.values import Dim, Shape
-from optgraph.onnx import shape_arithmetic
 from optgraph.onnx.inputs import InputShape, input_value, overrides_by_name, require_dtype
+from optgraph.onnx.known import Known
 from optgraph.onnx.load import load_parts, model_name
+from optgraph.onnx.scopes import Names, names_read
 from optgraph.onnx.tensors import MALFORMED, constant_array, malformed, tensor_array
 from optgraph.ops.importing import KeepError, attributes
-from optgraph.ops.opaque import Opaque
+from optgraph.ops.opaque import Opaque, inferred
 from optgraph.ops.registry import OURS, Registry
 
 __all__ = ["InputShape", "ModelReader", "read"]
@@ -76,8 +77,9 @@ class ModelReader:
         self.allow_stripped = allow_stripped
         self._registry = registry
         self._alias: dict[str, str] = {}  # ONNX value -> graph value, where they differ
-        self._vectors: dict[str, shape_arithmetic.Vector] = {}  # shape arithmetic known so far, by ONNX value
-        self._read = {name for node in model.graph.node for name in node.input}
+        self._known = Known(self.graph, self.value)
+        self._names = Names(model.graph)
+        self._read = {name for node in model.graph.node for name in names_read(node)}
         self._read.update(output.name for output in model.graph.output)
         self._node: onnx.NodeProto | None = None
 
@@ -101,16 +103,10 @@ class ModelReader:
         return self.graph.values[self.value(name)].dtype
 
     def constant(self, name: str) -> np.ndarray | None:
-        """The array of a constant input, or of shape arithmetic that came out all integer."""
-        found = self._array_of(name)
-        if found is None and name in self._vectors and not _symbolic(self._vectors[name]):
-            return self._vectors[name].astype(np.int64)
-        return found
+        return self._known.constant(name)
 
     def dims(self, name: str) -> list[Dim] | None:
-        """The elements of a shape vector, symbols included; None if it is not known."""
-        vector = self._vector(name)
-        return None if vector is None else list(vector.flat)
+        return self._known.dims(name)
 
     def reads(self, names: Sequence[str]) -> bool:
         """Whether a node or the caller of the model reads any of these ONNX values."""
@@ -138,6 +134,7 @@ class ModelReader:
         )
         for value in node.outputs:
             require_dtype(self.graph.values[value].dtype)
+        self._known.folding.note(node)
         return node.output
 
     def add_constant(self, array: np.ndarray, hint: str) -> str:
@@ -170,8 +167,12 @@ class ModelReader:
                 self._define(name)
             for name in node.input:
                 self.value(name)
-            self._evaluate(node)
+            if node.op_type == "If" and not _domain(node):
+                self._branch(node)
+                return
             self._convert(node)
+            if not _domain(node):
+                self._known.follow(node)
         except ModelError as error:
             raise error.at(where) from None
         except MALFORMED as error:
@@ -191,7 +192,8 @@ class ModelReader:
         for attribute in node.attribute:
             if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
                 remedy = "export a static graph (trace the model)"
-                raise ModelError("control flow is not supported", remedy, attribute.name)
+                reason = "control flow is not supported, but for an If whose condition is known at import"
+                raise ModelError(reason, remedy, attribute.name)
         domain = _domain(node)
         version = self.graph.domains.get(node.domain, self.opset)
         try:
@@ -224,7 +226,47 @@ class ModelReader:
                 pass
         if schema is None:
             raise ModelError(f"its handler refuses it, and ONNX itself knows no operator {node.op_type}")
-        Opaque.from_schema(self, node, schema)
+        if not self._fold(node, schema):
+            Opaque.from_schema(self, node, schema)
+
+    def _fold(self, node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> bool:
+        """Whether the node's outputs are constants, which they are now."""
+        if schema.non_deterministic:  # type: ignore[attr-defined]  # not in the stubs
+            return False
+        arrays = {name: self.constant(name) for name in node.input if name}
+        known = {name: array for name, array in arrays.items() if array is not None}
+        if len(known) < len(arrays):
+            return False
+        results = self._known.folding.node(node, known, inferred(self, node, schema, 1))
+        for name, array in zip(node.output, results or (), strict=bool(results)):
+            require_dtype(str(array.dtype))
+            if name:
+                self.add_constant(array, name)
+        return results is not None
+
+    def _branch(self, node: onnx.NodeProto) -> None:
+        """Imports the branch that an If takes in place of it. Raises ModelError if that is known only when it runs."""
+        condition = self.constant(node.input[0]) if len(node.input) == 1 else None
+        if condition is None or condition.size != 1:
+            self.require_known(node)
+        taken = "then_branch" if condition is not None and condition.any() else "else_branch"
+        branch = attributes(node).get(taken)
+        if branch is None or len(branch.output) != len(node.output) or branch.input or branch.sparse_initializer:
+            raise ModelError("its branch does not fit it", "export the model again", taken)
+        computed = {name for inner in branch.node for name in inner.output}
+        own: dict[str, str] = {}
+        for inner, name in zip(branch.output, node.output, strict=True):
+            if name and inner.name in computed:
+                own.setdefault(inner.name, name)
+        graph = self._names.graph(branch, {}, own=own)
+        self._read.update(name for inner in graph.node for name in names_read(inner))
+        for tensor in graph.initializer:
+            self.graph.add_constant(self._tensor(tensor), tensor.name)
+        for inner in graph.node:
+            self.visit(inner)
+        for value, name in zip(graph.output, node.output, strict=True):
+            if name and value.name != name:  # a value from around the branch, or one that is an output twice
+                self.alias(name, value.name)
 
     def _define(self, name: str) -> None:
         if name and (name in self.graph.values or name in self._alias):
@@ -243,31 +285,6 @@ class ModelReader:
             self._define(info.name)
             self.graph.add_input(info.name, input_value(info, overrides.get(info.name)))
 
-    def _evaluate(self, node: onnx.NodeProto) -> None:
-        """Follows shape arithmetic alongside the graph."""
-        if _domain(node):
-            return
-        if node.op_type == "Shape":
-            shape = self.shape(node.input[0])
-            attrs = attributes(node)
-            picked = list(shape)[slice(attrs.get("start"), attrs.get("end"))]
-            self._vectors[node.output[0]] = np.array(picked, dtype=object)
-        elif node.input and node.op_type in shape_arithmetic.OPERATORS:
-            operands = [self._vector(name) for name in node.input]
-            result = shape_arithmetic.evaluate(node.op_type, attributes(node), operands)
-            if result is not None:
-                self._vectors[node.output[0]] = result
-
-    def _vector(self, name: str) -> shape_arithmetic.Vector | None:
-        """A value as a vector of integers and symbols; None if it is not known, or no such vector."""
-        if name in self._vectors:
-            return self._vectors[name]
-        array = self._array_of(name)
-        return None if array is None else shape_arithmetic.as_vector(array)
-
-    def _array_of(self, name: str) -> np.ndarray | None:
-        return self.graph.constants.get(self._alias.get(name, name))
-
 
 def _domain(node: onnx.NodeProto) -> str:
     """'' for ONNX's own, which has two names."""
@@ -277,7 +294,3 @@ def _domain(node: onnx.NodeProto) -> str:
 def label(node: onnx.NodeProto) -> str:
     """How a message calls an ONNX node: its name, or its first output where it has none."""
     return f"'{node.name}'" if node.name else f"producing '{node.output[0] if node.output else '?'}'"
-
-
-def _symbolic(vector: shape_arithmetic.Vector) -> bool:
-    return any(isinstance(d, str) for d in vector.flat)

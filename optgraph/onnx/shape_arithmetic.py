@@ -1,52 +1,74 @@
-"""Shape arithmetic at import: small integer tensors whose elements are dimensions, computed with a symbolic batch.
+"""Shape arithmetic at import: small tensors whose elements are dimensions, computed with a symbolic batch.
 
 Exporters spell `x.view(x.size(0), -1)` as Shape -> Gather -> Unsqueeze -> Concat -> Reshape. Evaluating such chains
-on arrays of `int | str` lets the batch stay a symbol: Concat(['N'], [-1]) is the vector ['N', -1].
+on arrays of numbers and symbols lets the batch stay one: Concat(['N'], [-1]) is the vector ['N', -1]. What an element
+may be, and the arithmetic on two, is in `symbols.py`.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from optgraph.onnx import symbols
+from optgraph.onnx.symbols import UnknownError
+
 MAX_ELEMENTS = 1024  # a shape, a pad or an axes vector is far smaller; anything larger is data
 
-Vector = np.ndarray  # of dtype object, elements int or str
+Vector = np.ndarray  # of dtype object
+_Function = Callable[[Mapping[str, Any], Sequence[Vector | None]], Vector]
 
 
 def as_vector(array: np.ndarray) -> Vector | None:
-    """An integer (or boolean) constant as a vector of dimensions; None if it is data."""
-    if array.dtype.kind not in "iub" or array.size > MAX_ELEMENTS:
+    """A constant as a vector of dimensions; None if it is data."""
+    if array.size > MAX_ELEMENTS or array.dtype.kind not in "iubf":
         return None
-    return array.astype(np.int64).astype(object)
+    return _of(array.dtype, array)
 
 
-def evaluate(op_type: str, attrs: Mapping[str, Any], inputs: Sequence[Vector | None]) -> Vector | None:
+def evaluate(op_type: str, attrs: Mapping[str, Any], inputs: Sequence[Vector | None], dtype: str) -> Vector | None:
     """The value of one shape-arithmetic node, None where it is not one or an operand is unknown.
 
-    Symbols pass through data movement; arithmetic keeps them only where it is neutral (N * 1, N + 0, N / 1).
+    dtype: of its output. Raises nothing: what is no such value stays in the graph.
     """
     function = _FUNCTIONS.get(op_type)
     if function is None or not inputs or inputs[0] is None:
         return None
     try:
+        kind = np.dtype(dtype)
         result = function(attrs, inputs)
-    except (_UnknownError, TypeError, ValueError, IndexError, ZeroDivisionError):
+        return _of(kind, result) if result.size <= MAX_ELEMENTS and kind.kind in "iubf" else None
+    except (UnknownError, TypeError, ValueError, IndexError, ArithmeticError):
         return None
-    return result if result is not None and result.size <= MAX_ELEMENTS else None
 
 
-class _UnknownError(Exception):
-    """An operand or a combination that has no symbolic value."""
+def _of(kind: np.dtype[Any], array: np.ndarray) -> Vector:
+    """Its elements as numbers of that type: a float's scalars, or ints. Symbols stay: they are whole and positive."""
+    vector = np.empty(array.shape, dtype=object)
+    for index, d in np.ndenumerate(array):
+        if kind.kind == "b":
+            vector[index] = 1 if symbols.is_symbol(d) else int(bool(d))
+        elif symbols.is_symbol(d):
+            vector[index] = d
+        elif kind.kind == "f":
+            vector[index] = kind.type(d)
+        else:
+            vector[index] = int(d)  # truncated, as a Cast does
+            if not np.iinfo(kind).min <= vector[index] <= np.iinfo(kind).max:
+                raise UnknownError
+    return vector
 
 
 def _ints(vector: Vector | None) -> list[int]:
-    if vector is None or any(isinstance(d, str) for d in vector.flat):
-        raise _UnknownError
-    return [int(d) for d in vector.flat]
+    return [int(d) for d in _numbers(vector)]
+
+
+def _numbers(vector: Vector | None) -> list[Any]:
+    if any(map(symbols.is_symbol, _known(vector).flat)):
+        raise UnknownError
+    return list(_known(vector).flat)
 
 
 def _axes(attrs: Mapping[str, Any], inputs: Sequence[Vector | None]) -> list[int] | None:
@@ -57,7 +79,7 @@ def _axes(attrs: Mapping[str, Any], inputs: Sequence[Vector | None]) -> list[int
 
 def _known(vector: Vector | None) -> Vector:
     if vector is None:
-        raise _UnknownError
+        raise UnknownError
     return vector
 
 
@@ -110,73 +132,48 @@ def _constant_of_shape(attrs: Mapping[str, Any], inputs: Sequence[Vector | None]
 
     shape = _ints(inputs[0])
     fill = numpy_helper.to_array(attrs["value"]) if "value" in attrs else np.zeros(1, np.float32)
-    if fill.dtype.kind not in "iub" or np.prod(shape, dtype=np.float64) > MAX_ELEMENTS:
-        raise _UnknownError
-    return np.full(shape, int(fill.item()), dtype=object)
-
-
-def _cast(attrs: Mapping[str, Any], inputs: Sequence[Vector | None]) -> Vector:
-    from onnx import helper
-
-    if helper.tensor_dtype_to_np_dtype(attrs["to"]).kind not in "iu":
-        raise _UnknownError
-    return _known(inputs[0])
+    if np.prod(shape, dtype=np.float64) > MAX_ELEMENTS:
+        raise UnknownError
+    return np.full(shape, fill.item(), dtype=object)
 
 
 def _product(attrs: Mapping[str, Any], inputs: Sequence[Vector | None]) -> Vector:
     product: Any = 1
     for d in _known(inputs[0]).flat:
-        product = _multiply(product, d)
+        product = symbols.multiply(product, d)
     return np.array([product] if attrs.get("keepdims", 1) else product, dtype=object)
 
 
-def _multiply(a: Any, b: Any) -> Any:
-    if isinstance(a, str) or isinstance(b, str):
-        return _neutral(a, b, 1)
-    return a * b
+def _elementwise(function: Callable[[Any, Any], Any]) -> _Function:
+    """Of two operands; of one or more for what ONNX defines so, Max and Min."""
 
-
-def _add(a: Any, b: Any) -> Any:
-    if isinstance(a, str) or isinstance(b, str):
-        return _neutral(a, b, 0)
-    return a + b
-
-
-def _neutral(a: Any, b: Any, unit: int) -> Any:
-    if b == unit:
-        return a
-    if a == unit:
-        return b
-    raise _UnknownError
-
-
-def _subtract(a: Any, b: Any) -> Any:
-    if isinstance(a, str) or isinstance(b, str):
-        if b == 0:
-            return a
-        raise _UnknownError
-    return a - b
-
-
-def _divide(a: Any, b: Any) -> Any:
-    if isinstance(a, str) or isinstance(b, str):
-        if b == 1:
-            return a
-        raise _UnknownError
-    quotient = abs(a) // abs(b)  # ONNX integer division truncates
-    return quotient if (a < 0) == (b < 0) else -quotient
-
-
-def _size(attrs: Mapping[str, Any], inputs: Sequence[Vector | None]) -> Vector:
-    return np.array(_known(inputs[0]).size, dtype=object)
-
-
-def _elementwise(function: Callable[[Any, Any], Any]) -> Callable[[Mapping[str, Any], Sequence[Vector | None]], Vector]:
     def apply(attrs: Mapping[str, Any], inputs: Sequence[Vector | None]) -> Vector:
-        a, b = np.broadcast_arrays(_known(inputs[0]), _known(inputs[1]))
-        return np.array([function(p, q) for p, q in zip(a.flat, b.flat, strict=True)], dtype=object).reshape(a.shape)
+        result = _known(inputs[0])
+        for other in inputs[1:]:
+            a, b = np.broadcast_arrays(result, _known(other))
+            numbers = [function(p, q) for p, q in zip(a.flat, b.flat, strict=True)]
+            result = np.array(numbers, dtype=object).reshape(a.shape)
+        return result
 
     return apply
+
+
+def _each(function: Callable[[Any], Any]) -> _Function:
+    """Of the numbers; a symbol is whole and positive, and stays."""
+
+    def apply(attrs: Mapping[str, Any], inputs: Sequence[Vector | None]) -> Vector:
+        x = _known(inputs[0])
+        numbers = [d if symbols.is_symbol(d) else function(d) for d in x.flat]
+        return np.array(numbers, dtype=object).reshape(x.shape)
+
+    return apply
+
+
+def _expand(attrs: Mapping[str, Any], inputs: Sequence[Vector | None]) -> Vector:
+    x, shape = _known(inputs[0]), _ints(inputs[1])
+    if np.prod(shape, dtype=np.float64) > MAX_ELEMENTS:
+        raise UnknownError
+    return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(shape)))
 
 
 def _where(attrs: Mapping[str, Any], inputs: Sequence[Vector | None]) -> Vector:
@@ -184,9 +181,14 @@ def _where(attrs: Mapping[str, Any], inputs: Sequence[Vector | None]) -> Vector:
     return np.where(condition, _known(inputs[1]), _known(inputs[2]))
 
 
-_FUNCTIONS: dict[str, Callable[[Mapping[str, Any], Sequence[Vector | None]], Vector]] = {
-    "Identity": lambda attrs, inputs: _known(inputs[0]),
-    "Cast": _cast,
+def _same(attrs: Mapping[str, Any], inputs: Sequence[Vector | None]) -> Vector:
+    return _known(inputs[0])
+
+
+_FUNCTIONS: dict[str, _Function] = {
+    "Identity": _same,
+    "Cast": _same,
+    "CastLike": _same,
     "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze,
     "Gather": _gather,
@@ -194,15 +196,23 @@ _FUNCTIONS: dict[str, Callable[[Mapping[str, Any], Sequence[Vector | None]], Vec
     "Slice": _slice,
     "Reshape": _reshape,
     "Transpose": _transpose,
+    "Expand": _expand,
     "ConstantOfShape": _constant_of_shape,
     "ReduceProd": _product,
-    "Size": _size,
-    "Neg": lambda attrs, inputs: -np.array(_ints(inputs[0]), dtype=object).reshape(_known(inputs[0]).shape),
-    "Add": _elementwise(_add),
-    "Sub": _elementwise(_subtract),
-    "Mul": _elementwise(_multiply),
-    "Div": _elementwise(_divide),
-    "Equal": _elementwise(operator.eq),
+    "Floor": _each(np.floor),
+    "Ceil": _each(np.ceil),
+    "Neg": lambda attrs, inputs: -np.array(_numbers(inputs[0]), dtype=object).reshape(_known(inputs[0]).shape),
+    "Add": _elementwise(symbols.add),
+    "Sub": _elementwise(symbols.subtract),
+    "Mul": _elementwise(symbols.multiply),
+    "Div": _elementwise(symbols.divide),
+    "Max": _elementwise(symbols.largest),
+    "Min": _elementwise(symbols.smallest),
+    "Equal": _elementwise(symbols.equal),
+    "Less": _elementwise(symbols.less),
+    "Greater": _elementwise(lambda a, b: symbols.less(b, a)),
+    "LessOrEqual": _elementwise(lambda a, b: not symbols.less(b, a)),
+    "GreaterOrEqual": _elementwise(lambda a, b: not symbols.less(a, b)),
     "Where": _where,
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from onnx import helper
 
 from optgraph.base.errors import ModelError
 from optgraph.ir.op import Importer
-from optgraph.ir.values import Dim, Shape
 
 FOR_INFERENCE = "export the model for inference (model.eval())"
 
@@ -60,12 +58,3 @@ def axes_of(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any], ran
     array = constant_operand(importer, node, 1)
     axes = attrs.get("axes") if array is None else array.reshape(-1).tolist()
     return None if axes is None else [axis_of(int(a), rank) for a in axes]
-
-
-def product(dims: Shape) -> Dim | None:
-    """The product, a symbol if it is just that; None if a symbol is multiplied."""
-    symbols = [d for d in dims if isinstance(d, str)]
-    number = math.prod(d for d in dims if isinstance(d, int))
-    if not symbols:
-        return number
-    return symbols[0] if len(symbols) == 1 and number == 1 else None

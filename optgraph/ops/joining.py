@@ -11,7 +11,7 @@ import onnx
 
 from optgraph.base.errors import ModelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, fixed, present
-from optgraph.ir.values import Value
+from optgraph.ir.values import Dim, Value, batches, per_image
 from optgraph.kernels.elementwise import ELEMENTWISE
 from optgraph.kernels.frame.view import View
 from optgraph.ops import exporting
@@ -37,16 +37,16 @@ class Concat(Op):
 
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
         first = present(inputs, 0)
-        total = 0
+        sizes: list[Dim] = []
         for value in inputs:
             if value is None or len(value.shape) != len(first.shape):
                 raise ModelError("inputs of different rank")
             size = value.shape[self.axis]
             rest = [d for i, d in enumerate(value.shape) if i != self.axis]
-            if not isinstance(size, int) or rest != [d for i, d in enumerate(first.shape) if i != self.axis]:
+            if rest != [d for i, d in enumerate(first.shape) if i != self.axis]:
                 raise ModelError(f"cannot join {list(value.shape)} to {list(first.shape)} along axis {self.axis}")
-            total += size
-        return (Value((*first.shape[: self.axis], total, *first.shape[self.axis + 1 :]), first.dtype),)
+            sizes.append(size)
+        return (Value((*first.shape[: self.axis], _total(sizes), *first.shape[self.axis + 1 :]), first.dtype),)
 
     @staticmethod
     def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
@@ -215,6 +215,16 @@ class Slice(Op):
             picked(context, node, sliced, context.write(node.output), backwards)
         else:
             context.alias(node.output, sliced)
+
+
+def _total(sizes: Sequence[Dim]) -> Dim:
+    """The sum. Raises ModelError unless all are numbers or all of the batch."""
+    factors = [per_image(d) for d in sizes]
+    if all(isinstance(d, int) for d in sizes):
+        return sum(int(d) for d in sizes)
+    if None in factors:
+        raise ModelError(f"cannot join {list(sizes)}, for the size of that is not known: fix the input shape")
+    return batches(sum(filter(None, factors)))
 
 
 def _within(start: int, end: int, step: int, size: int, axis: int) -> tuple[int, int, int, int]:

@@ -12,10 +12,10 @@ import onnx
 
 from optgraph.base.errors import ModelError, NoKernelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, present
-from optgraph.ir.values import Dim, Shape, Value, reshaped
+from optgraph.ir.values import Dim, Shape, Value, reshaped, volume
 from optgraph.kernels.pad import PAD
 from optgraph.ops import exporting
-from optgraph.ops.importing import FOR_INFERENCE, KeepError, axes_of, constant_operand, given, product
+from optgraph.ops.importing import FOR_INFERENCE, KeepError, axes_of, constant_operand, given
 from optgraph.ops.lowered import copied, picked, with_rank_4
 from optgraph.plan.lowering import Lowering
 
@@ -78,14 +78,14 @@ class Reshape(Op):
                     raise ModelError(f"reshapes {list(source)} to {target}: there is no dimension {i} to copy")
                 d = source[i]
             resolved.append(d)
-        importer.add(Reshape(shape=tuple(resolved)), [node.input[0]])
+        importer.add(Reshape(shape=reshaped(source, tuple(resolved))), [node.input[0]])
 
     @staticmethod
     def from_flatten(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
         shape = importer.shape(node.input[0])
         axis = int(attrs.get("axis", 1))
         axis += len(shape) if axis < 0 else 0
-        front, back = product(shape[:axis]), product(shape[axis:])
+        front, back = volume(shape[:axis]), volume(shape[axis:])
         if front is None and back is None:
             raise KeepError
         target = (-1 if front is None else front, -1 if back is None else back)

@@ -11,11 +11,11 @@ import onnx
 
 from optgraph.base.errors import ModelError, NoKernelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, present
-from optgraph.ir.values import Value
+from optgraph.ir.values import Value, volume
 from optgraph.kernels import lrn as kernel
 from optgraph.kernels.softmax import SOFTMAX
 from optgraph.ops import exporting
-from optgraph.ops.importing import FOR_INFERENCE, KeepError, axis_of, product
+from optgraph.ops.importing import FOR_INFERENCE, KeepError, axis_of
 from optgraph.ops.movement import Reshape
 from optgraph.plan.lowering import Lowering
 
@@ -110,7 +110,7 @@ class Softmax(Op):
             importer.add(Softmax(axis=axis), node.input)
             return
         # Before opset 13, softmax ran over all axes from `axis` on, taken as one.
-        front, back = product(shape[:axis]), product(shape[axis:])
+        front, back = volume(shape[:axis]), volume(shape[axis:])
         if front is None or back is None:
             raise KeepError
         rows = importer.add(Reshape(shape=(front, back)), node.input, [""])
@@ -148,9 +148,9 @@ class Hardmax(Op):
             importer.add(Hardmax(axis=axis), node.input)
             return
         # Before opset 13 it ran over all axes from `axis` on, taken as one.
-        back = product(shape[axis:])
+        back = volume(shape[axis:])
         if back is None:
-            raise ModelError(f"it runs over all of {list(shape)}, whose batch is open", "give --input-shape")
+            raise ModelError(f"it runs over all of {list(shape)}", "fix the input shape (--input-shape)")
         rows = importer.add(Reshape(shape=(*shape[:axis], back)), node.input, [""])
         importer.add(Reshape(shape=shape), [importer.add(Hardmax(axis=axis), [rows], [""])])
 

@@ -20,7 +20,7 @@ from optgraph.base.arrays import to_array
 from optgraph.base.dtypes import torch_dtype
 from optgraph.base.errors import ModelError
 from optgraph.ir.op import Exporter, Importer, Inputs, Node, Op, Outputs
-from optgraph.ir.values import BATCH, Dim, Value
+from optgraph.ir.values import Dim, Value, at, batches, per_image
 from optgraph.ops.exporting import OPSET, element
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ class Opaque(Op):
             op = Opaque(op_type=node.op_type, domain="", proto=node.SerializeToString(), values=(like,))
             importer.add(op, node.input, node.output)
             return
-        # It computes no size from a symbol, as Resize would have to. Where two batch sizes come out, that is the batch.
-        first, second = (_inferred(importer, node, schema, batch) for batch in _BATCHES)
+        # It computes no size from a symbol, as Resize would have to: what comes out for two batch sizes tells.
+        first, second = (inferred(importer, node, schema, batch) for batch in _BATCHES)
         values = []
         for (shape, dtype), (other, _) in zip(first, second, strict=True):
             unknown = (f"{node.output[0]}.{i}" for i in range(len(shape)))
-            dims = zip(shape, other, unknown, strict=True)
-            values.append(Value(tuple(a if a == b else BATCH if (a, b) == _BATCHES else u for a, b, u in dims), dtype))
+            dims = tuple(_dimension(a, b) or u for a, b, u in zip(shape, other, unknown, strict=True))
+            values.append(Value(dims, dtype))
         op = Opaque(op_type=node.op_type, domain=schema.domain, proto=node.SerializeToString(), values=tuple(values))
         importer.add(op, node.input, node.output)
 
@@ -183,15 +183,26 @@ class Opaque(Op):
             raise ModelError(f"ONNX opset {opset} has no such operator", "export it again") from None
 
 
-def _inferred(
+def _dimension(first: Dim, second: Dim) -> Dim | None:
+    """The dimension that is these two for _BATCHES; None for one that only data tells."""
+    if first == second and isinstance(first, int):
+        return first
+    if isinstance(first, int) and isinstance(second, int):
+        (factor, left), (again, left_again) = divmod(first, _BATCHES[0]), divmod(second, _BATCHES[1])
+        if factor == again and left == left_again == 0:
+            return batches(factor)
+    return None
+
+
+def inferred(
     importer: Importer, node: onnx.NodeProto, schema: onnx.defs.OpSchema, batch: int
 ) -> list[tuple[list[Dim], str]]:
     """Shape and dtype of each output for a batch of that size; a dimension that is not known gets a name."""
     types, data = {}, {}
     for name in filter(None, node.input):
-        shape = [batch if d == BATCH else d for d in importer.shape(name)]
+        shape = [d if per_image(d) is None else at(d, batch) for d in importer.shape(name)]
         types[name] = helper.make_tensor_type_proto(element(importer.dtype(name)), shape)
-        array = importer.constant(name)
+        array = _known(importer, name, batch)
         if array is not None and array.size <= 4096:
             data[name] = numpy_helper.from_array(array, name)
     model = importer.model
@@ -200,14 +211,14 @@ def _inferred(
     defaults = (attribute.default_value for attribute in schema.attributes.values() if attribute.name not in given)
     whole.attribute.extend(value for value in defaults if value.type != onnx.AttributeProto.UNDEFINED)
     try:
-        inferred = onnx.shape_inference.infer_node_outputs(
+        types_out = onnx.shape_inference.infer_node_outputs(
             schema, whole, types, data, opset_imports=list(model.opset_import), ir_version=model.ir_version
         )
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise ModelError(str(error).splitlines()[0]) from None
     found = []
     for name in node.output:
-        proto = inferred.get(name)
+        proto = types_out.get(name)
         if proto is None or not proto.HasField("tensor_type") or not proto.tensor_type.HasField("shape"):
             raise ModelError("the shape of its output cannot be found", "fix the input shapes with --input-shape")
         dims: list[Dim] = [
@@ -216,6 +227,15 @@ def _inferred(
         ]
         found.append((dims, str(helper.tensor_dtype_to_np_dtype(proto.tensor_type.elem_type))))
     return found
+
+
+def _known(importer: Importer, name: str, batch: int) -> np.ndarray | None:
+    """A constant, or a shape vector at a batch of that size; None for what is computed as the model runs."""
+    array, dims = importer.constant(name), importer.dims(name)
+    if array is None and dims is not None and all(isinstance(d, int) or per_image(d) for d in dims):
+        numbers = [at(d, batch) for d in dims]
+        array = np.array(numbers, importer.dtype(name)).reshape([int(d) for d in importer.shape(name)])
+    return array
 
 
 def _widened(tensor: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import onnx
 
 from optgraph.base.errors import ModelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, fixed, image, present
-from optgraph.ir.values import Shape, Value, broadcast
+from optgraph.ir.values import BATCH, Shape, Value, at, broadcast, per_image
 from optgraph.kernels.frame.view import View
 from optgraph.ops import exporting
 from optgraph.ops.importing import KeepError, constant_operand
@@ -31,9 +31,8 @@ class Expand(Op):
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
         x = present(inputs, 0)
         out = broadcast(x.shape, self.shape)
-        missing = {d for d in out if isinstance(d, str)} - set(x.shape)
         like = inputs[1] if len(inputs) > 1 else None
-        if missing and (like is None or missing != set(like.shape[:1])):
+        if self._missing(x.shape) and (like is None or like.shape[:1] != (BATCH,)):
             raise ModelError(f"cannot expand {list(x.shape)} to {list(self.shape)}")
         return (Value(out, x.dtype),)
 
@@ -46,10 +45,11 @@ class Expand(Op):
         if shape == source:
             importer.add(Identity(), [node.input[0]])
             return
-        missing = {d for d in shape if isinstance(d, str)} - set(source)
-        names = (info.name for info in importer.model.graph.input if importer.constant(info.name) is None)
-        like = next((name for name in names if missing == set(importer.shape(name)[:1])), "") if missing else ""
-        importer.add(Expand(shape=tuple(target)), [node.input[0], like] if like else [node.input[0]])
+        op, inputs = Expand(shape=tuple(target)), [node.input[0]]
+        if op._missing(source):
+            names = (info.name for info in importer.model.graph.input if importer.constant(info.name) is None)
+            inputs += [name for name in names if importer.shape(name)[:1] == (BATCH,)][:1]
+        importer.add(op, inputs)
 
     handlers: ClassVar[Handlers] = {"Expand": from_onnx}
 
@@ -60,19 +60,29 @@ class Expand(Op):
         shape = exporting.integers(to, numbers, "shape")
         if like:
             batch = to.emit("Shape", [to.name(like)], start=0, end=1)
-            factors = [0 if isinstance(d, str) and d not in x else 1 for d in self.shape]
-            where = exporting.integers(to, [i for i, factor in enumerate(factors) if not factor], "where")
-            shape = to.emit("ScatterElements", [shape, where, batch])
+            missing = self._missing(x)
+            if list(missing.values()) != [1]:
+                batch = to.emit("Mul", [batch, exporting.integers(to, list(missing.values()), "factors")])
+            shape = to.emit("ScatterElements", [shape, exporting.integers(to, list(missing), "where"), batch])
         to.emit("Expand", [to.name(node.inputs[0]), shape], [to.name(node.output)])
 
     def compute(self, inputs: Inputs) -> Outputs:
         x, like = self.per_slot(inputs)
-        batch = 1 if like is None else like.shape[0]  # 1: x has it
-        sizes = tuple(batch if isinstance(d, str) else d for d in self.shape)
+        # Without `like`, x has the batch, and a 1 keeps it.
+        sizes = tuple(d if isinstance(d, int) else 1 if like is None else at(d, like.shape[0]) for d in self.shape)
         return (x.expand([int(d) for d in broadcast(tuple(x.shape), sizes)]),)
 
     def lower(self, context: Lowering, node: Node) -> None:
         copied(context, node, context.operand(node.inputs[0]), context.write(node.output))
+
+    def _missing(self, source: Shape) -> dict[int, int]:
+        """The axes of `shape` that have the batch where `source` has not, and how many times it."""
+        before = len(self.shape) - len(source)
+        return {
+            i: per_image(d) or 1
+            for i, d in enumerate(self.shape)
+            if isinstance(d, str) and (i < before or source[i - before] != d)
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from optgraph.base.devices import INTERPRET, Target
 from optgraph.base.dtypes import ITEMSIZE, STORAGE, check_dtype
 from optgraph.base.errors import InputError, ModelError, NoKernelError
 from optgraph.ir.graph import Graph, Node
-from optgraph.ir.values import BATCH, Value
+from optgraph.ir.values import BATCH, Value, at
 from optgraph.kernels.elementwise import ELEMENTWISE
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.view import View
@@ -80,12 +80,11 @@ class Lowering:
 
     def shape(self, value: str) -> tuple[int, ...]:
         """The value's shape with the batch filled in."""
-        dims: list[int] = []
-        for d in self.graph.shape(value):
-            if isinstance(d, str) and d != BATCH:
-                raise ModelError(f"the shape of '{value}' is not known ({d}): fix the input shape (--input-shape)")
-            dims.append(self.batch if isinstance(d, str) else d)
-        return tuple(dims)
+        try:
+            return tuple(at(d, self.batch) for d in self.graph.shape(value))
+        except ModelError as error:
+            remedy = "fix the input shape (--input-shape)"
+            raise ModelError(f"the shape of '{value}' is not known: {error.reason}", remedy) from None
 
     def read(self, value: str) -> View:
         """Where `value` is, axes in their ONNX order."""

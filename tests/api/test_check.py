@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from optgraph.api.check import check
 from optgraph.onnx.stripped import strip
@@ -24,9 +24,8 @@ def broken(declare: bool) -> onnx.ModelProto:
     branch = helper.make_graph(
         [helper.make_node("Relu", ["left"], ["t"])], "t", [], [helper.make_tensor_value_info("t", 1, None)]
     )
-    choice = helper.make_node("If", ["yes"], ["left.relu"], name="choice", then_branch=branch, else_branch=branch)
+    choice = helper.make_node("If", ["left"], ["left.relu"], name="choice", then_branch=branch, else_branch=branch)
     nodes["left.relu"].CopyFrom(choice)
-    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
     model.graph.node[-1].op_type = "LpNormalization"  # known, but there is no kernel
     if declare:
         shapes = {"bn": [8, 12, 12], "act": [8, 12, 12], "right": [5, 12, 12], "left.relu": [6, 12, 12]}

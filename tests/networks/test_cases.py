@@ -31,10 +31,6 @@ REFUSED = {"bn_outputs_and_training.opset7_spatial0": ("spatial", "export")}
 # Not mended yet.
 PENDING = {
     "bn_outputs_and_training.opset7_spatial0",
-    "flattening.flatten_axis2",
-    "flattening.window_partition",
-    "known_if.from_shape",
-    "resize_to_other.scales_by_cast_div",
 }
 
 BOUNDS = {"float16": 5e-3, "bfloat16": 3e-2, "float32": 1e-5, "float64": 1e-12}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -138,8 +137,9 @@ def test_control_flow_is_refused() -> None:
         [helper.make_node("Relu", ["x"], ["t"])], "t", [], [helper.make_tensor_value_info("t", 1, None)]
     )
     node = helper.make_node("If", ["c"], ["y"], name="branch", then_branch=then, else_branch=then)
-    with pytest.raises(ModelError, match=r"node 'branch' \(If\): control flow is not supported"):
-        read(model([node], {"c": np.array(True)}))
+    condition = [("ReduceMax", "x", "m", {"keepdims": 0}), ("Greater", "m zero", "c", {})]
+    with pytest.raises(ModelError, match=r"node 'branch' \(If\): control flow is not supported.*trace the model"):
+        read(model([*condition, node], {"zero": INITS["zero"]}))
 
 
 def test_files_that_are_no_models(tmp_path: Path) -> None:
