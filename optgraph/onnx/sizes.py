@@ -110,6 +110,12 @@ def _filled(name: str, shape: list[Dim], image: OpenImage, names: Sequence[Dim],
             f"input '{name}' ({_text(shape)}) leaves its size open too, under other names than '{image.input}': "
             f"fix it with --input-shape {name}={_text([299 if i in left else d for i, d in enumerate(shape)])}"
         )
+    channels = 1 if axes == (2, 3) else 3
+    if name == image.input and _is_open(shape[channels]):
+        example = _text([d if axis == 0 else 3 if axis == channels else "" for axis, d in enumerate(shape)])
+        raise InputError(
+            f"input '{name}' ({_text(shape)}) leaves its channels open: give their number, --input-shape {example}"
+        )
     return [None if _is_open(d) else d for d in shape]
 
 

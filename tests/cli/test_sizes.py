@@ -161,3 +161,9 @@ def test_an_image_of_a_size_that_the_network_cannot_have(tmp_path: Path) -> None
     assert "the image is 33x70, resized to 32x64: multiples of 32, for the network" in data["image"]
     np.save(tmp_path / "x.npy", image(1, 3, 33, 70))
     assert "node 'add'" in refused("run", model, "--input", tmp_path / "x.npy")
+
+
+def test_the_rest_of_a_shape_may_be_given(tmp_path: Path) -> None:
+    model = saved(tmp_path, detector(("n", "c", "h", "w")))
+    assert "--input-shape N,3,?,?" in refused("compile", model, "--sizes", "16x16")
+    assert ok_json("compile", model, "--sizes", "16x16", "--input-shape", "N,3,?,?")["size"] == "16x16"

@@ -99,6 +99,13 @@ def test_sizes_that_are_none() -> None:
         shapes_at(half, None, open_image(half), (32, 320))
 
 
+def test_open_channels_are_to_be_given() -> None:
+    for shape, example in [(("n", "c", "h", "w"), r"N,3,\?,\?"), ((1, "c", "h", "w"), r"1,3,\?,\?")]:
+        dynamic = model(x=shape)
+        with pytest.raises(InputError, match=rf"leaves its channels open: .* --input-shape {example}$"):
+            shapes_at(dynamic, None, open_image(dynamic), (20, 30))
+
+
 def test_an_open_image_is_told_of_sizes() -> None:
     for shape in (("n", 3, "h", "w"), ("n", 3, 48, "w"), ("n", "h", "w", 3)):
         with pytest.raises(ModelError, match=r"--input-shape N,.*, or with --sizes$"):
