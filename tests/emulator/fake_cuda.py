@@ -1,0 +1,198 @@
+"""A libcuda on top of the emulator, with the rules that the driver's manual states; what breaks one gets an error.
+
+`optgraph.run.driver` takes it as its `library`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from tests.emulator.blocks import Parameters
+from tests.emulator.instructions import Executable, executable
+from tests.emulator.memory import Regions
+from tests.emulator.schedule import EARLY, Schedule, run
+from tests.emulator.tensor_maps import TensorMap
+
+_INVALID_VALUE, _MAX_DYNAMIC_SHARED = 1, 8
+_SHARED_BY_DEFAULT = 48 << 10
+# "Maximum amount of shared memory per thread block", CUDA C++ Programming Guide; 99 KiB elsewhere.
+_MOST_SHARED = {(7, 5): 64, (8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227}
+_ITEM = {0: 1, 1: 2, 2: 4, 3: 4, 4: 8, 5: 8, 6: 2, 7: 4, 8: 8, 9: 2, 10: 4, 11: 4, 12: 4}  # of CUtensorMapDataType
+_MAP, _MAP_BYTES, _MAP_ALIGNMENT = b"TMAP", 128, 64
+_FIRST_MODULE, _FIRST_FUNCTION, _CONTEXT = 0x1000, 0xF000, 0xC0
+
+
+@dataclass
+class _Function:
+    program: Executable
+    shared: int = _SHARED_BY_DEFAULT  # bytes it may be launched with
+
+
+@lru_cache(256)
+def _executable(ptx: str) -> Executable:
+    return executable(ptx)
+
+
+class FakeCuda:
+    """Of a GPU of that compute capability.
+
+    regions: what the next launch may touch. schedule: how it runs. counts: launches by entry.
+    """
+
+    def __init__(self, capability: tuple[int, int], schedule: Schedule = EARLY) -> None:
+        self.capability, self.schedule = capability, schedule
+        self.regions = Regions(())
+        self.counts: Counter[str] = Counter()
+        self._ptx: dict[str, str] = {}
+        self._modules: list[Executable] = []
+        self._functions: list[_Function] = []
+        self._maps: list[TensorMap] = []
+        self._context = 0
+        self._message = b""
+
+    def learn(self, code: bytes, ptx: str) -> None:
+        """Machine code `code` was made of `ptx`."""
+        self._ptx[hashlib.sha256(code).hexdigest()] = ptx
+
+    def _refuse(self, text: str) -> int:
+        self._message = text.encode()
+        return _INVALID_VALUE
+
+    # The driver's functions, by its names.
+
+    def cuGetErrorString(self, code: Any, out: Any) -> int:  # noqa: N802
+        out._obj.value = self._message
+        return 0
+
+    def cuCtxGetCurrent(self, out: Any) -> int:  # noqa: N802
+        out._obj.value = self._context
+        return 0
+
+    def cuDevicePrimaryCtxRetain(self, out: Any, device: Any) -> int:  # noqa: N802
+        out._obj.value = _CONTEXT
+        return 0
+
+    def cuCtxSetCurrent(self, context: Any) -> int:  # noqa: N802
+        self._context = context.value
+        return 0
+
+    def cuModuleLoadData(self, out: Any, code: bytes) -> int:  # noqa: N802
+        if not self._context:
+            return self._refuse("there is no current context")
+        ptx = self._ptx.get(hashlib.sha256(code).hexdigest()) or (code.decode() if code[:2] == b"//" else "")
+        if not ptx:
+            return self._refuse("the emulator has no PTX of this cubin")
+        program = _executable(ptx)
+        number = program.program.target.removeprefix("sm_")
+        major, minor = divmod(int(number.rstrip("af")), 10)
+        exact = number.endswith("a") and (major, minor) != self.capability
+        if exact or major != self.capability[0] or minor > self.capability[1]:
+            return self._refuse(f"no kernel image for this GPU: it is for sm_{number}")
+        out._obj.value = _FIRST_MODULE + len(self._modules)
+        self._modules.append(program)
+        return 0
+
+    def cuModuleGetFunction(self, out: Any, module: Any, name: bytes) -> int:  # noqa: N802
+        program = self._modules[module.value - _FIRST_MODULE]
+        if name.decode() != program.program.entry:
+            return self._refuse(f"named symbol not found: {name.decode()}")
+        out._obj.value = _FIRST_FUNCTION + len(self._functions)
+        self._functions.append(_Function(program))
+        return 0
+
+    def cuFuncSetCacheConfig(self, function: Any, config: Any) -> int:  # noqa: N802
+        return 0 if config.value in range(4) else self._refuse("cache config")
+
+    def cuFuncSetAttribute(self, function: Any, attribute: Any, value: Any) -> int:  # noqa: N802
+        if attribute.value != _MAX_DYNAMIC_SHARED:
+            return self._refuse(f"attribute {attribute.value}")
+        most = _MOST_SHARED.get(self.capability, 99) << 10
+        if value.value > most:
+            return self._refuse(f"{value.value} bytes of shared memory, {most} is the most")
+        self._functions[function.value - _FIRST_FUNCTION].shared = value.value
+        return 0
+
+    def cuTensorMapEncodeTiled(  # noqa: N802
+        self,
+        out: Any,
+        element: Any,
+        rank: Any,
+        address: Any,
+        sizes: Any,
+        strides: Any,
+        box: Any,
+        steps: Any,
+        interleave: Any,
+        swizzle: Any,
+        promotion: Any,
+        fill: Any,
+    ) -> int:
+        n = rank.value
+        made = TensorMap(
+            _ITEM.get(element.value, 0),
+            address.value or 0,
+            tuple(sizes)[:n],
+            tuple(strides)[: n - 1],
+            tuple(box)[:n],
+            swizzle.value,
+        )
+        flaw = "tensor maps need compute capability 9.0" if self.capability < (9, 0) else _flaw(made, n)
+        if not flaw and (any(step != 1 for step in steps[:n]) or interleave.value or fill.value):
+            flaw = "steps, interleave or fill"
+        if not flaw and (ctypes.addressof(out) % _MAP_ALIGNMENT or not 0 <= promotion.value <= 3):
+            flaw = "the map is not on 64 bytes, or its promotion is none"
+        if flaw:
+            return self._refuse(flaw)
+        raw = _MAP + len(self._maps).to_bytes(8, "little")
+        ctypes.memmove(out, raw.ljust(_MAP_BYTES, b"\0"), _MAP_BYTES)
+        self._maps.append(made)
+        return 0
+
+    def cuLaunchKernel(self, function: Any, *arguments: Any) -> int:  # noqa: N802
+        *sizes, shared, _stream, pointers, _extra = arguments
+        grid, block = tuple(size.value for size in sizes[:3]), tuple(size.value for size in sizes[3:])
+        found = self._functions[function.value - _FIRST_FUNCTION]
+        program = found.program.program
+        if not (1 <= grid[0] < 1 << 31 and 1 <= grid[1] < 1 << 16 and 1 <= grid[2] < 1 << 16):
+            return self._refuse(f"grid {grid}")
+        if block != (program.threads, 1, 1) or program.threads > 1024:
+            return self._refuse(f"blocks of {block} threads, compiled for {program.threads}")
+        if shared.value > found.shared:
+            return self._refuse(f"{shared.value} bytes of shared memory were not asked for")
+        if len(pointers) != len(program.params):
+            return self._refuse(f"{len(pointers)} parameters, the kernel has {len(program.params)}")
+        raw, maps = [], {}
+        for number, (pointer, param) in enumerate(zip(pointers, program.params, strict=True)):
+            raw.append(ctypes.string_at(pointer, param.size))
+            if param.size == _MAP_BYTES:
+                if raw[-1][:4] != _MAP or pointer % _MAP_ALIGNMENT:
+                    return self._refuse(f"parameter {number} is no tensor map on {_MAP_ALIGNMENT} bytes")
+                maps[number] = self._maps[int.from_bytes(raw[-1][4:12], "little")]
+        self.counts[program.entry] += 1
+        run(
+            found.program, (grid[0], grid[1], grid[2]), shared.value, Parameters(raw, maps), self.regions, self.schedule
+        )
+        return 0
+
+
+def _flaw(made: TensorMap, rank: int) -> str:
+    """What is wrong with a tensor map; '' if nothing is."""
+    if not 1 <= rank <= 5 or not made.item:
+        return "rank or element type"
+    if made.address % 16 or not made.address:
+        return "globalAddress is not on 16 bytes"
+    if any(not 1 <= size <= 1 << 32 for size in made.sizes):
+        return f"globalDim {made.sizes}"
+    if any(stride % 16 or not stride < 1 << 40 for stride in made.strides):
+        return f"globalStrides {made.strides}"
+    if any(not 1 <= size <= 256 for size in made.box):
+        return f"boxDim {made.box}"
+    inner = made.box[0] * made.item
+    if inner % 16 or made.swizzle not in range(4) or (made.swizzle and inner > 16 << made.swizzle):
+        return f"an inner box of {inner} bytes with swizzle {made.swizzle}"
+    return ""

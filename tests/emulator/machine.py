@@ -1,0 +1,85 @@
+"""A GPU on paper: the runtime's own Kernels on a libcuda that is the emulator's, and torch.cuda made to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import torch
+
+from optgraph.ahead.cubins import Cubin
+from optgraph.base.devices import Target
+from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.variant import ALIGNMENT, Block
+from optgraph.run.driver import Kernels
+from tests.emulator.compiler import compile_all
+from tests.emulator.fake_cuda import FakeCuda
+from tests.emulator.faults import FaultError
+from tests.emulator.memory import Regions, Tensor
+from tests.emulator.schedule import EARLY, Schedule
+
+GPU = torch.device("cuda", 0)
+
+
+class Machine:
+    """A GPU for which `found` is compiled; what is not among it is compiled at the first launch, to PTX."""
+
+    def __init__(self, target: Target, found: Iterable[Cubin] = (), schedule: Schedule = EARLY) -> None:
+        assert target.capability
+        self.target = target
+        self.cuda = FakeCuda(target.capability, schedule)
+        self._found = {cubin.key: cubin for cubin in found}
+        with self.here():
+            self.kernels = Kernels(GPU, self._found.values(), self.cuda)
+
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """torch.cuda says that this is the GPU."""
+        stream = SimpleNamespace(cuda_stream=0)
+        with (
+            patch.object(torch.cuda, "current_device", lambda: 0),
+            patch.object(torch.cuda, "get_device_capability", lambda device=None: self.cuda.capability),
+            patch.object(torch.cuda, "current_stream", lambda device=None: stream),
+        ):
+            yield
+
+    def bind(self, launch: Callable[[], None]) -> Callable[[], None]:
+        """What `Kernels.bind` makes of it; the emulator is told which memory it may touch."""
+        if not isinstance(launch, Launch):
+            return launch
+        with self.here():
+            run = self.kernels.bind(launch)
+
+        def call() -> None:
+            self.cuda.regions = Regions(tensors(launch))
+            require_aligned(launch)
+            with self.here():
+                run()
+
+        return call
+
+
+def compiled(launches: Iterable[Launch], target: Target, schedule: Schedule = EARLY) -> Machine:
+    """A machine with all that these launches need."""
+    variants = dict.fromkeys(launch.variant for launch in launches)
+    return Machine(target, compile_all((variant, target) for variant in variants), schedule)
+
+
+def tensors(launch: Launch) -> Iterator[Tensor]:
+    """What a launch may read, and, of outputs and scratch memory, write."""
+    for path, value in launch.leaves():
+        if isinstance(value, Block | torch.Tensor):
+            tensor = value.tensor if isinstance(value, Block) else value
+            item = tensor.element_size()
+            strides = tuple(stride * item for stride in tensor.stride())
+            writable = path.startswith("out") or path == "workspace"
+            yield Tensor(tensor.data_ptr(), tuple(tensor.shape), strides, item, writable)
+
+
+def require_aligned(launch: Launch) -> None:
+    """Raises FaultError if a pointer is not on the 16 bytes for which the kernel was compiled."""
+    for path, value in launch.leaves():
+        if path in launch.variant.aligned and value.data_ptr() % ALIGNMENT:
+            raise FaultError(f"{path} is not on {ALIGNMENT} bytes")
