@@ -45,6 +45,16 @@ def distance(
     return error / norm if norm else math.inf, float(difference.abs().max())
 
 
+def finite_part(result: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both without the places where they have the same infinity, such as that of a mask, or both a NaN; or as they are,
+    where only one of them is not finite or the shapes differ."""
+    if result.shape != reference.shape or np.issubdtype(reference.dtype, np.integer):
+        return result, reference
+    ours, theirs = np.asarray(result, np.float64), np.asarray(reference, np.float64)
+    same = ~np.isfinite(theirs) & ((ours == theirs) | (np.isnan(ours) & np.isnan(theirs)))
+    return (ours[~same], theirs[~same]) if same.any() else (ours, theirs)
+
+
 def furthest(results: Feeds, answers: Feeds, scales: Mapping[str, float]) -> float:
     """The largest distance of an output; `scales` as for `distance`, by output."""
     return max(distance(results[name], answers[name], scales[name])[0] for name in answers)
@@ -113,6 +123,6 @@ def moved(answers: Feeds, others: Sequence[Feeds]) -> dict[str, float]:
     """How far each of `answers` moves, in relative L2, to what it is for the inputs that move it most."""
     found = {}
     for name, answer in answers.items():
-        distances = [distance(other[name], answer)[0] for other in others]
+        distances = [distance(*finite_part(other[name], answer))[0] for other in others]
         found[name] = max((d for d in distances if math.isfinite(d)), default=0.0)
     return found

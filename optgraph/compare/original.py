@@ -11,8 +11,9 @@ import torch
 
 from optgraph.api.net import Net
 from optgraph.base.errors import InputError, OptgraphError
-from optgraph.compare.oracle import BOUNDS, SIGMOID_SCALE, agreement, distance, furthest, moved, rounding
+from optgraph.compare.oracle import BOUNDS, SIGMOID_SCALE, agreement, distance, finite_part, furthest, moved, rounding
 from optgraph.compare.tails import PROBABILITIES, Tail, tail
+from optgraph.onnx.parts import upstream
 from optgraph.onnx.sessions import Feeds, InnerValues
 from optgraph.run.example import example
 
@@ -48,7 +49,7 @@ class Original:
     values:         any value inside it.
     answers:        its outputs, for each of `feeds`.
     tails, scales:  by output, what it ends with, and the scale of its errors (see `oracle.distance`).
-    moves:          by output, how far inputs move it, in relative L2, at its logits if it has some.
+    moves:          by output that reads an input, how far inputs move it, in relative L2, at its logits if it has some.
     spreads:        by logits, the root mean square of how far another input of the same kind moves them. They can be
                     small differences of large numbers, on an image that leaves the network undecided.
     finite:         whether none of its answers has a NaN or an Inf.
@@ -70,9 +71,10 @@ class Original:
         self.finite = all(_finite(array) for answer in self.answers for array in answer.values())
         first, *rest = ({name: run[name] for name in judged} for run in runs)
         distances = moved(first, rest)
-        self.moves = {name: distances[found.judged] for name, found in self.tails.items()}
+        depends = {name for name in net.outputs if not upstream(values.graph, [name])[1].isdisjoint(net.inputs)}
+        self.moves = {name: distances[found.judged] for name, found in self.tails.items() if name in depends}
         alike = rest[len(feeds) - 1]
-        self.spreads = {name: _root_mean_square(alike[name] - first[name]) for name in judged - set(net.outputs)}
+        self.spreads = {name: _apart(*finite_part(alike[name], first[name])) for name in judged - set(net.outputs)}
 
     def _tail(self, name: str) -> Tail:
         found = tail(self.values.graph, name)
@@ -138,9 +140,9 @@ def _classes(found: Tail, answer: np.ndarray) -> int | None:
     return axis if axis is not None and answer.shape[axis] > 1 else None
 
 
-def _root_mean_square(array: np.ndarray) -> float:
-    """0 where it is not finite."""
-    found = float(np.sqrt(np.mean(np.square(array, dtype=np.float64))))
+def _apart(one: np.ndarray, other: np.ndarray) -> float:
+    """The root mean square of their difference; 0 where it is not finite."""
+    found = float(np.sqrt(np.mean(np.square(np.subtract(one, other, dtype=np.float64))))) if one.size else 0.0
     return found if math.isfinite(found) else 0.0
 
 

@@ -52,8 +52,8 @@ def _not_finite(outputs: Sequence[OutputError], regions: Regions, original: Orig
 
 
 def _dead(original: Original) -> str:
-    name = min(original.moves, key=original.moves.__getitem__)
-    if original.moves[name] >= ALIVE:
+    name = min(original.moves, key=original.moves.__getitem__, default="")
+    if not name or original.moves[name] >= ALIVE:
         return ""
     return (
         f"the original's own answer does not depend on its input: two inputs move '{name}' by "
@@ -83,7 +83,7 @@ def _wrong(outputs: Sequence[OutputError], regions: Regions, bound: float, backe
 
 def _lost(outputs: Sequence[OutputError], original: Original) -> str:
     for output in outputs:
-        moves = original.moves[output.name]
+        moves = original.moves.get(output.name, math.inf)
         if original.tails[output.name].judged == output.name and output.rel_l2 > MISSED * moves:
             return (
                 f"output '{output.name}' is off by {output.rel_l2:.1e}, and inputs move it by {moves:.1e} only, too "

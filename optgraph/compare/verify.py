@@ -162,7 +162,7 @@ def verify_net(
         ok=not reason,
         outputs=found,
         first_bad_region=regions.bad,
-        input_sensitivity=min(reference.moves.values()),
+        input_sensitivity=min(reference.moves.values(), default=math.inf),
         regions_compared=len(regions.compared),
         regions_total=regions.total,
         reason=reason,

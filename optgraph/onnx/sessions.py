@@ -12,6 +12,7 @@ from onnx import helper
 from optgraph.base.errors import OptgraphError
 from optgraph.onnx import ort_faults
 from optgraph.onnx.inlining import inlined
+from optgraph.onnx.narrowed import has_others, in_float32, narrowed
 from optgraph.onnx.parts import upstream
 
 Feeds = Mapping[str, np.ndarray]
@@ -85,9 +86,19 @@ class InnerValues:
         return name in self._computed
 
     def run(self, names: Sequence[str], *runs: Feeds, optimize: bool = False) -> list[dict[str, np.ndarray]]:
-        """The named values, for each of the feeds, which are all of one shape."""
+        """The named values, for each of the feeds, which are all of one shape.
+
+        Where ONNX Runtime has no operators for doubles or bfloat16, they are computed in float32.
+        """
         names = list(dict.fromkeys(names))
-        running = session(self._upto(names, runs[0]).SerializeToString(), optimize=optimize)
+        part = self._upto(names, runs[0])
+        try:
+            running = session(part.SerializeToString(), optimize=optimize)
+        except OptgraphError:
+            if not has_others(part):
+                raise
+            running = session(in_float32(part).SerializeToString(), optimize=optimize)
+            runs = tuple({name: narrowed(array) for name, array in feeds.items()} for feeds in runs)
         return [dict(zip(names, running.run(names, dict(feeds)), strict=True)) for feeds in runs]
 
     def stream(self, names: Sequence[str], feeds: Feeds) -> Iterator[np.ndarray]:

@@ -13,7 +13,10 @@ from optgraph.compare.verify import verify, verify_net
 from optgraph.ops import Conv
 from optgraph.run.engine import Engine
 from tests.support.networks import Builder, inception_a, xception
+from tests.support.paths import ROOT
 from tests.support.sabotage import rewritten, sabotaged, saved
+
+CASES = ROOT / "tests" / "cases"
 
 
 def test_a_fault_where_nothing_can_be_compared_is_said_so(tmp_path):
@@ -131,3 +134,18 @@ def test_errors_that_add_up_are_no_region_s_fault(tmp_path):
     assert not result.ok and result.first_bad_region is None
     assert result.regions_compared == result.regions_total
     assert "no region is off by more than 4.0e-05, the furthest is" in result.reason
+
+
+def test_outputs_that_read_no_input_are_not_asked_to_depend_on_it():
+    assert verify(CASES / "outputs.constant_output.onnx", "torch").ok
+
+
+def test_a_mask_of_infinities_before_a_softmax_is_no_answer_that_stands_still():
+    result = verify(CASES / "number_types.infinite_mask_constant.onnx", "torch")
+    assert result.ok and result.input_sensitivity > 0.1
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "double_conv"])
+def test_the_reference_of_types_that_onnx_runtime_has_not(name):
+    result = verify(CASES / f"number_types.{name}.onnx", "torch")
+    assert result.ok and result.regions_compared > 0

@@ -64,7 +64,7 @@ def test_agrees_with_onnx_runtime_region_by_region(network: Path, dtype: str) ->
     net = optgraph.compile(network, "triton", dtype)
     found = verify_net(net, network, batch=2, seed=1)
     assert found.ok, found.reason
-    assert found.bound == pytest.approx(BOUNDS[dtype])
+    assert found.outputs[0].rel_l2 <= BOUNDS[dtype]
     assert net.plan(2).fallbacks == ()
 
 
