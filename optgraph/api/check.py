@@ -118,7 +118,7 @@ def _sizeless(graph: Graph) -> list[Unsupported]:
         shapes = [graph.shape(value) for value in node.outputs]
         if any(isinstance(d, str) and per_image(d) is None for shape in shapes for d in shape):
             reason = f"the size of its output {list(shapes[0])} is known only when it runs"
-            found.append(Unsupported(", ".join(node.origin), node.op.kind, "", reason, "export with fixed shapes"))
+            found.append(Unsupported(", ".join(node.origin), node.op.kind, "", reason, fixed_shapes(graph)))
     return found
 
 
@@ -144,7 +144,7 @@ class _Reader(ModelReader):
                 return
         except ModelError as error:
             name = node.name or (node.output[0] if node.output else "")
-            remedy = error.remedy or "correct the model, or export it again"
+            remedy = error.remedy or "export the model again"
             self.unsupported.append(Unsupported(name, node.op_type, error.attribute, error.reason, remedy))
         self._stand_in(node)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# The remedy where a size that a model leaves open is needed; `ir/checks.py` spells it out for the model.
+FIX_INPUT = "fix the input shape (--input-shape)"
+
 
 class OptgraphError(Exception):
     """Base of every error a user can cause. `str(error)` is one line, whatever names a file has."""

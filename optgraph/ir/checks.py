@@ -10,7 +10,7 @@ import numpy as np
 from optgraph.base.errors import ModelError
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.op import Op
-from optgraph.ir.values import Value, per_image
+from optgraph.ir.values import BATCH, Value, per_image
 
 # What multiplies by its constants. Elsewhere an infinity means something: a bound, a mask that is added or chosen.
 _PRODUCTS = frozenset(
@@ -54,6 +54,17 @@ def check_computable(graph: Graph) -> None:
 
 def _multiplies(op: Op, constant: np.ndarray) -> bool:
     return op.kind in _PRODUCTS or (constant.size > 1 and getattr(op, "fn", "") == "mul")
+
+
+def fixed_shapes(graph: Graph) -> str:
+    """The remedy where an open batch is in the way: the option that fixes it, spelled out for the graph's inputs."""
+    shapes = {name: graph.shape(name) for name in graph.inputs}
+    if not any(BATCH in shape for shape in shapes.values()):
+        return "export the model again, with fixed shapes inside"
+    texts = {name: ",".join("1" if d == BATCH else str(d) for d in shape) for name, shape in shapes.items()}
+    several = len(texts) > 1
+    options = (f"--input-shape {f'{name}={text}' if several else text}" for name, text in texts.items())
+    return f"fix the batch with {' '.join(options)}"
 
 
 def check_size(graph: Graph) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from optgraph.base.errors import ModelError, NoKernelError
+from optgraph.base.errors import FIX_INPUT, ModelError, NoKernelError
 from optgraph.ir.values import Dim, Shape, Value
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def present(inputs: Sequence[Value | None], slot: int) -> Value:
 
 def fixed(dim: Dim) -> int:
     if isinstance(dim, str):
-        raise ModelError(f"dimension '{dim}' is not known: fix the input shape (--input-shape)")
+        raise ModelError(f"dimension '{dim}' is not known", FIX_INPUT)
     return dim
 
 

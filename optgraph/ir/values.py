@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from optgraph.base.errors import ModelError
+from optgraph.base.errors import FIX_INPUT, ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -150,7 +150,7 @@ class Segment:
 def window_size(size: Dim, kernel: int, stride: int, before: int, after: int, dilation: int) -> Dim:
     """Output length of a sliding window along one axis. Raises ModelError if the window does not fit."""
     if isinstance(size, str):
-        raise ModelError(f"a sliding window over the symbolic dimension '{size}': fix height and width (--input-shape)")
+        raise ModelError(f"a sliding window over the symbolic dimension '{size}'", FIX_INPUT)
     if min(kernel, stride, dilation) < 1:
         raise ModelError(f"a window of {kernel} with stride {stride} and dilation {dilation}: all must be at least 1")
     length = (size + before + after - (kernel - 1) * dilation - 1) // stride + 1
@@ -191,7 +191,8 @@ def broadcast(a: Shape, b: Shape) -> Shape:
         p = a[len(a) - 1 - i] if i < len(a) else 1
         q = b[len(b) - 1 - i] if i < len(b) else 1
         if p != q and p != 1 and q != 1:
-            raise ModelError(f"shapes {list(a)} and {list(b)} do not broadcast")
+            remedy = FIX_INPUT if isinstance(p, str) or isinstance(q, str) else ""
+            raise ModelError(f"shapes {list(a)} and {list(b)} do not broadcast", remedy)
         out.append(q if p == 1 else p)
     return tuple(reversed(out))
 
@@ -213,7 +214,7 @@ def at(dim: Dim, batch: int) -> int:
     if factor is not None:
         return factor * batch
     if isinstance(dim, str):
-        raise ModelError(f"dimension '{dim}' is known only when it runs")
+        raise ModelError(f"dimension '{dim}' is known only when it runs", FIX_INPUT)
     return dim
 
 
@@ -239,7 +240,8 @@ def reshaped(source: Shape, target: Shape) -> Shape:
         if -1 in target and want and have % want == 0:
             rest = volume([have // want, *symbols.elements()])
     if rest is None:
-        raise ModelError(f"cannot reshape {list(source)} to {list(target)}")
+        remedy = FIX_INPUT if any(isinstance(d, str) for d in (*source, *target)) else ""
+        raise ModelError(f"cannot reshape {list(source)} to {list(target)}", remedy)
     return tuple(rest if d == -1 else d for d in target)
 
 

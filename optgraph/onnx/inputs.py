@@ -69,7 +69,7 @@ def _input_dtype(info: onnx.ValueInfoProto) -> str:
 def _input_shape(info: onnx.ValueInfoProto, override: InputShape | None) -> Shape:
     proto = info.type.tensor_type
     if not proto.HasField("shape") and override is None:
-        raise ModelError(f"input '{info.name}' has no shape", "give one with --input-shape, such as N,3,299,299")
+        raise ModelError(f"input '{info.name}' has no shape", "give one with --input-shape, such as N,3,224,224")
     declared: list[Dim | None] = [
         d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in proto.shape.dim
     ]
@@ -84,12 +84,35 @@ def _input_shape(info: onnx.ValueInfoProto, override: InputShape | None) -> Shap
         elif isinstance(d, int) and d > 0:
             shape.append(d)
         else:
-            example = ",".join(["N", *(str(s) if s else "299" for s in declared[1:])])
-            raise ModelError(
-                f"input '{info.name}' leaves dimension {i} open ({example.replace('299', '?')})",
-                f"fix it with --input-shape {example}{_or_sizes(declared)}",
-            )
+            raise _open_error(info, declared, i)
     return tuple(shape)
+
+
+def _open_error(info: onnx.ValueInfoProto, shape: Sequence[Dim | None], axis: int) -> ModelError:
+    """What a person is told of an input that leaves a dimension open which a network of one size needs."""
+    first = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else BATCH
+    names = _placeholders(info, shape)
+    sizes = [str(d) if isinstance(d, int) else names.get(i, str(first)) for i, d in enumerate(shape)]
+    known = ",".join([str(first), *(str(d) if isinstance(d, int) else "?" for d in shape[1:])])
+    numbers = " and ".join(dict.fromkeys(names.values()))
+    return ModelError(
+        f"input '{info.name}' leaves dimension {axis} open ({known})",
+        f"fix it with --input-shape {','.join(sizes)}, with numbers for {numbers}{_or_sizes(shape)}",
+    )
+
+
+def _placeholders(info: onnx.ValueInfoProto, shape: Sequence[Dim | None]) -> dict[int, str]:
+    """A letter, or the model's own name, for each open dimension but the batch."""
+    images = "CHW" if len(shape) == 4 else ""
+    if isinstance(shape[-1], int) and not isinstance(shape[1 % len(shape)], int):
+        images = images[1:] + images[:1]  # channels last
+    declared = [d.dim_param for d in info.type.tensor_type.shape.dim]
+    names: dict[int, str] = {}
+    for i, d in enumerate(shape):
+        own = declared[i] if i < len(declared) and declared[i].isidentifier() and declared[i] != BATCH else ""
+        if i and not isinstance(d, int):
+            names[i] = images[i - 1] if images else own or f"D{i}"
+    return names
 
 
 def _or_sizes(shape: Sequence[Dim | None]) -> str:

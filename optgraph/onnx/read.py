@@ -15,7 +15,8 @@ from onnx import TensorProto
 
 from optgraph.base import garbage
 from optgraph.base.budget import DEFAULT, Budget
-from optgraph.base.errors import ModelError
+from optgraph.base.errors import FIX_INPUT, ModelError
+from optgraph.ir.checks import fixed_shapes
 from optgraph.ir.graph import Graph, Source
 from optgraph.ir.op import Op
 from optgraph.ir.values import Dim, Shape
@@ -174,6 +175,8 @@ class ModelReader:
             if not _domain(node):
                 self._known.follow(node)
         except ModelError as error:
+            if error.remedy == FIX_INPUT:
+                error = ModelError(error.reason, fixed_shapes(self.graph), error.attribute, error.where)
             raise error.at(where) from None
         except MALFORMED as error:
             raise malformed(error).at(where) from None

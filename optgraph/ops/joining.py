@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import onnx
 
-from optgraph.base.errors import ModelError
+from optgraph.base.errors import FIX_INPUT, ModelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, fixed, present
 from optgraph.ir.values import Dim, Value, batches, per_image
 from optgraph.kernels.elementwise import ELEMENTWISE
@@ -154,7 +154,7 @@ class Slice(Op):
         for start, end, axis, step in zip(self.starts, self.ends, self.axes, self.steps, strict=True):
             size = shape[axis]
             if not isinstance(size, int):
-                raise ModelError(f"cannot slice the symbolic dimension '{size}'")
+                raise ModelError(f"cannot slice the symbolic dimension '{size}'", FIX_INPUT)
             shape[axis] = len(_kept(size, start, end, step))
         return (Value(tuple(shape), x.dtype),)
 
@@ -223,7 +223,7 @@ def _total(sizes: Sequence[Dim]) -> Dim:
     if all(isinstance(d, int) for d in sizes):
         return sum(int(d) for d in sizes)
     if None in factors:
-        raise ModelError(f"cannot join {list(sizes)}, for the size of that is not known: fix the input shape")
+        raise ModelError(f"cannot join {list(sizes)}, a batch and what is none", FIX_INPUT)
     return batches(sum(filter(None, factors)))
 
 

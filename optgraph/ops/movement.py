@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx
 
-from optgraph.base.errors import ModelError, NoKernelError
+from optgraph.base.errors import FIX_INPUT, ModelError, NoKernelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, present
 from optgraph.ir.values import Dim, Shape, Value, reshaped, volume
 from optgraph.kernels.pad import PAD
@@ -187,7 +187,7 @@ class Pad(Op):
         shape: list[Dim] = []
         for size, before, after in zip(x.shape, self.pads[:rank], self.pads[rank:], strict=True):
             if isinstance(size, str) and (before or after):
-                raise ModelError(f"cannot pad the symbolic dimension '{size}'")
+                raise ModelError(f"cannot pad the symbolic dimension '{size}'", FIX_INPUT)
             shape.append(size if isinstance(size, str) else size + before + after)
         return (Value(tuple(shape), x.dtype),)
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import onnx
 
-from optgraph.base.errors import ModelError, NoKernelError
+from optgraph.base.errors import FIX_INPUT, ModelError, NoKernelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, present
 from optgraph.ir.values import Value, volume
 from optgraph.kernels import lrn as kernel
@@ -39,7 +39,8 @@ class BatchNorm(Op):
         if attrs.get("training_mode", 0) or any(node.output[1:]):
             raise ModelError("batch normalization in training mode", FOR_INFERENCE, "training_mode")
         if attrs.get("spatial", 1) != 1:
-            raise KeepError
+            reason = "batch normalization with spatial=0: a mean and a variance for each element, not each channel"
+            raise ModelError(reason, "export the model anew with a later opset, which has no such form", "spatial")
         importer.add(BatchNorm(epsilon=float(attrs.get("epsilon", 1e-5))), node.input)
 
     handlers: ClassVar[Handlers] = {"BatchNormalization": from_onnx}
@@ -150,7 +151,7 @@ class Hardmax(Op):
         # Before opset 13 it ran over all axes from `axis` on, taken as one.
         back = volume(shape[axis:])
         if back is None:
-            raise ModelError(f"it runs over all of {list(shape)}", "fix the input shape (--input-shape)")
+            raise ModelError(f"it runs over all of {list(shape)}", FIX_INPUT)
         rows = importer.add(Reshape(shape=(*shape[:axis], back)), node.input, [""])
         importer.add(Reshape(shape=shape), [importer.add(Hardmax(axis=axis), [rows], [""])])
 

@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper, version_converter
 
 from optgraph.base.arrays import to_array
 from optgraph.base.dtypes import torch_dtype
-from optgraph.base.errors import ModelError
+from optgraph.base.errors import FIX_INPUT, ModelError
 from optgraph.ir.op import Exporter, Importer, Inputs, Node, Op, Outputs
 from optgraph.ir.values import Dim, Value, at, batches, per_image
 from optgraph.ops.exporting import OPSET, element
@@ -220,7 +220,7 @@ def inferred(
     for name in node.output:
         proto = types_out.get(name)
         if proto is None or not proto.HasField("tensor_type") or not proto.tensor_type.HasField("shape"):
-            raise ModelError("the shape of its output cannot be found", "fix the input shapes with --input-shape")
+            raise ModelError("the shape of its output cannot be found", FIX_INPUT)
         dims: list[Dim] = [
             d.dim_value if d.HasField("dim_value") else d.dim_param or f"{node.output[0]}.{i}"
             for i, d in enumerate(proto.tensor_type.shape.dim)

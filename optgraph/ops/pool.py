@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnx
 
-from optgraph.base.errors import ModelError
+from optgraph.base.errors import FIX_INPUT, ModelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Outputs, image
 from optgraph.ir.values import Pads, Shape, Value, Window
 from optgraph.kernels.frame.ends import Prologue
@@ -103,7 +103,7 @@ def _ceil(x: Shape, window: dict[str, Any], attrs: dict[str, Any]) -> tuple[Pads
     for i in range(2):
         size = x[2 + i]
         if isinstance(size, str):
-            raise ModelError(f"ceil_mode needs a fixed size, not '{size}'", "give --input-shape", "ceil_mode")
+            raise ModelError(f"ceil_mode needs a fixed size, not '{size}'", FIX_INPUT, "ceil_mode")
         stride, reach = window["stride"][i], (window["kernel"][i] - 1) * window["dilation"][i] + 1
         padded = size + pads[i] + pads[i + 2]
         count = math.ceil((padded - reach) / stride) + 1

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import onnx
 
-from optgraph.base.errors import ModelError
+from optgraph.base.errors import FIX_INPUT, ModelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, fixed, image, present
 from optgraph.ir.values import BATCH, Shape, Value, at, broadcast, per_image
 from optgraph.kernels.frame.view import View
@@ -33,7 +33,7 @@ class Expand(Op):
         out = broadcast(x.shape, self.shape)
         like = inputs[1] if len(inputs) > 1 else None
         if self._missing(x.shape) and (like is None or like.shape[:1] != (BATCH,)):
-            raise ModelError(f"cannot expand {list(x.shape)} to {list(self.shape)}")
+            raise ModelError(f"cannot expand {list(x.shape)} to {list(self.shape)}", FIX_INPUT)
         return (Value(out, x.dtype),)
 
     @staticmethod

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import onnx
 
-from optgraph.base.errors import ModelError, NoKernelError
+from optgraph.base.errors import FIX_INPUT, ModelError, NoKernelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, fixed, present
 from optgraph.ir.values import Dim, Shape, Value
 from optgraph.kernels.resample import table
@@ -255,7 +255,7 @@ def _add(
         fields = {**fields, "roi": tuple(roi[i + begin] for begin in (0, len(axes)) for i in changed)}
     picked = [targets[i] for i in changed]
     if not by_scale and any(isinstance(size, str) for size in picked):
-        raise ModelError(f"resizes {list(shape)} to {list(targets)}, whose batch is another", "give --input-shape")
+        raise ModelError(f"resizes {list(shape)} to {list(targets)}, whose batch is another", FIX_INPUT)
     where: dict[str, Any] = {"axes": tuple(axes[i] for i in changed), "scales" if by_scale else "sizes": tuple(picked)}
     importer.add(Resize(**where, **fields), [node.input[0]])
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnx
 
-from optgraph.base.errors import ModelError
+from optgraph.base.errors import FIX_INPUT, ModelError
 from optgraph.ir.op import Exporter, Importer, Node, Op, Outputs, image
 from optgraph.ir.values import IDENTITY, Act, Dim, Pads, Pair, Value, Window
 from optgraph.ops import exporting
@@ -94,7 +94,7 @@ def read_window(
         for i in range(2):
             size = x[2 + i]
             if isinstance(size, str):
-                raise ModelError(f"auto_pad needs a fixed size, not '{size}'", "give --input-shape", "auto_pad")
+                raise ModelError(f"auto_pad needs a fixed size, not '{size}'", FIX_INPUT, "auto_pad")
             reach = (kernel[i] - 1) * dilation[i] + 1
             total = max((math.ceil(size / stride[i]) - 1) * stride[i] + reach - size, 0)
             small, large = total // 2, total - total // 2

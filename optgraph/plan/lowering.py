@@ -15,6 +15,7 @@ from typing import Any
 from optgraph.base.devices import INTERPRET, Target
 from optgraph.base.dtypes import ITEMSIZE, STORAGE, check_dtype
 from optgraph.base.errors import InputError, ModelError, NoKernelError
+from optgraph.ir.checks import fixed_shapes
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.values import BATCH, Value, at
 from optgraph.kernels.elementwise import ELEMENTWISE
@@ -83,7 +84,7 @@ class Lowering:
         try:
             return tuple(at(d, self.batch) for d in self.graph.shape(value))
         except ModelError as error:
-            remedy = "fix the input shape (--input-shape)"
+            remedy = fixed_shapes(self.graph)
             raise ModelError(f"the shape of '{value}' is not known: {error.reason}", remedy) from None
 
     def read(self, value: str) -> View:

@@ -29,9 +29,7 @@ NAMES = [path.stem for path in CASES]
 REFUSED = {"bn_outputs_and_training.opset7_spatial0": ("spatial", "export")}
 
 # Not mended yet.
-PENDING = {
-    "bn_outputs_and_training.opset7_spatial0",
-}
+PENDING = {}
 
 BOUNDS = {"float16": 5e-3, "bfloat16": 3e-2, "float32": 1e-5, "float64": 1e-12}
 WAYS = ("torch", "onnxruntime", "interpret", "artifact", "optimize")
@@ -110,8 +108,6 @@ def assert_alike(results: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndar
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("path", CASES, ids=NAMES)
 def test_case(path: Path, way: str, tmp_path: Path) -> None:
-    if path.stem in PENDING:
-        pytest.skip("not mended yet")
     if path.stem in REFUSED:
         reason, remedy = REFUSED[path.stem]
         with pytest.raises(OptgraphError, match=reason) as raised:
