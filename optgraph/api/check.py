@@ -15,7 +15,7 @@ import onnx
 
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.errors import ModelError
-from optgraph.ir.checks import check_size, uncomputable
+from optgraph.ir.checks import check_size, fixed_shapes, uncomputable
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import per_image
 from optgraph.onnx.inputs import declared_value

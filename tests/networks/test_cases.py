@@ -28,8 +28,6 @@ NAMES = [path.stem for path in CASES]
 # What must be refused: the words that say why, and those of the remedy.
 REFUSED = {"bn_outputs_and_training.opset7_spatial0": ("spatial", "export")}
 
-# Not mended yet.
-PENDING = {}
 
 BOUNDS = {"float16": 5e-3, "bfloat16": 3e-2, "float32": 1e-5, "float64": 1e-12}
 WAYS = ("torch", "onnxruntime", "interpret", "artifact", "optimize")
