@@ -14,7 +14,7 @@ from optgraph.ahead.build import Use, build, find_all_uses, parse_targets
 from optgraph.ahead.cubins import Cubin
 from optgraph.api import artifact
 from optgraph.api.feeds import Array, batch_of, named, shape_text
-from optgraph.api.recipe import Made, Recipe, SourceModel
+from optgraph.api.recipe import Made, Recipe, SourceModel, loaded
 from optgraph.api.sized import AtSize
 from optgraph.api.sizes import Sizes
 from optgraph.base.arrays import as_tensor, to_array
@@ -23,7 +23,6 @@ from optgraph.base.devices import Target
 from optgraph.base.dtypes import check_dtype, torch_dtype
 from optgraph.base.errors import InputError
 from optgraph.base.progress import Progress, silent
-from optgraph.ir.checks import check_size
 from optgraph.ir.graph import Graph
 from optgraph.ir.op import Op
 from optgraph.ir.values import Value
@@ -284,18 +283,10 @@ def load(
     """
     found = artifact.load(Path(path), ops, cubins)
     options, sized = found.options, found.sized
-
-    def made(at: AtSize) -> Made:
-        for graph in (at.simplified, at.fused):
-            graph.budget = budget
-            check_size(graph)
-        source = SourceModel(found.source_name, found.source_digest, options.nodes, at.bytes_per_image)
-        return Made(at.simplified, at.fused, Plans(at.fused, options.dtype, options.keep_fp32), source)
-
-    first = made(AtSize(found.simplified, found.fused, options.bytes_per_image))
+    first = loaded(found, AtSize(found.simplified, found.fused, options.bytes_per_image), budget)
     by_size: Sizes[Net] | None = None
     if sized is not None:
-        given = {sized.size: first} | {size: made(at) for size, at in sized.others.items()}
+        given = {sized.size: first} | {size: loaded(found, at, budget) for size, at in sized.others.items()}
         common = options.dtype, budget, ops, found.source_digest, options.keep_fp32
         recipe = Recipe.saved(sized.original, *common) if sized.original else None
         by_size = Sizes(sized.image, given, recipe)

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import onnx
 
+from optgraph.api.artifact import Artifact
 from optgraph.api.feeds import fits
-from optgraph.api.sized import Original
+from optgraph.api.sized import AtSize, Original
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.devices import Target
 from optgraph.base.errors import InputError, ModelError
@@ -63,8 +64,8 @@ class Recipe:
     """How the networks of one model are made.
 
     strict: where each region must have a kernel, if anywhere. inputs: what 'auto' of `keep_fp32` looks at, at the size
-    that they are of. digest: SHA-256 of the file that `model` was read from,
-    if that is no path. The rest is as for `compile`.
+    that they are of. digest: SHA-256 of the file that `model` was read from, if that is no path. The rest is as for
+    `compile`.
     """
 
     model: str | Path | onnx.ModelProto
@@ -141,6 +142,16 @@ class Recipe:
         fitting = [feeds for feeds in self.inputs if fits(feeds, values)]
         found = leaving(simplified, fused, self.dtype, fitting or examples(values))
         return tuple(name for region in found for name in region.onnx_nodes)
+
+
+def loaded(file: Artifact, at: AtSize, budget: Budget) -> Made:
+    """What an .optgraph has of the network at one size. Raises ModelError if it is over budget."""
+    for graph in (at.simplified, at.fused):
+        graph.budget = budget
+        check_size(graph)
+    options = file.options
+    source = SourceModel(file.source_name, file.source_digest, options.nodes, at.bytes_per_image)
+    return Made(at.simplified, at.fused, Plans(at.fused, options.dtype, options.keep_fp32), source)
 
 
 def _digest(path: str | Path) -> str:
