@@ -13,17 +13,21 @@ from optgraph.kernels.jit.addressing import aligned
 def _position(table, i, tap, size, TAPS: tl.constexpr):
     """Where tap number `tap` of position `i` is."""
     if table is None:
-        return i
-    found = tl.load(table + i * TAPS + tap).to(tl.int32)
-    return tl.minimum(tl.maximum(found, 0), size - 1)
+        found = i
+    else:
+        found = tl.load(table + i * TAPS + tap).to(tl.int32)
+        found = tl.minimum(tl.maximum(found, 0), size - 1)
+    return found
 
 
 @triton.jit
 def _weight(table, i, tap, size, TAPS: tl.constexpr):
     """How much it counts; `size`: positions of the output."""
     if TAPS == 1:
-        return tl.full(i.shape, 1.0, tl.float32)
-    return tl.load(table + (size + i) * TAPS + tap)
+        weight = tl.full(i.shape, 1.0, tl.float32)
+    else:
+        weight = tl.load(table + (size + i) * TAPS + tap)
+    return weight
 
 
 # fmt: off

@@ -16,7 +16,7 @@ from optgraph.kernels.elementwise import ELEMENTWISE
 from optgraph.kernels.frame.view import View
 from optgraph.ops import exporting
 from optgraph.ops.importing import KeepError, axis_of, constant_operand
-from optgraph.ops.lowered import copied, picked
+from optgraph.ops.lowered import FLOATS, copied, picked
 from optgraph.ops.movement import Identity, Reshape
 from optgraph.plan.lowering import Lowering
 
@@ -74,7 +74,8 @@ class Concat(Op):
         return tuple(value for value, flag in zip(node.inputs, self.in_place, strict=False) if flag)
 
     def lower(self, context: Lowering, node: Node) -> None:
-        images = self.axis == 1 and len(context.shape(node.output)) == 4
+        whole = context.write(node.output)
+        images = self.axis == 1 and len(whole.shape) == 4 and whole.dtype in FLOATS
         for i, (value, part) in enumerate(zip(node.inputs, self._parts(context, node), strict=True)):
             if self.in_place and self.in_place[i]:
                 continue

@@ -19,7 +19,8 @@ from optgraph.plan.plan import Weight
 if TYPE_CHECKING:
     import torch
 
-_NUMBERS = {"float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8"}  # that kernels move
+FLOATS = {"float32", "float16", "bfloat16"}  # that kernels compute with
+_NUMBERS = FLOATS | {"int64", "int32", "int16", "int8", "uint8"}  # that kernels move
 
 
 class Ending(Protocol):

@@ -16,7 +16,7 @@ from optgraph.ir.values import Dim, Shape, Value, reshaped, volume
 from optgraph.kernels.pad import PAD
 from optgraph.ops import exporting
 from optgraph.ops.importing import FOR_INFERENCE, KeepError, axes_of, constant_operand, given
-from optgraph.ops.lowered import copied, picked, with_rank_4
+from optgraph.ops.lowered import FLOATS, copied, picked, with_rank_4
 from optgraph.plan.lowering import Lowering
 
 
@@ -237,6 +237,8 @@ class Pad(Op):
             ends = {axis: (self.mode, x.shape[axis], self.pads[axis], self.pads[axis + rank]) for axis in moved}
             picked(context, node, x, out, {axis: source_positions(*end) for axis, end in ends.items()})
             return
+        if out.dtype not in FLOATS:
+            raise NoKernelError(f"no kernel pads numbers of type {out.dtype}")
         last = max(moved, default=0) if rank < 4 else 1  # is taken for the channels
         order = [axis for axis in range(rank) if axis != last]
         pads = [0] * (4 - rank) + [self.pads[axis] for axis in (*order, last)]

@@ -163,6 +163,21 @@ def test_whole_numbers_are_moved_too(dtype: str) -> None:
     assert launches(big) == {"resample": 1}
 
 
+def test_large_whole_numbers_stay_what_they_are() -> None:
+    """float32 has no 2^24 + 1."""
+    graph = Graph()
+    x, y = (graph.add_input(name, Value((2, 3, 4, 5), "int64")) for name in "xy")
+    graph.outputs["joined"] = graph.add(ops.Concat(axis=1), [x, y]).output
+    graph.outputs["padded"] = graph.add(ops.Pad(pads=(0, 0, 1, 0, 0, 0, 0, 1)), [x]).output
+    pipeline.apply(graph, pipeline.FUSE)
+    run = Engine(Plans(graph, "fp32"), CPU)
+    feeds = {name: 2**24 + torch.arange(120).reshape(2, 3, 4, 5) for name in "xy"}
+    found = run(feeds, 2)
+    assert torch.equal(found["joined"], torch.cat([feeds["x"], feeds["y"]], 1))
+    assert torch.equal(found["padded"], torch.nn.functional.pad(feeds["x"], (0, 1, 1, 0)))
+    assert [f.reason for f in run.plan(2).fallbacks] == ["no kernel pads numbers of type int64"]
+
+
 @pytest.mark.parametrize("axis, shape", [(1, ("N", 5, 4)), (2, ("N", 5, 4)), (2, IMAGE), (3, IMAGE), (1, ("N", 5))])
 def test_concatenation_along_any_axis(axis: int, shape: Shape) -> None:
     graph = Graph()

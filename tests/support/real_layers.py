@@ -89,6 +89,7 @@ def _rows() -> Iterator[tuple[str, Kernel, Sample]]:
     x, out = image(8, 28, 28, 240), image(8, 56, 56, 240)
     tables = {"rows": vector(56 * 4), "columns": vector(56 * 4)}
     yield "resample", RESAMPLE, Sample({"x": x, "out": out, **tables})
+    yield "resample_rows", RESAMPLE, Sample({"x": x, "out": image(8, 56, 28, 240), "rows": vector(56)})
     for name, columns in (("softmax", 1000), ("softmax_long", 50000)):
         yield name, SOFTMAX, Sample({"x": image(8, columns), "out": image(8, columns)})
     operands = {"x": image(*MIDDLE), "out": image(*MIDDLE), "other": image(*MIDDLE)}
