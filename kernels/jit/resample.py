@@ -23,7 +23,7 @@ def _position(table, i, tap, size, TAPS: tl.constexpr):
 @triton.jit
 def _weight(table, i, tap, size, TAPS: tl.constexpr):
     """How much it counts; `size`: positions of the output."""
-    if TAPS == 1:
+    if TAPS == 1:  # noqa: SIM108
         weight = tl.full(i.shape, 1.0, tl.float32)
     else:
         weight = tl.load(table + (size + i) * TAPS + tap)
