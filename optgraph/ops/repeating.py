@@ -191,6 +191,8 @@ class SpaceToDepth(Op):
 
     @staticmethod
     def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+        if attrs.get("mode", "DCR") != "DCR":  # since opset 28
+            raise KeepError
         importer.add(SpaceToDepth(block=int(attrs["blocksize"])), node.input)
 
     handlers: ClassVar[Handlers] = {"SpaceToDepth": from_onnx}
