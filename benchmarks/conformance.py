@@ -72,7 +72,7 @@ DISPUTED = {f"test_resize_downsample_scales_{mode}_align_corners": _CORNERS for 
 
 
 class Case(NamedTuple):
-    """A test of a node, or of a model. `narrow`: it has a tensor of a type that we know of and no network here holds."""
+    """A test of a node, or of a model. `narrow`: it has a tensor of a type that we know and no network here has."""
 
     name: str
     operator: str
