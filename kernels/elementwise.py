@@ -57,6 +57,7 @@ def elementwise(
     other = None if other is None else _broadcast(other, out, "other")
     *others, other_c = (0, 0, 0, 0) if other is None else strides4(other)
     strides = tuple(others)
+    wide = strides if other_c else ()  # one number for all channels is loaded by itself
     arguments = {
         "pre": before.argument(),
         "combine": Jit(f"{OURS}.combine", COMBINE[combine][0]),
@@ -65,7 +66,7 @@ def elementwise(
         "post": Scalar.of(post),
     }
     work = Work((Read(x), *([] if other is None else [Read(other)])), (out,), before.vectors)
-    return rowwise("elementwise", {"x": x, "out": out}, arguments, {"OTHER_C": other_c}, work, tile, strides=strides)
+    return rowwise("elementwise", {"x": x, "out": out}, arguments, {"OTHER_C": other_c}, work, tile, strides=wide)
 
 
 def _broadcast(t: torch.Tensor, out: torch.Tensor, name: str) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""Softmax over the last axis of x [M, N]: exp(x[m, n] - max(x[m, :])) / sum over j of exp(x[m, j] - max(x[m, :])).
+"""Softmax over the last axis of x [N, H, W, C]: exp(x[c] - max(x)) / sum over j of exp(x[j] - max(x)), or its logarithm.
 
-x with any strides; the last axis of out [M, N] is contiguous.
+x and out with any strides: the last axis is that of the softmax, wherever it lies in memory.
 
-Bound by bytes. A row that fits a block is read once; a longer one three times (maximum, sum, result), the last two out
+Bound by bytes. A line that fits a block is read once; a longer one three times (maximum, sum, result), the last two out
 of cache.
 """
 
@@ -13,60 +13,51 @@ from itertools import product
 
 import torch
 
-from optgraph.base.devices import Target
 from optgraph.kernels.frame.arguments import ours
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
-from optgraph.kernels.frame.operands import check_shape, row_stride2, strides2
-from optgraph.kernels.frame.rows import alignment
+from optgraph.kernels.frame.lines import Lines
+from optgraph.kernels.frame.operands import check_shape
 from optgraph.kernels.frame.sample import Sample, image
-from optgraph.kernels.frame.tile import Tile, cdiv, ceil_pow2
+from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.work import Read, Work
 
-_ROW_BLOCK = 4096  # the longest row kept in registers
 
-
-def softmax(x: torch.Tensor, out: torch.Tensor, *, tile: Tile | None = None) -> Launch:
-    """One launch."""
-    x_row, stride_n = strides2(x, "x")
-    rows, columns = x.shape
-    check_shape(out, (rows, columns), "out")
-    out_row = row_stride2(out, "out")
-    tile = tile or softmax_tile(rows, columns, target_of(x))
+def softmax(x: torch.Tensor, out: torch.Tensor, *, log: bool = False, tile: Tile | None = None) -> Launch:
+    """One launch; log: of the logarithm."""
+    lines = Lines.of(x, out)
+    check_shape(out, tuple(x.shape), "out")
+    tile = tile or lines.tile(target_of(x))
     return Launch(
         "softmax",
         ours("softmax"),
-        (cdiv(rows, tile.block_m),),
-        {"x": x, "out": out, "rows": rows, "columns": columns, "x_row": x_row, "out_row": out_row},
-        {
-            "STRIDE_N": stride_n,
-            "ONE_BLOCK": columns <= tile.block_n,
-            "ALIGN": alignment(columns, x_row, out_row),
-            **tile.blocks(),
-        },
+        lines.grid(x.shape[0], tile),
+        {"x": x, "out": out, "lines": lines},
+        {"LOG": log, "ONE_BLOCK": lines.columns <= tile.block_n, **lines.constants(), **tile.blocks()},
         tile,
-        Work((Read(x),), (out,), terms=columns),
+        Work((Read(x),), (out,), terms=lines.columns),
     )
 
 
-def softmax_tile(rows: int, columns: int, target: Target) -> Tile:
-    """One row a program on a GPU; as many as fit a block in the interpreter."""
-    block_n = min(ceil_pow2(columns), _ROW_BLOCK)
-    if target.interpreted:
-        return Tile(min(ceil_pow2(rows), 2**18 // block_n), block_n, num_stages=1)
-    return Tile(1, block_n, num_warps=4 if block_n <= 1024 else 8, num_stages=1)
-
-
-def reference(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+def reference(x: torch.Tensor, out: torch.Tensor, *, log: bool = False) -> torch.Tensor:
     """The same in float64; `out` is not read."""
-    return x.double().softmax(-1)
+    return x.double().log_softmax(-1) if log else x.double().softmax(-1)
 
 
 def samples() -> Iterator[tuple[str, Sample]]:
-    """Odd sizes, in one block and in several."""
-    for (m, n), tile in product([(1, 10), (3, 73), (5, 129), (2, 1)], [None, Tile(1, 16), Tile(4, 64), Tile(2, 256)]):
-        yield "odd sizes", Sample({"x": image(m, n, beside=2), "out": image(m, n, beside=8), "tile": tile})
-    yield "a long row", Sample({"x": image(2, 65536), "out": image(2, 65536, beside=8)})
+    """Odd sizes, in one block and in several; lines whose elements lie apart."""
+    tiles = None, Tile(1, 16), Tile(4, 64), Tile(2, 256)
+    for (m, n), tile in product([(1, 10), (3, 73), (5, 129), (2, 1)], tiles):
+        x, out = image(1, 1, m, n, beside=2), image(1, 1, m, n, beside=8)
+        yield "odd sizes", Sample({"x": x, "out": out, "tile": tile})
+    for log, tile in product([False, True], [None, Tile(4, 16)]):
+        yield "pixels", Sample({"x": image(2, 3, 5, 37), "out": image(2, 3, 5, 37, beside=8), "log": log, "tile": tile})
+        x, out = image(2, 19, 3, 16), image(2, 19, 3, 16)
+        apart = {"x": x.permute(0, 2, 3, 1), "out": out.permute(0, 2, 3, 1)}
+        yield "elements apart", Sample({**apart, "log": log, "tile": tile})
+    x, out = image(2, 9, 5, 7), image(2, 5, 7, 9)
+    yield "another order", Sample({"x": x.permute(0, 2, 3, 1), "out": out})
+    yield "a long line", Sample({"x": image(1, 1, 2, 65536), "out": image(1, 1, 2, 65536, beside=8)})
 
 
 SOFTMAX = Kernel(softmax, reference, samples)

@@ -39,13 +39,15 @@ def rowwise(
     count = visited or batch * height * width
     tile = tile or row_tile(count, channels, x.element_size(), target_of(x), stages)
     image, size = Image.of(x), Output(count, height, width, channels, row_stride(out, "out"), channels)
-    align = alignment(channels, *image.strides, size.row, *strides)
+    stride_c = strides4(x)[3]
+    # What is one number for all channels is not loaded by eights.
+    align = alignment(channels, *(image.strides if stride_c else ()), size.row, *strides)
     return Launch(
         kernel,
         ours(kernel),
         (cdiv(count, tile.block_m), cdiv(channels, tile.block_n)),
         {**tensors, "image": image, **arguments, "size": size},
-        {"STRIDE_C": strides4(x)[3], **constants, "ALIGN": align, **tile.blocks()},
+        {"STRIDE_C": stride_c, **constants, "ALIGN": align, **tile.blocks()},
         tile,
         work,
     )

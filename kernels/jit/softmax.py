@@ -6,44 +6,54 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from optgraph.kernels.jit.addressing import aligned
+from optgraph.kernels.jit.lines import element_offset, line_length, line_offset, line_width, lines_of_program
 
 
 # fmt: off
 @triton.jit
 def softmax(
-    x, out, rows, columns, x_row, out_row,  # M, N
-    STRIDE_N: tl.constexpr, ONE_BLOCK: tl.constexpr, ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    x, out, lines,
+    LOG: tl.constexpr, ONE_BLOCK: tl.constexpr, UNIT_W: tl.constexpr, UNIT_C: tl.constexpr, ALIGN: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
-    columns = aligned(columns, ALIGN)
-    m = (tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)  # [BLOCK_M]
-    m_mask = (m < rows)[:, None]
-    # Rows past the end repeat the last one: a row of nothing but -inf would be NaN.
-    x_rows = x + (tl.minimum(m, rows - 1) * aligned(x_row, ALIGN))[:, None]
-    out_rows = out + (m * aligned(out_row, ALIGN))[:, None]
-    n = tl.arange(0, BLOCK_N)[None, :]
-    # A maximum that ignores NaN is safe: the NaN itself then reaches the sum, and with it the whole row.
+    n, h, w = lines_of_program(lines, BLOCK_M)
+    width, columns = line_width(lines, UNIT_W, ALIGN), line_length(lines, UNIT_C, ALIGN)
+    # Lines past the end are read as zeros: one of nothing but -inf would be NaN.
+    m_mask = (w < width)[:, None]
+    x_lines = x + line_offset(n, h, w, lines.x_n, lines.x_h, lines.x_w, UNIT_W, ALIGN)[:, None]
+    out_lines = out + line_offset(n, h, w, lines.out_n, lines.out_h, lines.out_w, UNIT_W, ALIGN)[:, None]
+    c = tl.arange(0, BLOCK_N)[None, :]
+    # A maximum that ignores NaN is safe: the NaN itself then reaches the sum, and with it the whole line.
     if ONE_BLOCK:
-        mask = n < columns  # [1, BLOCK_N]
-        y = tl.load(x_rows + n * STRIDE_N, mask, other=float("-inf")).to(tl.float32)
-        y = tl.exp(y - tl.max(y, axis=1)[:, None])
-        tl.store(out_rows + n, (y / tl.sum(y, axis=1)[:, None]).to(out.dtype.element_ty), m_mask & mask)
+        c_mask = c < columns  # [1, BLOCK_N]
+        mask = m_mask & c_mask
+        y = tl.load(x_lines + element_offset(c, lines.x_c, UNIT_C, ALIGN), mask, other=0.0).to(tl.float32)
+        y = tl.where(c_mask, y, float("-inf"))
+        y = y - tl.max(y, axis=1)[:, None]
+        e = tl.exp(y)
+        total = tl.sum(e, axis=1)[:, None]
+        y = y - tl.log(total) if LOG else e / total
+        tl.store(out_lines + element_offset(c, lines.out_c, UNIT_C, ALIGN), y.to(out.dtype.element_ty), mask)
     else:
         block_top = tl.full((BLOCK_M, BLOCK_N), float("-inf"), dtype=tl.float32)
         for start in range(0, columns, BLOCK_N):
-            mask = n < columns - start
-            y = tl.load(x_rows + (start + n) * STRIDE_N, mask, other=float("-inf"))
-            block_top = tl.maximum(block_top, y.to(tl.float32))
+            c_mask = c < columns - start
+            place = element_offset(start + c, lines.x_c, UNIT_C, ALIGN)
+            y = tl.load(x_lines + place, m_mask & c_mask, other=0.0).to(tl.float32)
+            block_top = tl.maximum(block_top, tl.where(c_mask, y, float("-inf")))
         top = tl.max(block_top, axis=1)[:, None]
         block_sum = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
         for start in range(0, columns, BLOCK_N):
-            mask = n < columns - start
-            y = tl.load(x_rows + (start + n) * STRIDE_N, mask, other=float("-inf"))
-            block_sum += tl.exp(y.to(tl.float32) - top)
-        scale = 1.0 / tl.sum(block_sum, axis=1)[:, None]
+            c_mask = c < columns - start
+            place = element_offset(start + c, lines.x_c, UNIT_C, ALIGN)
+            y = tl.load(x_lines + place, m_mask & c_mask, other=0.0).to(tl.float32)
+            block_sum += tl.exp(tl.where(c_mask, y, float("-inf")) - top)
+        total = tl.sum(block_sum, axis=1)[:, None]
         for start in range(0, columns, BLOCK_N):
-            mask = n < columns - start
-            y = tl.load(x_rows + (start + n) * STRIDE_N, mask, other=float("-inf"))
-            y = tl.exp(y.to(tl.float32) - top) * scale
-            tl.store(out_rows + start + n, y.to(out.dtype.element_ty), m_mask & mask)
+            mask = m_mask & (c < columns - start)
+            place = element_offset(start + c, lines.x_c, UNIT_C, ALIGN)
+            y = tl.load(x_lines + place, mask, other=0.0).to(tl.float32) - top
+            y = y - tl.log(total) if LOG else tl.exp(y) * (1.0 / total)
+            place = element_offset(start + c, lines.out_c, UNIT_C, ALIGN)
+            tl.store(out_lines + place, y.to(out.dtype.element_ty), mask)
 # fmt: on

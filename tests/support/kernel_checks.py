@@ -20,6 +20,7 @@ from optgraph.kernels.pad import PAD
 from optgraph.kernels.pointwise import POINTWISE
 from optgraph.kernels.pool import POOL
 from optgraph.kernels.pooled_pointwise import POOLED_POINTWISE
+from optgraph.kernels.reduce import REDUCE
 from optgraph.kernels.resample import RESAMPLE
 from optgraph.kernels.separable import SEPARABLE
 from optgraph.kernels.softmax import SOFTMAX
@@ -27,7 +28,7 @@ from optgraph.tune.layers import Layer
 
 KERNELS = (
     *(POINTWISE, CONV2D, BOTTLENECK, SEPARABLE, POOLED_POINTWISE, DEPTHWISE, POOL),
-    *(GLOBAL_POOL, DENSE, SOFTMAX, ELEMENTWISE, LRN, PAD),
+    *(GLOBAL_POOL, DENSE, SOFTMAX, ELEMENTWISE, LRN, PAD, REDUCE),
     *(COPY, RESAMPLE),
 )
 CPU = torch.device("cpu")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optgraph.ir.values import IDENTITY, RELU, Window
+from optgraph.ir.values import IDENTITY, RELU, Act, Window
 from optgraph.kernels import bottleneck, conv2d, dense, depthwise, pointwise, pooled_pointwise, separable
 from optgraph.kernels.copy import COPY
 from optgraph.kernels.elementwise import ELEMENTWISE
@@ -15,6 +15,7 @@ from optgraph.kernels.global_pool import GLOBAL_POOL
 from optgraph.kernels.lrn import LRN
 from optgraph.kernels.pad import PAD
 from optgraph.kernels.pool import POOL
+from optgraph.kernels.reduce import REDUCE
 from optgraph.kernels.resample import RESAMPLE
 from optgraph.kernels.softmax import SOFTMAX
 from optgraph.tune.layers import Layer
@@ -91,6 +92,13 @@ def _rows() -> Iterator[tuple[str, Kernel, Sample]]:
     yield "resample", RESAMPLE, Sample({"x": x, "out": out, **tables})
     yield "resample_rows", RESAMPLE, Sample({"x": x, "out": image(8, 56, 28, 240), "rows": vector(56)})
     for name, columns in (("softmax", 1000), ("softmax_long", 50000)):
-        yield name, SOFTMAX, Sample({"x": image(8, columns), "out": image(8, columns)})
+        yield name, SOFTMAX, Sample({"x": image(1, 1, 8, columns), "out": image(1, 1, 8, columns)})
+    x, out = (image(8, 16, 4, 8400).permute(0, 2, 3, 1) for _ in range(2))
+    yield "softmax_apart", SOFTMAX, Sample({"x": x, "out": out})
+    yield "reduce", REDUCE, Sample({"x": image(8, 1, 196, 768), "out": image(8, 1, 196, 1), "kind": "mean"})
+    x, out = image(8, 49, 1, 768).permute(0, 2, 3, 1), image(8, 1, 1, 768).permute(0, 1, 3, 2)
+    yield "reduce_apart", REDUCE, Sample({"x": x, "out": out, "kind": "max"})
     operands = {"x": image(*MIDDLE), "out": image(*MIDDLE), "other": image(*MIDDLE)}
     yield "elementwise", ELEMENTWISE, Sample({**operands, "before": prologue(AFFINE, 728), "post": RELU})
+    operands = {"x": image(8, 1, 196, 768), "out": image(8, 1, 196, 768), "other": image(1, 1, 196, 1)}
+    yield "elementwise_broadcast", ELEMENTWISE, Sample({**operands, "combine": "pow", "post": Act("gelu")})
