@@ -1,6 +1,6 @@
-"""Reductions of the last axis: out = post( scale * R over c of first(x[c]) ), R a sum, a product, a maximum or a minimum.
+"""Reductions of the last axis: out = post( R over c of first(x[c]) ), R being one of REDUCTIONS.
 
-x [N, H, W, C] and out [N, H, W, 1] with any strides: the last axis is that of the reduction, wherever it lies in memory.
+x [N, H, W, C] and out [N, H, W, 1] with any strides: the last axis is what is reduced, wherever it lies in memory.
 
 Bound by bytes: each element is read once. A NaN in a line is a NaN out, also of an extremum.
 """

@@ -1,4 +1,5 @@
-"""Softmax over the last axis of x [N, H, W, C]: exp(x[c] - max(x)) / sum over j of exp(x[j] - max(x)), or its logarithm.
+"""Softmax over the last axis of x [N, H, W, C]: exp(x[c] - max(x)) / sum over j of exp(x[j] - max(x)), or
+its logarithm.
 
 x and out with any strides: the last axis is that of the softmax, wherever it lies in memory.
 

@@ -34,7 +34,8 @@ class Lines(NamedTuple):
 
     @classmethod
     def of(cls, x: torch.Tensor, out: torch.Tensor) -> Lines:
-        return cls(*x.shape[1:], *strides4(x), *strides4(out))
+        (n, h, w, c), (out_n, out_h, out_w, out_c) = strides4(x), strides4(out)
+        return cls(x.shape[1], x.shape[2], x.shape[3], n, h, w, c, out_n, out_h, out_w, out_c)
 
     def constants(self, whole: bool = True) -> dict[str, int | bool]:
         """Which strides are 1, and what divides the others and the sizes along those. whole: what is made of x has

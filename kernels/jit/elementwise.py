@@ -23,14 +23,14 @@ def elementwise(
     mask = (pixel < size.pixels)[:, None] & c_mask[None, :]  # [BLOCK_M, BLOCK_N]
 
     # One number for all channels may lie anywhere.
-    X_ALIGN: tl.constexpr = ALIGN if STRIDE_C != 0 else 1
-    OTHER_ALIGN: tl.constexpr = ALIGN if OTHER_C != 0 else 1
-    x_pixel = pixel_offset(pixel, image.height, image.width, image.stride_n, image.stride_h, image.stride_w, X_ALIGN)
+    x_align: tl.constexpr = ALIGN if STRIDE_C != 0 else 1
+    other_align: tl.constexpr = ALIGN if OTHER_C != 0 else 1
+    x_pixel = pixel_offset(pixel, image.height, image.width, image.stride_n, image.stride_h, image.stride_w, x_align)
     y = tl.load(x + x_pixel[:, None] + (channel * STRIDE_C)[None, :], mask, other=0.0)
     y = prologue(y, pre, channel, c_mask)
     if other is not None:
         other_pixel = pixel_offset(
-            pixel, image.height, image.width, other_strides[0], other_strides[1], other_strides[2], OTHER_ALIGN
+            pixel, image.height, image.width, other_strides[0], other_strides[1], other_strides[2], other_align
         )
         z = tl.load(other + other_pixel[:, None] + (channel * OTHER_C)[None, :], mask, other=0.0).to(tl.float32)
         y = combine(y, z)

@@ -52,10 +52,9 @@ def reduce(
             acc = tl.maximum(acc, v, propagate_nan=tl.PropagateNan.ALL)
         else:
             acc = tl.minimum(acc, v, propagate_nan=tl.PropagateNan.ALL)
-    if KIND == "sum" or KIND == "prod":  # of products there is one
-        y = tl.sum(acc, axis=1) * scale
-    else:
-        y = extremum(acc, KIND == "max")
+    # Of products there is one.
+    y = extremum(acc, KIND == "max") if KIND == "max" or KIND == "min" else tl.sum(acc, axis=1)
+    y *= scale
     y = post.fn(y, post.a, post.b)
     place = line_offset(n, h, w, lines.out_n, lines.out_h, lines.out_w, False, 1)
     tl.store(out + place, y.to(out.dtype.element_ty), m_mask)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import onnx
@@ -16,6 +15,7 @@ from optgraph.kernels import lrn as kernel
 from optgraph.kernels.softmax import SOFTMAX
 from optgraph.ops import exporting
 from optgraph.ops.importing import FOR_INFERENCE, KeepError, axis_of
+from optgraph.ops.lines import lines
 from optgraph.ops.movement import Reshape
 from optgraph.plan.lowering import Lowering
 
@@ -99,40 +99,43 @@ class LRN(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Softmax(Op):
-    """exp(x) / sum of exp(x) along `axis` (not negative)."""
+    """exp(x) / sum of exp(x) along `axis` (not negative), or the logarithm of that."""
 
     axis: int
+    log: bool = False
 
     @staticmethod
     def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+        log = node.op_type == "LogSoftmax"
         shape = importer.shape(node.input[0])
         axis = axis_of(int(attrs.get("axis", 1 if importer.opset < 13 else -1)), len(shape))
         if importer.opset >= 13 or all(d == 1 for d in shape[axis + 1 :]):
-            importer.add(Softmax(axis=axis), node.input)
+            importer.add(Softmax(axis=axis, log=log), node.input)
             return
         # Before opset 13, softmax ran over all axes from `axis` on, taken as one.
         front, back = volume(shape[:axis]), volume(shape[axis:])
         if front is None or back is None:
             raise KeepError
         rows = importer.add(Reshape(shape=(front, back)), node.input, [""])
-        importer.add(Reshape(shape=shape), [importer.add(Softmax(axis=1), [rows], [""])])
+        importer.add(Reshape(shape=shape), [importer.add(Softmax(axis=1, log=log), [rows], [""])])
 
-    handlers: ClassVar[Handlers] = {"Softmax": from_onnx}
+    handlers: ClassVar[Handlers] = {"Softmax": from_onnx, "LogSoftmax": from_onnx}
 
     def export(self, to: Exporter, node: Node) -> None:
-        exporting.one_node(to, node, "Softmax", axis=self.axis)
+        exporting.one_node(to, node, "LogSoftmax" if self.log else "Softmax", axis=self.axis)
 
     def compute(self, inputs: Inputs) -> Outputs:
         (x,) = self.per_slot(inputs)
-        return (x.softmax(self.axis),)
+        return (x.log_softmax(self.axis) if self.log else x.softmax(self.axis),)
 
     def lower(self, context: Lowering, node: Node) -> None:
-        shape = context.shape(node.inputs[0])
-        if self.axis != 1 or math.prod(shape[2:]) != 1:
-            raise NoKernelError(f"softmax over axis {self.axis} of rank {len(shape)}")
-        x, out = context.read(node.inputs[0]), context.write(node.output, dtype="float32")
-        x, out = (replace(view, shape=view.shape[:2], strides=view.strides[:2]) for view in (x, out))
-        context.call(SOFTMAX, node, x=x, out=out)
+        shape = context.graph.shape(node.inputs[0])
+        # Probabilities stay float32: a user reads them, and there are few.
+        few = self.axis == 1 and all(d == 1 for d in shape[2:])
+        dtype = "float32" if few or context.graph.is_output(node.output) else None
+        x, out = context.read(node.inputs[0]), context.write(node.output, dtype=dtype)
+        x, out = lines(shape, x, out, (self.axis,), whole=True)
+        context.call(SOFTMAX, node, x=x, out=out, log=self.log)
 
 
 @dataclass(frozen=True, kw_only=True)

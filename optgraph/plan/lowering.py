@@ -167,10 +167,10 @@ class Lowering:
         self.call(ELEMENTWISE, node, x=view, out=copy.nhwc)
         return copy.nhwc
 
-    def scratch(self, node: Node, shape: tuple[int, ...], name: str = "scratch") -> View:
+    def scratch(self, node: Node, shape: tuple[int, ...], name: str = "scratch", dtype: str = "") -> View:
         """A buffer of the node's own, for what lies between its launches; the same whenever it is asked for."""
         if (node.name, name) not in self._scratch:
-            dtype = self._value_dtype(node.output)
+            dtype = dtype or self._value_dtype(node.output)
             self._scratch[node.name, name] = self._buffer(self._name(f"{node.name}:{name}"), shape, dtype)
         return self._scratch[node.name, name]
 

@@ -95,8 +95,8 @@ def _returned(graph: Graph, node: Node) -> str | None:
             return x if len(node.inputs) == 1 and not (op.pre_act or op.act or op.post) else None
         case GlobalPool(act=act):
             return x if not act and graph.shape(x)[2:] == (1, 1) else None
-        case Reduce(axes=axes):
-            return x if all(graph.shape(x)[axis] == 1 for axis in axes) else None
+        case Reduce(axes=axes) as reduction:
+            return x if reduction.plain and all(graph.shape(x)[axis] == 1 for axis in axes) else None
         case Binary(fn=fn, post=post):
             return None if post else _neutral(graph, node, fn)
         case Affine(act=act):

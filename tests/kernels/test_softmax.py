@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from optgraph.base.devices import SM_90
-from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.lines import Lines
+from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.softmax import reference, softmax
 from tests.support.kernel_checks import poisoned
 

@@ -102,7 +102,6 @@ def test_a_residual_that_is_not_channels_last_is_copied() -> None:
     "op, shape, reason",
     [
         (ops.LRN(size=3), ("N", 4, 5), "LRN of rank 3"),
-        (ops.Softmax(axis=2), ("N", 4, 5, 5), "softmax over axis 2"),
         (ops.Pad(pads=(0, 1, 1, 1, 1, 0, 0, 1, 1, 1)), ("N", 4, 5, 5, 5), r"pads axes [1, 2, 3, 4] of rank 5"),
         (ops.Resize(axes=(2, 3), scales=(2.0, 2.0)), ("N", 4, 5, 5, 5), "along axes [2, 3] of rank 5"),
         (ops.MatMul(), ("N", 5, 5), "no kernel for MatMul"),
