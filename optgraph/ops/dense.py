@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from optgraph.base.errors import ModelError, NoKernelError
+from optgraph.base.in_range import out_of_range, overflow, stored
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, check_vector, fixed, present
 from optgraph.ir.values import IDENTITY, Act, Value, broadcast
 from optgraph.kernels import dense
@@ -89,8 +90,10 @@ def _weight(importer: Importer, name: str, alpha: float, transposed: bool) -> st
     if weight is None:
         raise KeepError
     weight = weight if transposed else weight.T
-    scaled = weight if alpha == 1.0 else (weight.astype(np.float64) * alpha).astype(weight.dtype)
-    return importer.add_constant(np.asarray(scaled, order="C"), name)
+    scaled = weight if alpha == 1.0 else weight.astype(np.float64) * alpha
+    if out_of_range(scaled, weight.dtype):
+        raise KeepError
+    return importer.add_constant(np.asarray(stored(scaled, weight.dtype), order="C"), name)
 
 
 def _bias(importer: Importer, name: str, beta: float, columns: int) -> str:
@@ -105,7 +108,9 @@ def _bias(importer: Importer, name: str, beta: float, columns: int) -> str:
     if beta == 1.0 and array.shape == (columns,):
         return name
     row = np.broadcast_to(array.reshape(-1).astype(np.float64) * beta, (columns,))
-    return importer.add_constant(row.astype(array.dtype), name)
+    if overflow(row, array.dtype):
+        raise KeepError
+    return importer.add_constant(stored(row, array.dtype), name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from optgraph.base.in_range import out_of_range, overflow
 from optgraph.ir.graph import Graph, Node
 from optgraph.ops import Affine, BatchNorm, Binary
 from optgraph.passes.rewrite import Outcome, Rule, sweep
-from optgraph.passes.simplify.in_range import out_of_range, overflow
 
 
 @dataclass(frozen=True)

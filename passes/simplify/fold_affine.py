@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from optgraph.base.in_range import out_of_range, overflow, stored
 from optgraph.ir.graph import Graph, Node
 from optgraph.ops import Affine, Conv, ConvTranspose, Gemm
 from optgraph.passes.rewrite import Outcome, Rule, sweep
-from optgraph.passes.simplify.in_range import out_of_range, overflow, stored
 
 
 @dataclass

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
+from optgraph.base.in_range import out_of_range, overflow
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import Value
-from optgraph.ops import Affine, BatchNorm, Binary, Conv
+from optgraph.onnx.read import read
+from optgraph.ops import Affine, BatchNorm, Binary, Conv, Opaque
 from optgraph.passes.simplify import batchnorm, fold_affine
-from optgraph.passes.simplify.in_range import out_of_range, overflow
+from optgraph.run.reference import run
 from tests.support.networks import kinds
 
 HALF, SINGLE = np.dtype("float16"), np.dtype("float32")
@@ -70,23 +73,23 @@ LEAVING = {
 
 @pytest.mark.parametrize("name", LEAVING)
 def test_a_fold_that_leaves_float16_is_refused_there_only(name):
-    run, graph = LEAVING[name]
+    fold, graph = LEAVING[name]
     before = kinds(graph)
-    outcome = run(graph)
+    outcome = fold(graph)
     assert outcome.rewrites == 0 and kinds(graph) == before
     assert "float16" in outcome.refusals[0].reason
 
 
 @pytest.mark.parametrize("name", LEAVING)
 def test_the_same_fold_in_float32_is_done(name):
-    run, graph = LEAVING[name]
+    fold, graph = LEAVING[name]
     wide = half(dtype="float32")
     for value, array in graph.constants.items():
         wide.add_constant(array.astype(np.float32), value)
     for node in graph.nodes():
         wide.add(node.op, node.inputs, node.outputs)
     wide.outputs = dict(graph.outputs)
-    assert run(wide).rewrites == 1
+    assert fold(wide).rewrites == 1
     assert all(np.isfinite(array).all() for array in wide.constants.values())
 
 
@@ -94,3 +97,23 @@ def test_a_product_that_leaves_float32():
     graph = half((CONV, "w"), (Affine(), "s", "t"), dtype="float32", w=1e30, s=1e30, t=0.0)
     outcome = fold_affine.run(graph)
     assert outcome.rewrites == 0 and "not finite" in outcome.refusals[0].reason
+
+
+@pytest.mark.parametrize(
+    ("alpha", "beta", "kept"), [(3.0, 1.0, True), (1.0, 3.0, True), (1e-12, 1.0, True), (0.5, 0.5, False)]
+)
+def test_factors_of_a_gemm_are_folded_within_range(alpha, beta, kept):
+    """Its product, by ONNX, is taken before `alpha`."""
+    arrays = {"w": np.full((4, 3), 3e4, np.float16), "b": np.full(3, 3e4, np.float16)}
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT16, s) for n, s in (("x", (2, 4)), ("y", (2, 3))))
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], alpha=alpha, beta=beta)
+    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    model = helper.make_model(
+        helper.make_graph([node], "g", [x], [y], weights), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    graph = read(model)
+    assert [isinstance(node.op, Opaque) for node in graph.nodes()] == [kept]
+    feed = np.full((2, 4), 1e-5, np.float16)
+    wanted = alpha * (feed.astype(float) @ arrays["w"].astype(float)) + beta * arrays["b"].astype(float)
+    found = run(graph, {"x": feed})["y"].numpy()
+    np.testing.assert_allclose(found, wanted, rtol=2e-3)
