@@ -30,6 +30,8 @@ from optgraph.plan.lowering import Lowering
 if TYPE_CHECKING:
     from torch import Tensor
 
+MOST_PHASES = 1024  # each has weights of its own, most of them zeros where the stride is over the kernel
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConvTranspose(Op):
@@ -105,6 +107,8 @@ class ConvTranspose(Op):
             raise NoKernelError(f"a transposed convolution over {len(self.kernel)} axes")
         if b and b not in context.graph.constants:
             raise NoKernelError("its bias is computed, not constant")
+        if op.stride[0] * op.stride[1] > MOST_PHASES:
+            raise NoKernelError(f"a stride of {list(self.stride)} has too many phases")
         phases = Phases(op.kernel, op.stride, op.pads[:2], op.dilation)
         how: dict[str, Any] = {"phases": phases, "groups": self.groups}
         bias = context.weight(_bias, b, dtype="float32", **how) if b else None

@@ -19,8 +19,11 @@ from onnx import TensorProto, helper, numpy_helper
 import optgraph
 from optgraph.api.check import check
 from optgraph.base.errors import OptgraphError
+from optgraph.onnx.read import read
 from optgraph.onnx.sessions import session
 from optgraph.onnx.write import to_onnx
+from optgraph.passes import pipeline
+from optgraph.plan.lowering import lower
 
 CASES = sorted((Path(__file__).parents[1] / "cases").glob("*.onnx"))
 NAMES = [path.stem for path in CASES]
@@ -123,3 +126,29 @@ def test_case(path: Path, way: str, tmp_path: Path) -> None:
         types = {str(a.dtype) for a in feeds.values() if str(a.dtype) in BOUNDS}
         coarse = "float32" if way == "interpret" and "float64" in types else max(types, key=BOUNDS.__getitem__)
         assert_alike(answers(way, path, feeds, tmp_path), wanted, max(BOUNDS[coarse], 1e-5))
+
+
+MOVE = {
+    "Concat",
+    "ConvTranspose",
+    "Expand",
+    "Gather",
+    "Pad",
+    "Reshape",
+    "Resize",
+    "Slice",
+    "Split",
+    "Tile",
+    "Transpose",
+}
+
+
+def test_what_moves_elements_needs_no_fallback() -> None:
+    kinds = set()
+    for path in CASES:
+        if path.stem not in REFUSED:
+            graph = read(path)
+            pipeline.apply(graph, pipeline.SIMPLIFY + pipeline.FUSE)
+            kinds |= {node.op.kind for node in graph.nodes()}
+            assert not MOVE & {fallback.op for fallback in lower(graph).fallbacks}, path.stem
+    assert len(MOVE & kinds) > 5

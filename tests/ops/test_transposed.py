@@ -115,6 +115,12 @@ def test_of_one_axis_and_of_three() -> None:
     ]
 
 
+def test_a_stride_with_too_many_phases_falls_back() -> None:
+    """The weights of 10^12 phases fit no memory, though the output has nine pixels."""
+    plan = optgraph.compile(model(2, 3, 1, (3, 3), (1, 1), strides=(10**6, 10**6)), "torch").plan(1)
+    assert [f.reason for f in plan.fallbacks] == ["a stride of [1000000, 1000000] has too many phases"]
+
+
 def test_export() -> None:
     fields = {"kernel": (2, 3), "stride": (2, 2), "pads": (1, 0, 0, 2), "dilation": (3, 1), "extra": (1, 0)}
     graph = single(ops.ConvTranspose(**fields, act=RELU), weights(4, 3, 2, 3), weights(3))
