@@ -189,7 +189,7 @@ def test_a_branch_that_is_known(name: str) -> None:
 
 def test_branches_of_equal_names_nested_ones_and_outer_values() -> None:
     """Two with the same names inside, one of them inside another; an output twice."""
-    inner = TAKEN.replace("then ()", "then2 ()").replace("else ()", "else2 ()")
+    inner = TAKEN.replace("a = ", "b = ").replace("(a)", "(b)")
     body = f"""{{ c = Constant <value: tensor = bool {{1}}> () p = If (c) {TAKEN} q = If (c) {TAKEN}
         r, s, y2 = If (c) <then_branch = outer () => (float[] i, float[] i2, float[] i2)
             {{ a = Neg (p) i = If (c) {inner} i2 = Add (a, i) }},
