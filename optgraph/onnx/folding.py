@@ -38,6 +38,10 @@ class Folding:
         if not isinstance(node.op, Opaque) and all(not v or self._is_fixed(v) for v in node.inputs):
             self._fixed.update(dict.fromkeys(node.outputs, node))
 
+    def know(self, value: str, array: np.ndarray) -> None:
+        """Takes note of a value that is known in another way, by the sizes of the inputs."""
+        self._arrays[value] = array
+
     def array(self, value: str) -> np.ndarray | None:
         """A constant, or what constants alone make; None for what depends on an input, or is over the budget."""
         pending = [value]
@@ -71,7 +75,7 @@ class Folding:
         return [np.asarray(array, dtype, order="C") for array, (_, dtype) in zip(found, outputs, strict=True)]
 
     def _is_fixed(self, value: str) -> bool:
-        return value in self._graph.constants or value in self._fixed
+        return value in self._graph.constants or value in self._fixed or value in self._arrays
 
     def _found(self, value: str) -> np.ndarray | None:
         found = self._graph.constants.get(value)

@@ -26,12 +26,7 @@ class Known:
 
     def constant(self, name: str) -> np.ndarray | None:
         """The array of a constant, of shape arithmetic without a symbol, or of what constants alone make."""
-        value = self._value(name)
-        if value in self._graph.constants:
-            return self._graph.constants[value]
-        if name in self._vectors and not any(map(is_symbol, self._vectors[name].flat)):
-            return self._vectors[name].astype(self._graph.values[value].dtype)
-        return self.folding.array(value)
+        return self.folding.array(self._value(name))
 
     def dims(self, name: str) -> list[Dim] | None:
         """The elements of a shape vector, symbols included; None if it is not known."""
@@ -47,8 +42,12 @@ class Known:
             operands = [self._vector(name) for name in node.input]
             dtype = self._graph.values[self._value(node.output[0])].dtype
             result = shape_arithmetic.evaluate(node.op_type, attributes(node), operands, dtype)
-        if result is not None:
-            self._vectors[node.output[0]] = result
+        if result is None:
+            return
+        self._vectors[node.output[0]] = result
+        if not any(map(is_symbol, result.flat)):
+            value = self._value(node.output[0])
+            self.folding.know(value, result.astype(self._graph.values[value].dtype))
 
     def _size(self, node: onnx.NodeProto) -> shape_arithmetic.Vector | None:
         shape = self._graph.shape(self._value(node.input[0]))

@@ -73,6 +73,11 @@ SIZES = {
     "torch's expand(-1, ...)": """<int64[4] given = {-1, 4, 6, 10}, int64 minus = {-1}, float[1,4,1,1] k = {1,2,3,4}>
         { s = Shape (x) ones = Shape (s) o = ConstantOfShape <value: tensor = int64[1] {1}> (ones)
           e = Equal (given, minus) t = Where (e, o, given) b = Expand (k, t) y = Mul (x, b) }""",
+    "padding to the same size, as torch traces it": """<float two = {2.0}, float none = {0.0}, int64 three = {3},
+          int64[1] axis = {0}, int64[7] before = {0,0,0,0,0,0,0}>
+        { s = Shape (x) w = Gather (s, three) f = Cast <to: int = 1> (w) h = Div (f, two) r = Sub (f, h)
+          k = Clip (r, none, ) i = Cast <to: int = 7> (k) u = Unsqueeze (i, axis)
+          p = Concat <axis: int = 0> (before, u) y = Pad (x, p) }""",
     "the size of all": """<int64 two = {2}, int64[1] axis = {0}>
         { n = Size (x) h = Div (n, two) u = Unsqueeze (h, axis) z = Concat <axis: int = 0> (u, c) y = Reshape (x, z)
           c = Constant <value_ints: ints = [2]> () }""",
@@ -188,12 +193,12 @@ def test_a_branch_that_is_known(name: str) -> None:
 
 
 def test_branches_of_equal_names_nested_ones_and_outer_values() -> None:
-    """Two with the same names inside, one of them inside another; an output twice."""
+    """Two with the same names inside, one of them inside another."""
     inner = TAKEN.replace("a = ", "b = ").replace("(a)", "(b)")
     body = f"""{{ c = Constant <value: tensor = bool {{1}}> () p = If (c) {TAKEN} q = If (c) {TAKEN}
-        r, s, y2 = If (c) <then_branch = outer () => (float[] i, float[] i2, float[] i2)
-            {{ a = Neg (p) i = If (c) {inner} i2 = Add (a, i) }},
-          else_branch = other () => (float[] z, float[] z, float[] z) {{ z = Neg (x) }}>
+        r, s, y2 = If (c) <then_branch = outer () => (float[] i, float[] i2, float[] i3)
+            {{ a = Neg (p) i = If (c) {inner} i2 = Add (a, i) i3 = Neg (i2) }},
+          else_branch = other () => (float[] z, float[] z2, float[] z3) {{ z = Neg (x) z2 = Neg (z) z3 = Neg (z2) }}>
         u = Add (q, r) v = Add (u, s) y = Add (v, y2) }}"""
     model = branched(body)
     graph = right(model)
