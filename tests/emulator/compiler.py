@@ -34,7 +34,7 @@ class CompileError(Exception):
 def compile_all(wanted: Iterable[Wanted]) -> list[Cubin]:
     """The cubins of `wanted`, in their order, from the cache on disk where it has them.
 
-    Raises CompileError for the first that does not compile.
+    Raises CompileError if one does not compile; the others are in the cache then.
     """
     every = list(wanted)
     keys = [cubins.key(variant, target) for variant, target in every]
@@ -96,13 +96,19 @@ def _stop_at_ptx() -> None:
 def main() -> None:
     """The process: file, variant and target of each kernel on standard input."""
     _stop_at_ptx()
+    failed = []
     for file, data, name in json.load(sys.stdin):
         variant = cubins.variant_from_json(data)
-        cubin, ptx = _as_ptx(variant, Target.parse(name))
+        try:
+            cubin, ptx = _as_ptx(variant, Target.parse(name))
+        except Exception as error:  # the compiler's errors share no base
+            failed.append(f"{variant.kernel} for {name}: {type(error).__name__}: {error}")
+            continue
         path = Path(file)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as out:
             out.write(json.dumps({"cubin": cubin.to_json(), "ptx": ptx}).encode())
+    sys.exit("\n".join(failed) or 0)
 
 
 if __name__ == "__main__":

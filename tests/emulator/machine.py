@@ -14,7 +14,6 @@ from optgraph.base.devices import Target
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.variant import ALIGNMENT, Block
 from optgraph.run.driver import Kernels
-from tests.emulator.compiler import compile_all
 from tests.emulator.fake_cuda import FakeCuda
 from tests.emulator.faults import FaultError
 from tests.emulator.memory import Regions, Tensor
@@ -24,15 +23,15 @@ GPU = torch.device("cuda", 0)
 
 
 class Machine:
-    """A GPU for which `found` is compiled; what is not among it is compiled at the first launch, to PTX."""
+    """A GPU for which `found` is compiled; a kernel that is not among it the emulator has no PTX of."""
 
     def __init__(self, target: Target, found: Iterable[Cubin] = (), schedule: Schedule = EARLY) -> None:
         assert target.capability
         self.target = target
         self.cuda = FakeCuda(target.capability, schedule)
-        self._found = {cubin.key: cubin for cubin in found}
+        self.found = list(found)
         with self.here():
-            self.kernels = Kernels(GPU, self._found.values(), self.cuda)
+            self.kernels = Kernels(GPU, self.found, self.cuda)
 
     @contextmanager
     def here(self) -> Iterator[None]:
@@ -59,12 +58,6 @@ class Machine:
                 run()
 
         return call
-
-
-def compiled(launches: Iterable[Launch], target: Target, schedule: Schedule = EARLY) -> Machine:
-    """A machine with all that these launches need."""
-    variants = dict.fromkeys(launch.variant for launch in launches)
-    return Machine(target, compile_all((variant, target) for variant in variants), schedule)
 
 
 def tensors(launch: Launch) -> Iterator[Tensor]:

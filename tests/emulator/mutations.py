@@ -1,0 +1,168 @@
+"""Compiled kernels broken on purpose: each fault must show as a wrong answer, or as a fault, in some schedule.
+
+The kernel is a pointwise convolution of eleven steps through a ring of three stages, fetched by the copy engine, or by
+threads, for wgmma (sm_90) or mma (sm_80).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from optgraph.ahead.cubins import Cubin, TensorMap
+from optgraph.base.devices import SM_80, SM_90, Target
+from optgraph.base.errors import OptgraphError
+from optgraph.kernels.frame.launch import targeting
+from optgraph.kernels.frame.tile import Tile
+from optgraph.kernels.pointwise import POINTWISE, sample
+from optgraph.tune.layers import Layer
+from tests.emulator.compiler import compile_all
+from tests.emulator.faults import FaultError
+from tests.emulator.machine import Machine
+from tests.emulator.schedule import SCHEDULES, Schedule
+
+Mutate = Callable[[Cubin], Cubin]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A target, and a tile of the kernel on it."""
+
+    target: Target
+    tile: Tile
+
+    @property
+    def layer(self) -> Layer:
+        return Layer(POINTWISE, sample((1, 9, 9, 328), 72, tile=self.tile).typed("fp16"))
+
+    def cubin(self) -> Cubin:
+        (found,) = compile_all([(self.layer.dry(self.target).variant, self.target)])
+        return found
+
+    def outcome(self, cubin: Cubin, schedule: Schedule) -> str:
+        """'right', 'wrong', or the fault."""
+        with targeting(self.target):
+            operands = self.layer.operands(torch.device("cpu"))
+            launch = operands.launch()
+        machine = Machine(self.target, [cubin], schedule)
+        try:
+            error = operands.error(machine.bind(launch))
+        except (FaultError, OptgraphError) as fault:
+            return str(fault)
+        return "right" if error <= self.layer.bound else "wrong"
+
+
+TMA = Setting(SM_90, Tile(64, 64, 32, 4, 3, box=(1, 64, 1)))
+GATHERED = Setting(SM_90, Tile(64, 64, 32, 4, 3))
+AMPERE = Setting(SM_80, Tile(64, 64, 32, 4, 3))
+
+
+def _text(pattern: str, to: str, count: int = 0) -> Mutate:
+    """Replaces in the PTX. Raises ValueError if the pattern is not there."""
+
+    def mutate(cubin: Cubin) -> Cubin:
+        text, found = re.subn(pattern, to, cubin.code.decode(), count=count)
+        if not found:
+            raise ValueError(f"no {pattern} in the compiled kernel")
+        return replace(cubin, code=text.encode())
+
+    return mutate
+
+
+def _in_loop(pattern: str, to: str) -> Mutate:
+    """The same between the head of the loop and the branch back to it."""
+
+    def mutate(cubin: Cubin) -> Cubin:
+        text = cubin.code.decode()
+        head = re.search(r"^(\$L\w+):[^\n]*Loop Header", text, re.M)
+        assert head
+        end = re.compile(rf"bra \t?{re.escape(head[1])};").search(text, head.end())
+        assert end
+        part = replace(cubin, code=text[head.end() : end.start()].encode())
+        changed = _text(pattern, to)(part).code.decode()
+        return replace(cubin, code=(text[: head.end()] + changed + text[end.start() :]).encode())
+
+    return mutate
+
+
+def _first_parity(cubin: Cubin) -> Cubin:
+    """The parity that the first wait waits for: what is given to its register before the loop."""
+    found = re.search(r"try_wait\S+ complete, \[%r\d+\], (%r\d+);", cubin.code.decode())
+    assert found
+    return _text(rf"(mov\.b32 \t{found[1]}), %r\d+;", r"\1, 1;")(cubin)
+
+
+def _swizzle(bits: int) -> Mutate:
+    """Of the first tensor map."""
+
+    def mutate(cubin: Cubin) -> Cubin:
+        first, *others = cubin.parameters
+        assert isinstance(first, TensorMap)
+        assert first.swizzle != bits
+        return replace(cubin, parameters=(replace(first, swizzle=bits), *others))
+
+    return mutate
+
+
+def _exchange(first: str, second: str) -> Mutate:
+    """Two parameters, by their paths."""
+
+    def mutate(cubin: Cubin) -> Cubin:
+        paths = [path for path, _ in AMPERE.layer.dry(AMPERE.target).variant.parameters]
+        text = cubin.code.decode()
+        start = text.index("{", text.index(".entry"))
+        names = [f"{cubin.entry}_param_{paths.index(path)}" for path in (first, second)]
+        swap = dict(zip(names, names[::-1], strict=True))
+        body = re.sub(r"\w+_param_\d+", lambda name: swap.get(name[0], name[0]), text[start:])
+        return replace(cubin, code=(text[:start] + body).encode())
+
+    return mutate
+
+
+_WAIT_PRODUCT = r"wgmma\.wait_group\.sync\.aligned \t?1;"
+_RING = r"(setp\.gt\.s32 \t%p\d+, %r\d+), {last};(\s+selp\.b32 \t%r\d+, 0,)"
+_SHORTER_3, _SHORTER_2 = _RING.format(last=2), _RING.format(last=1)
+_WAIT_COPY = r"cp\.async\.wait_group \t2;"
+_BARRIER = r"bar\.sync \t0;"
+
+MUTATIONS: dict[str, tuple[Setting, Mutate]] = {
+    "TMA: no wait for the copies": (TMA, _in_loop(r"mbarrier\.try_wait\S+ complete, [^;]*;", "mov.pred complete, 1;")),
+    "TMA: the first parity is wrong": (TMA, _first_parity),
+    "TMA: the parity does not change": (TMA, _in_loop(r"xor\.b32 \t(%r\d+), \1, %r\d+;", "")),
+    "TMA: one stage fewer": (TMA, _in_loop(_SHORTER_3, r"\1, 1;\2")),
+    "TMA: an mbarrier expects fewer bytes": (TMA, _in_loop(r"(expect_tx\S+ _, \[%r\d+\]), 8192;", r"\1, 4096;")),
+    "TMA: no barrier in the loop": (TMA, _in_loop(_BARRIER, "")),
+    "TMA: no swizzle": (TMA, _swizzle(0)),
+    "TMA: a swizzle of 32 bytes": (TMA, _swizzle(1)),
+    "TMA: B is not transposed": (TMA, _text(r"1, 1, 0, 1;", "1, 1, 0, 0;")),
+    "wgmma: no wait in the loop": (TMA, _in_loop(_WAIT_PRODUCT, "")),
+    "wgmma: no wait at the end": (TMA, _text(r"wgmma\.wait_group\.sync\.aligned \t?0;", "")),
+    "gathered, wgmma: waits for a stage less": (
+        GATHERED,
+        _in_loop(_WAIT_COPY, "cp.async.wait_group 4;"),
+    ),
+    "gathered, wgmma: one stage fewer": (GATHERED, _in_loop(_SHORTER_3, r"\1, 1;\2")),
+    "gathered, wgmma: no barrier in the loop": (GATHERED, _in_loop(_BARRIER, "")),
+    "gathered, wgmma: no wait in the loop": (GATHERED, _in_loop(_WAIT_PRODUCT, "")),
+    "gathered, mma: no wait for the copies": (AMPERE, _in_loop(_WAIT_COPY, "")),
+    "gathered, mma: waits for half a stage less": (
+        AMPERE,
+        _in_loop(_WAIT_COPY, "cp.async.wait_group 3;"),
+    ),
+    "gathered, mma: one stage fewer": (AMPERE, _in_loop(_SHORTER_2, r"\1, 0;\2")),
+    "gathered, mma: no barrier in the loop": (AMPERE, _in_loop(_BARRIER, "")),
+    "gathered, mma: ldmatrix does not transpose": (AMPERE, _text(r"m8n8\.x4\.trans", "m8n8.x4")),
+    "gathered, mma: two pointers exchanged": (AMPERE, _exchange("x", "weight")),
+    "gathered, mma: two sizes exchanged": (AMPERE, _exchange("size.3", "size.4")),
+    "gathered, mma: two strides exchanged": (AMPERE, _exchange("strides.1", "strides.2")),
+}
+
+
+def outcomes(name: str) -> list[str]:
+    """Of a mutated kernel in each of SCHEDULES."""
+    setting, mutate = MUTATIONS[name]
+    cubin = mutate(setting.cubin())
+    return [setting.outcome(cubin, schedule) for schedule in SCHEDULES]

@@ -1,0 +1,88 @@
+"""Every kernel, compiled for both targets and launched by the runtime's driver code, against its float64 reference.
+
+Of the samples that a kernel declares, the first and the last, one that the copy engine fetches and one that splits its
+sums. Outputs are NaN before, and what surrounds them is to stay so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+import pytest
+import torch
+
+from optgraph.base.devices import SM_80, SM_90, Target
+from optgraph.kernels.frame.kernel import Kernel
+from optgraph.kernels.frame.launch import Launch, targeting
+from optgraph.kernels.frame.sample import Operands, Sample
+from optgraph.kernels.frame.tile import Tile
+from optgraph.tune.layers import Layer
+from tests.emulator.compiler import CompileError, compile_all
+from tests.emulator.machine import Machine
+from tests.emulator.schedule import LATE, MIXED
+from tests.support.kernel_checks import KERNELS
+
+CPU = torch.device("cpu")
+TARGETS = (SM_80, SM_90)
+
+
+def tile_of(sample: Sample) -> Tile:
+    return sample.arguments.get("tile") or Tile(1, 1, 1)
+
+
+def chosen(kernel: Kernel, target: Target) -> Iterable[Layer]:
+    """The samples to try, in fp16."""
+    found = [sample for _, sample in kernel.samples()]
+    found = [sample for sample in found if target == SM_90 or not tile_of(sample).box]
+    boxed = [sample for sample in found if tile_of(sample).box]
+    split = [sample for sample in found if tile_of(sample).splits > 1]
+    trials = [found[0], found[-1], *boxed[:1], *split[:1]]
+    return {str(sample): Layer(kernel, sample.typed("fp16")) for sample in trials}.values()
+
+
+TRIALS = [
+    pytest.param(layer, target, id=f"{kernel}, {i}, {target}")
+    for target in TARGETS
+    for kernel in KERNELS
+    for i, layer in enumerate(chosen(kernel, target))
+]
+
+
+def made(layer: Layer, target: Target) -> tuple[Operands, Launch]:
+    with targeting(target):
+        operands = layer.operands(CPU)
+        return operands, operands.launch()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """All kernels of the trials, by one process. One that does not compile must not hide the others."""
+    with suppress(CompileError):
+        compile_all((made(*trial.values)[1].variant, trial.values[1]) for trial in TRIALS)
+
+
+@pytest.mark.parametrize(("layer", "target"), TRIALS)
+def test_kernel(layer: Layer, target: Target) -> None:
+    operands, launch = made(layer, target)
+    machine = Machine(target, compile_all([(launch.variant, target)]))
+    run, expected = machine.bind(launch), operands.expected()
+    for schedule in (LATE, MIXED):
+        machine.cuda.schedule = schedule
+        assert operands.error(run, expected) <= layer.bound
+    assert machine.kernels.compiled == 0  # it was found by its key
+
+
+def test_the_trials_use_what_a_gpu_has() -> None:
+    words = {SM_80: ("mma.sync", "cp.async.cg", "atom.global"), SM_90: ("wgmma.mma_async", "bulk.tensor")}
+    for target in TARGETS:
+        launches = [made(*trial.values)[1] for trial in TRIALS if trial.values[1] == target]
+        found = compile_all((launch.variant, target) for launch in launches)
+        for word in words[target]:
+            assert any(word in cubin.code.decode() for cubin in found), word
+
+
+def test_every_kernel_is_here() -> None:
+    assert {(trial.values[0].name, trial.values[1]) for trial in TRIALS} == {
+        (kernel.name, target) for kernel in KERNELS for target in TARGETS
+    }

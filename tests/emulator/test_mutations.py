@@ -1,0 +1,19 @@
+"""Are broken kernels caught? Each mutation must give a wrong answer or a fault in at least one schedule."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.emulator.mutations import AMPERE, GATHERED, MUTATIONS, TMA, Setting, outcomes
+from tests.emulator.schedule import SCHEDULES
+
+
+@pytest.mark.parametrize("setting", [TMA, GATHERED, AMPERE], ids=["TMA", "gathered", "sm_80"])
+def test_the_kernel_itself_is_right(setting: Setting) -> None:
+    cubin = setting.cubin()
+    assert [setting.outcome(cubin, schedule) for schedule in SCHEDULES] == ["right"] * len(SCHEDULES)
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_mutation_is_caught(name: str) -> None:
+    assert set(outcomes(name)) != {"right"}
