@@ -101,8 +101,7 @@ def compile(
     variants = data["variants"]
     shown = [tables.passes_table(data["passes"]), tables.net_table(data)]
     lines = [f"wrote {output}"]
-    if data["out_of_range"]:
-        lines.insert(0, "leaves fp16: " + "\n             ".join(map(tables.leaving, data["out_of_range"])))
+    lines[:0] = [f"leaves fp16: {tables.leaving(region)}" for region in data["out_of_range"]]
     if variants:
         shown.append(tables.variants_table(variants))
         lines.insert(0, tables.variants_line(variants))

@@ -154,18 +154,18 @@ def results_table(results: Mapping[str, Any]) -> Table:
 
 def verification_table(data: Mapping[str, Any]) -> Table:
     """The table of `Verification.to_json()`."""
-    rows = {
+    rows: dict[str, str | Sequence[str]] = {
         "answer": "ok" if data["ok"] else f"not ok: {data['reason']}",
         "compared": f"{data['backend']} ({data['dtype']}) with {data['reference']}, {_compared(data)}",
         "bound": f"{number(data['bound'])} relative L2; rounding alone makes {number(data['noise'])}",
-        "outputs": "\n".join(map(_off, data["outputs"])),
+        "outputs": list(map(_off, data["outputs"])),
         "regions": f"{data['regions_compared']} of {data['regions_total']} compared",
         "two inputs": f"{number(data['input_sensitivity'])} relative L2 apart in the reference's answers",
     }
     if data["notes"]:
-        rows["note"] = "\n".join(data["notes"])
+        rows["note"] = data["notes"]
     if data["out_of_range"]:
-        rows["leaves fp16"] = "\n".join(map(leaving, data["out_of_range"]))
+        rows["leaves fp16"] = list(map(leaving, data["out_of_range"]))
     if data["kept_fp32"]:
         rows["kept in fp32"] = ", ".join(data["kept_fp32"])
     if data["first_bad_region"]:
@@ -254,11 +254,12 @@ def _spread(spread: Mapping[str, float]) -> str:
     return f"{spread['min']:.2f} to {spread['max']:.2f}, IQR {spread['iqr']:.2f}"
 
 
-def _facts(rows: Mapping[str, str]) -> Table:
-    """A table of one name and one text a row."""
+def _facts(rows: Mapping[str, str | Sequence[str]]) -> Table:
+    """A table of one name and one text a row, or several, a line each."""
     table = Table.grid("", "", padding=(0, 2))
     for key, value in rows.items():
-        table.add_row(Text(key, style="bold"), plain(value))
+        lines = [value] if isinstance(value, str) else value
+        table.add_row(Text(key, style="bold"), Text("\n").join(map(plain, lines)))
     return table
 
 

@@ -16,14 +16,14 @@ import numpy as np
 
 from optgraph.base.dtypes import STORAGE
 from optgraph.ir.graph import Graph, Node
-from optgraph.ir.op import Op
+from optgraph.ops import Activation
 from optgraph.plan.kept import Kept
 from optgraph.run.reference import Executor
 
 LARGEST = 65504.0
 SMALLEST = 2.0**-14  # of full precision
 
-# Functions whose answer to small numbers depends on how small they are.
+# Functions whose answer to small numbers depends on how small they are; powers from the first on are not among them.
 _SENSITIVE = {"log", "power", "pow", "reciprocal", "sqrt"}
 # What gives small numbers only where it reads some, number by number: sums of others hide them.
 _PASSING = {
@@ -119,7 +119,7 @@ def _readers(graph: Graph, extremes: Mapping[str, tuple[float, float]]) -> dict[
     """The node that small numbers of a value matter to, by value, for those that one matters to."""
     found: dict[str, str] = {}
     for node in reversed(graph.nodes()):
-        for value in _read_closely(node):
+        for value in _read_closely(graph, node):
             found[value] = node.name
         reader = next((found[value] for value in node.outputs if value in found), None)
         if reader is not None and node.op.kind in _PASSING:
@@ -128,20 +128,18 @@ def _readers(graph: Graph, extremes: Mapping[str, tuple[float, float]]) -> dict[
     return found
 
 
-def _read_closely(node: Node) -> Iterator[str]:
+def _read_closely(graph: Graph, node: Node) -> Iterator[str]:
     """The inputs of whose small numbers the node makes a difference."""
-    op = node.op
-    if any(kind in _SENSITIVE for kind in _functions(op)):
+    acts = [getattr(node.op, "pre_act", None), *([node.op.act] if isinstance(node.op, Activation) else [])]
+    name = str(getattr(node.op, "fn", getattr(node.op, "op_type", ""))).lower()
+    if any(act and act.kind in _SENSITIVE and not (act.kind == "power" and act.a >= 1.0) for act in acts):
         yield node.inputs[0]
-    if "div" in _functions(op):
+    elif name in _SENSITIVE:
+        exponent = graph.constant(node.inputs[1]) if name == "pow" else None
+        if exponent is None or exponent.min() < 1:
+            yield node.inputs[0]
+    elif name == "div":
         yield node.inputs[1]
-
-
-def _functions(op: Op) -> set[str]:
-    """The names of what `op` does to its inputs as they are."""
-    acts = [getattr(op, "pre_act", None), *([getattr(op, "act", None)] if op.kind == "Activation" else [])]
-    names = {act.kind for act in acts if act}
-    return names | {str(getattr(op, name)).lower() for name in ("fn", "op_type") if hasattr(op, name)}
 
 
 def _hides(node: Node) -> bool:

@@ -52,6 +52,9 @@ def test_small_numbers_matter_to_a_logarithm_a_root_and_a_quotient():
         assert (one.region, one.end, one.reader) == ("node0", "small", "node1")
         assert one.value == pytest.approx(1e-6)
         assert found(chain((RELU,), (reader,)), ONES * SMALLEST) == []
+    assert found(chain((RELU,), (Activation(act=Act("power", 2.0)),)), tiny) == []
+    for exponent, count in ((0.5, 1), (2.0, 0)):
+        assert len(found(chain((RELU,), (Binary(fn="pow"), exponent)), tiny)) == count
     graph = chain((RELU,))
     graph.outputs = {"y": graph.add(Binary(fn="div"), ["x", graph.nodes()[0].output], name="ratio").output}
     assert [one.reader for one in found(graph, tiny)] == ["ratio"]
