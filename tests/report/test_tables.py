@@ -29,7 +29,7 @@ def test_net_table() -> None:
     for part in ("m.onnx, fp32", "99, simplified to 2", "fallback 1, pointwise 1", "at batch 3", "260 bytes"):
         assert part in shown
     assert "10.4 KB -> 10.4 KB (+0%)" in shown
-    assert "two [2J (Binary): no kernel for an elementwise sub" in shown and "\x1b" not in shown
+    assert "two [2J (Mod): no kernel for Mod" in shown and "\x1b" not in shown
 
 
 def test_cost_tables() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from onnx import helper
+
 from optgraph.api.net import Net, SourceModel
 from optgraph.cost.work import bytes_per_image
 from optgraph.ir.graph import Graph
-from optgraph.ops import Binary
+from optgraph.ops import Opaque
 from optgraph.passes.pipeline import PassReport
 from optgraph.passes.rewrite import Refusal
 from tests.support.networks import Builder
@@ -17,11 +19,12 @@ def net(graph: Graph, dtype: str = "fp32") -> Net:
 
 
 def small() -> Graph:
-    """A 1×1 convolution of 12 to 5 channels on 9×9 pixels, and a subtraction, for which there is no kernel."""
+    """A 1×1 convolution of 12 to 5 channels on 9×9 pixels, and a remainder, for which there is no kernel."""
     b = Builder()
     y = b.conv(b.x, 5)
-    z = b.graph.add(Binary(fn="sub"), (y, y), name="two\x1b[2J", origin=("sub",)).output
-    return b.done(z)
+    proto = helper.make_node("Mod", ["a", "b"], ["c"], fmod=1)
+    op = Opaque(op_type="Mod", domain="", proto=proto.SerializeToString(), values=(b.graph.values[y],))
+    return b.done(b.graph.add(op, (y, y), name="two\x1b[2J", origin=("mod",)).output)
 
 
 def reports() -> list[PassReport]:
