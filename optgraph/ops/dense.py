@@ -127,6 +127,7 @@ class MatMul(Op):
 
     @staticmethod
     def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+        require_floating(importer, node.input[0])
         if min(len(importer.shape(name)) for name in node.input) < 2:
             raise KeepError
         importer.add(MatMul(), node.input)

@@ -15,7 +15,7 @@ from optgraph.ir.values import Pads, Shape, Value, Window
 from optgraph.kernels.frame.ends import Prologue
 from optgraph.kernels.pool import POOL
 from optgraph.ops import computing, exporting
-from optgraph.ops.importing import KeepError
+from optgraph.ops.importing import KeepError, require_floating
 from optgraph.ops.lowered import after
 from optgraph.ops.movement import Pad
 from optgraph.ops.windowed import Windowed, read_window
@@ -42,6 +42,7 @@ class Pool(Windowed):
 
     @staticmethod
     def from_max_pool(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+        require_floating(importer, node.input[0])
         if importer.reads(node.output[1:]):  # the indices
             raise KeepError
         window = read_window(importer, node, attrs, attrs["kernel_shape"])

@@ -99,3 +99,34 @@ def test_a_file_of_bfloat16_is_of_an_opset_that_has_it() -> None:
     written = to_onnx(optgraph.simplify(optgraph.read(model)))
     onnx.checker.check_model(written, full_check=True)
     assert written.opset_import[0].version == 22
+
+
+INTEGERS: dict[str, tuple[str, list[np.ndarray], dict[str, Any]]] = {
+    "max_pool_with_padding": ("MaxPool", [], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
+    "matmul": ("MatMul", [np.arange(12).reshape(6, 2)], {}),
+    "nearest": ("Resize", [np.zeros(0, np.float32), np.array([1, 1, 2, 2], np.float32)], {"mode": "nearest"}),
+    "pad": ("Pad", [np.array([0, 0, 1, 2, 0, 0, 2, 1])], {"mode": "edge"}),
+}
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32", "int64"])
+def test_integers_stay_integers(name: str, dtype: str) -> None:
+    op, operands, attrs = INTEGERS[name]
+    weights = {f"i{i}": a.astype(dtype) if op == "MatMul" else a for i, a in enumerate(operands)}
+    x = RNG.integers(0, 100, (2, 4, 7, 6)).astype(dtype)
+    kind = helper.np_dtype_to_tensor_dtype(x.dtype)
+    model = model_of([(op, " ".join(["x", *weights]), "y", attrs)], kind, weights, ["N", 4, 7, 6])
+    if op == "MatMul":
+        wanted = x @ weights["i0"]
+    elif op == "MaxPool":
+        padded = np.pad(x.astype(np.int64), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-(2**40))
+        wanted = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3)).max((-1, -2))
+    elif op == "Pad":
+        wanted = np.pad(x, ((0, 0), (0, 0), (1, 2), (2, 1)), mode="edge")
+    else:
+        wanted = x.repeat(2, 2).repeat(2, 3)
+    for backend in ("torch", "interpret"):
+        result = optgraph.compile(model, backend)(x)
+        assert result.dtype == x.dtype
+        np.testing.assert_array_equal(result, wanted)
