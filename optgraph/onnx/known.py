@@ -23,6 +23,7 @@ class Known:
         self._graph = graph
         self._value = value
         self._vectors: dict[str, shape_arithmetic.Vector] = {}
+        self._settled: list[str] = []
 
     def constant(self, name: str) -> np.ndarray | None:
         """The array of a constant, of shape arithmetic without a symbol, or of what constants alone make."""
@@ -45,9 +46,21 @@ class Known:
         if result is None:
             return
         self._vectors[node.output[0]] = result
-        if not any(map(is_symbol, result.flat)):
+        if not _symbolic(result):
             value = self._value(node.output[0])
             self.folding.know(value, result.astype(self._graph.values[value].dtype))
+            if any(_symbolic(self._vectors[name]) for name in node.input if name in self._vectors):
+                self._settled.append(node.output[0])
+
+    def settle(self) -> None:
+        """Makes constants of the numbers that were taken out of shapes with a symbol, as a count of channels is.
+
+        What depends on these alone, `passes/simplify/fold_constants.py` computes.
+        """
+        for name in self._settled:
+            value, array = self._value(name), self.constant(name)
+            if array is not None and value not in self._graph.constants:
+                self._graph.rewire(value, self._graph.add_constant(array, name))
 
     def _size(self, node: onnx.NodeProto) -> shape_arithmetic.Vector | None:
         shape = self._graph.shape(self._value(node.input[0]))
@@ -63,3 +76,7 @@ class Known:
             return self._vectors.get(name)
         array = self._graph.constants.get(self._value(name))
         return None if array is None else shape_arithmetic.as_vector(array)
+
+
+def _symbolic(vector: shape_arithmetic.Vector) -> bool:
+    return any(map(is_symbol, vector.flat))

@@ -155,6 +155,7 @@ class ModelReader:
             self.visit(node)
         for output in self.model.graph.output:
             self.publish(output.name)
+        self._known.settle()
         self.graph.prune()
         self.graph.sources = {v: Source(v) for node in self.graph.nodes() for v in node.outputs}
         return self.graph

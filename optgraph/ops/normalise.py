@@ -36,6 +36,8 @@ class BatchNorm(Op):
 
     @staticmethod
     def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+        if attrs.get("training_mode", 0) and all(importer.constant(name) is not None for name in node.input):
+            raise KeepError  # weights made ready, as timm's standardised convolutions do: a constant
         if attrs.get("training_mode", 0) or any(node.output[1:]):
             raise ModelError("batch normalization in training mode", FOR_INFERENCE, "training_mode")
         if attrs.get("spatial", 1) != 1:

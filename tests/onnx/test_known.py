@@ -226,3 +226,34 @@ def test_a_branch_that_hands_through_a_value_from_around_it() -> None:
     model = parsed(ROWS, body + "else_branch = e () => (float[] b) { b = Exp (x) }> }")
     x = np.ones((2, 4), np.float32)
     np.testing.assert_array_equal(reference.run(read(model), {"x": x})["y"], -x)
+
+
+def test_a_number_out_of_a_shape_with_the_batch_is_a_constant() -> None:
+    """As attention scales by the root of its width."""
+    body = """{
+        shape = Shape(x)
+        one = Constant<value = int64[1] {1}>()
+        channels = Gather(shape, one)
+        number = Cast<to = 1>(channels)
+        root = Sqrt(number)
+        y = Div(x, root)
+    }"""
+    graph = optgraph.simplify(right(parsed(IMAGE, body)))
+    assert len(graph) == 1
+
+
+def test_batchnorm_of_weights_in_training_mode_is_a_constant() -> None:
+    """As standardised weights are exported; of the network's own values it stays refused."""
+    body = """{
+        scale = Constant<value = float[3] {1.0, 2.0, 0.5}>()
+        zeros = Constant<value = float[3] {0.0, 0.0, 0.0}>()
+        raw = Constant<value = float[1,3,4] {1.0, 2.0, 4.0, 8.0, 3.0, 1.0, 0.0, 5.0, -1.0, -2.0, 3.0, 0.5}>()
+        own, mean, var = BatchNormalization<training_mode = 1, momentum = 1.0>(raw, scale, zeros, zeros, scale)
+        shape = Constant<value = int64[4] {3, 4, 1, 1}>()
+        w = Reshape(own, shape)
+        y = Conv(x, w)
+    }"""
+    assert [node.op.kind for node in optgraph.simplify(right(parsed(IMAGE, body))).nodes()] == ["Conv"]
+    moved = body.replace("(raw,", "(x,").replace("Conv(x, w)", "Identity(own)")
+    with pytest.raises(ModelError, match="training mode"):
+        read(parsed("float[N,3,6,10] x", moved))

@@ -15,6 +15,20 @@ def _standardised(x: Tensor, axes: list[int], epsilon: float) -> tuple[Tensor, T
     return (x - mean) * scale, mean, scale
 
 
+def batch_norm(form: Form, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, ...]:
+    """In training mode by the batch's own mean and variance, which then move the running ones."""
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    if not form.integer("training_mode", 0):
+        y = (x - mean.reshape(shape)) / torch.sqrt(var.reshape(shape) + form.number("epsilon", 1e-5))
+        return (y * scale.reshape(shape) + bias.reshape(shape),)
+    momentum = form.number("momentum", 0.9)
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    y, own, _ = _standardised(x, axes, form.number("epsilon", 1e-5))
+    spread = ((x - own) ** 2).mean(axes)
+    running = tuple(old * momentum + new * (1 - momentum) for old, new in ((mean, own.reshape(-1)), (var, spread)))
+    return (y * scale.reshape(shape) + bias.reshape(shape), *running)[: form.outputs]
+
+
 def instance_norm(form: Form, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     y, _, _ = _standardised(x, list(range(2, x.ndim)), form.number("epsilon", 1e-5))
     shape = (-1, *[1] * (x.ndim - 2))
@@ -57,6 +71,7 @@ def lp_norm(form: Form, x: Tensor) -> Tensor:
 
 
 FUNCTIONS: dict[str, Function] = {
+    "BatchNormalization": batch_norm,
     "GroupNormalization": group_norm,
     "InstanceNormalization": instance_norm,
     "LayerNormalization": layer_norm,

@@ -153,6 +153,8 @@ CASES = [
     *(case("ScatterND", 18, real(4, 3, 2), np.array([[0], [-1]]), real(2, 3, 2), reduction=r) for r in ("none", "max")),
     case("NonZero", 13, TIES),
     case("Compress", 11, real(3, 4), np.array([True, False, True]), axis=0),
+    case("BatchNormalization", 9, X, real(6), real(6), real(6), abs(real(6))),
+    case("BatchNormalization", 15, X, *(abs(real(6)) for _ in range(4)), training_mode=1, momentum=0.75, outputs=3),
     case("InstanceNormalization", 6, X, real(6), real(6)),
     case("GroupNormalization", 18, X, real(3), real(3), num_groups=3),
     case("GroupNormalization", 21, X, real(6), real(6), num_groups=3),
