@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from optgraph.ir.graph import Graph
 from optgraph.passes.rewrite import Outcome
-from optgraph.passes.simplify import combine_activations, fold_pad, gemm, global_pool, layout_ends, merge_chains
+from optgraph.passes.simplify import (
+    combine_activations,
+    fold_pad,
+    gemm,
+    global_pool,
+    layout_ends,
+    merge_chains,
+    spelled_activations,
+)
 
 STEPS = (
     gemm.run,
@@ -14,6 +22,8 @@ STEPS = (
     # Reshapes come from global pools, too.
     merge_chains.run,
     combine_activations.run,
+    # Of clips merged.
+    spelled_activations.run,
     # Asks which activation came before.
     fold_pad.run,
 )
