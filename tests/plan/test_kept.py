@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies
 
 import optgraph
 from optgraph.api import net
 from optgraph.base.errors import InputError
+from optgraph.compare.oracle import distance
 from optgraph.compare.verify import verify, verify_net
 from optgraph.kernels.frame.view import View
 from optgraph.plan.kept import Kept
+from optgraph.run.example import example
 from tests.support.networks import inception_a, inception_resnet, xception
+from tests.support.random_models import models
 from tests.support.ranges import overflowing, overflowing_inside, underflowing
 from tests.support.sabotage import saved
 
@@ -69,6 +73,22 @@ def test_whatever_is_kept_the_rest_still_fits(make, tmp_path):
     all_of_it = [name for node in every for name in node.origin]
     result = verify(path, "interpret", "fp16", keep_fp32=all_of_it)
     assert result.ok and result.outputs[0].rel_l2 < 1e-5
+
+
+@settings(database=None, derandomize=True, deadline=None, max_examples=4, suppress_health_check=list(HealthCheck))
+@given(models(), strategies.randoms(use_true_random=False))
+def test_some_regions_of_random_networks(model, rng):
+    """Kept or not, the others are as right as without."""
+    nodes = [node for node in net.compile(model, "torch").fused.nodes() if node.origin]
+    kept = [name for node in rng.sample(nodes, (len(nodes) + 1) // 2) for name in node.origin]
+    halves = [net.compile(model, "interpret", "fp16", keep_fp32=keep) for keep in ((), kept)]
+    feeds = example(halves[0].inputs, 1, seed=0)
+    wanted = net.compile(model, "torch")(feeds)
+    plain, mixed = (half(feeds) for half in halves)
+    for name in halves[0].outputs:
+        answers = (answer[name] if isinstance(answer, dict) else answer for answer in (wanted, plain, mixed))
+        right, half, some = answers
+        assert distance(some, right)[0] <= max(5e-3, 2 * distance(half, right)[0])
 
 
 def test_nothing_is_kept_unless_asked_for():
