@@ -19,6 +19,8 @@ from optgraph.onnx.read import read
 from optgraph.ops import Activation
 from optgraph.passes import pipeline
 from optgraph.passes.rewrite import Outcome
+from optgraph.plan.lowering import lower
+from tests.support.random_arithmetic import ARITHMETIC
 from tests.support.random_models import models
 
 RUN = settings(database=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -34,6 +36,16 @@ def test_every_stage_agrees_with_onnxruntime(model: onnx.ModelProto) -> None:
 @given(models())
 def test_the_kernels_agree_with_onnxruntime(model: onnx.ModelProto) -> None:
     assert "interpret" in check(model, interpret=True).errors
+
+
+@settings(RUN, max_examples=8)
+@given(models(ARITHMETIC))
+def test_arithmetic_and_reductions_have_kernels(model: onnx.ModelProto) -> None:
+    assert "interpret" in check(model, interpret=True).errors
+    graph = read(model)
+    for passes in (pipeline.SIMPLIFY, pipeline.FUSE):
+        pipeline.apply(graph, passes)
+    assert not [f for f in lower(graph, 2).fallbacks if f.op != "MatMul"]
 
 
 def one_node(
@@ -102,8 +114,8 @@ def test_a_pool_padded_by_a_whole_kernel_is_exported() -> None:
 
 
 @pytest.mark.parametrize("opset, axis", [(11, 1), (20, -1)])
-def test_a_fallback_runs_an_operator_as_its_opset_means_it(opset: int, axis: int) -> None:
-    """Kernels' fallbacks once took every opset for 17: LogSoftmax means another thing before 13."""
+def test_an_operator_is_run_as_its_opset_means_it(opset: int, axis: int) -> None:
+    """Every opset was once taken for 17: LogSoftmax means another thing before 13."""
     check(one_node("LogSoftmax", opset=opset, axis=axis), interpret=True)
 
 

@@ -6,6 +6,7 @@ a block may also read what earlier blocks left, and a constant may serve several
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.support.model_builder import Builder, Image
 from tests.support.moving_blocks import MOVING
+from tests.support.random_arithmetic import ARITHMETIC
 
 
 def _convolution(to: Builder, x: Image) -> Image:
@@ -187,6 +189,7 @@ BLOCKS = (
     *(_channels_last, _nothing, _padded, _cut, _squeeze_excite, _lrn, _twice, _separable),
     *(_bounds, _bottleneck),
     *MOVING,
+    *ARITHMETIC,
 )
 
 
@@ -221,8 +224,8 @@ def _head(to: Builder, x: Image) -> str:
 
 
 @st.composite
-def models(draw: Any) -> onnx.ModelProto:
-    """A network of 1 to 9 blocks with one input 'x' and one to three outputs."""
+def models(draw: Any, blocks: Sequence[Callable[[Builder, Image], Image]] = BLOCKS) -> onnx.ModelProto:
+    """A network of 1 to 9 of the blocks with one input 'x' and one to three outputs."""
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     to = Builder(draw, rng, draw(st.sampled_from((17, 14, 20))))
     x = Image("x", to.pick(3, 4, 1, 6), draw(st.integers(5, 15)), draw(st.integers(5, 15)))
@@ -230,7 +233,7 @@ def models(draw: Any) -> onnx.ModelProto:
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *x[1:]])]
     to.images.append(x)
     for _ in range(draw(st.integers(1, 9))):
-        x = to.pick(*BLOCKS)(to, x)
+        x = to.pick(*blocks)(to, x)
         to.images.append(x)
     outputs = [_head(to, x) if to.maybe() else x.name]
     outputs += [i.name for i in draw(st.lists(st.sampled_from(to.images), max_size=2)) if i.name not in ("x", *outputs)]
