@@ -8,7 +8,7 @@ import pytest
 
 import optgraph
 from optgraph.base.budget import Budget
-from optgraph.base.errors import ModelError
+from optgraph.base.errors import InputError, ModelError
 from optgraph.onnx.read import read
 from optgraph.onnx.sessions import InnerValues, session
 from optgraph.onnx.write import to_onnx
@@ -49,6 +49,10 @@ SIZES = {
            r = Reshape (x, t) q = Shape (r) zero = Constant <value_int: int = 0> () n = Gather (q, zero)
            b = Div (n, four) bu = Unsqueeze (b, axis) left = Constant <value_ints: ints = [4, -1]> ()
            u = Concat <axis: int = 0> (bu, left) e = Exp (r) y = Reshape (e, u) }""",
+    "attention within windows": """<int64[6] t = {-1,4,2,3,2,5}, int64[3] u = {-1,15,4}, int64[4] v = {-1,60,4,1}>
+        { r = Reshape (x, t) p = Transpose <perm: ints = [0,2,4,3,5,1]> (r) w = Reshape (p, u)
+          q = Transpose <perm: ints = [0,2,1]> (w) s = MatMul (w, q) a = Softmax (s) o = MatMul (a, w)
+          y = Reshape (o, v) }""",
     "all in one row": """<int64[2] t = {1, -1}> { y = Reshape (x, t) }""",
     "flattened over the batch": """{ f = Flatten <axis: int = 3> (x) e = Exp (f) y = Flatten <axis: int = 0> (e) }""",
     "two batches joined": """{ e = Exp (x) y = Concat <axis: int = 0> (x, e) }""",
@@ -94,7 +98,9 @@ def test_sizes_with_an_open_batch(name: str) -> None:
     right(model)
 
 
-@pytest.mark.parametrize("name", ["the batch times a number, and back", "two batches joined", "a grid of cells"])
+@pytest.mark.parametrize(
+    "name", ["the batch times a number, and back", "two batches joined", "attention within windows"]
+)
 def test_multiples_of_the_batch_through_the_kernels(name: str, tmp_path) -> None:
     model = parsed(IMAGE, SIZES[name])
     nodes = sorted(model.graph.node, key=lambda node: node.op_type != "Constant")
@@ -262,3 +268,36 @@ def test_batchnorm_of_weights_in_training_mode_is_a_constant() -> None:
     moved = body.replace("(raw,", "(x,").replace("Conv(x, w)", "Identity(own)")
     with pytest.raises(ModelError, match="training mode"):
         read(parsed("float[N,3,6,10] x", moved))
+
+
+MESSAGES = {
+    "the sizes of an OCR network": (
+        "float[N,3,48,W] x",
+        "(N,3,48,?): fix it with --input-shape N,3,48,W, with numbers for W",
+    ),
+    "channels last": ("float[B,H,W,3] x", "--input-shape N,H,W,3, with numbers for H and W"),
+    "by the model's own name": ("float[3,frames,5] x", "--input-shape 3,frames,5, with numbers for frames"),
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_an_open_size_is_told_by_this_inputs_own_dimensions(name: str) -> None:
+    inputs, says = MESSAGES[name]
+    with pytest.raises(ModelError) as raised:
+        read(parsed(inputs, "{ y = Exp (x) }"))
+    assert says in str(raised.value) and "299" not in str(raised.value)
+
+
+def test_the_batch_of_every_input_is_to_be_fixed() -> None:
+    body = "<int64[2] t = {1, 4}> { r = Reshape (x, t) y = Add (r, k) }"
+    with pytest.raises(ModelError, match=r"fix the batch with --input-shape x=1,4 --input-shape k=2,4$"):
+        read(parsed("float[N,4] x, float[2,4] k", body))
+
+
+def test_inputs_with_an_open_first_dimension_have_one_batch() -> None:
+    model = parsed("float[N,4,6,10] x, float[M,4,1,1] k", "{ y = Mul (x, k) }")
+    net = optgraph.compile(model, "torch")
+    x, k = np.ones((3, 4, 6, 10), np.float32), np.full((3, 4, 1, 1), 2, np.float32)
+    np.testing.assert_array_equal(net({"x": x, "k": k}), 2 * x)
+    with pytest.raises(InputError, match=r"inputs of different batch sizes: \[1, 3\]"):
+        net({"x": x, "k": k[:1]})
