@@ -209,6 +209,8 @@ def inferred(
     # With every default written out: inference forgets that of STFT.
     whole, given = onnx.NodeProto.FromString(node.SerializeToString()), {attribute.name for attribute in node.attribute}
     defaults = (attribute.default_value for attribute in schema.attributes.values() if attribute.name not in given)
+    names = [name or f"unused {i}" for i, name in enumerate(node.output)]  # by which it tells outputs apart
+    whole.output[:] = names
     whole.attribute.extend(value for value in defaults if value.type != onnx.AttributeProto.UNDEFINED)
     try:
         types_out = onnx.shape_inference.infer_node_outputs(
@@ -217,7 +219,7 @@ def inferred(
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise ModelError(str(error).splitlines()[0]) from None
     found = []
-    for name in node.output:
+    for name in names:
         proto = types_out.get(name)
         if proto is None or not proto.HasField("tensor_type") or not proto.tensor_type.HasField("shape"):
             raise ModelError("the shape of its output cannot be found", FIX_INPUT)

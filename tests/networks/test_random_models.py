@@ -7,11 +7,14 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from onnx import TensorProto, helper, numpy_helper
 
+import optgraph
 from benchmarks.random_models import MismatchError, check, measure
 from optgraph import ops
+from optgraph.compare import oracle
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import Act
 from optgraph.onnx import write
@@ -20,6 +23,7 @@ from optgraph.ops import Activation
 from optgraph.passes import pipeline
 from optgraph.passes.rewrite import Outcome
 from optgraph.plan.lowering import lower
+from optgraph.run import reference
 from tests.support.random_arithmetic import ARITHMETIC
 from tests.support.random_models import models
 
@@ -46,6 +50,42 @@ def test_arithmetic_and_reductions_have_kernels(model: onnx.ModelProto) -> None:
     for passes in (pipeline.SIMPLIFY, pipeline.FUSE):
         pipeline.apply(graph, passes)
     assert not [f for f in lower(graph, 2).fallbacks if f.op != "MatMul"]
+
+
+def of_type(model: onnx.ModelProto, kind: int) -> onnx.ModelProto:
+    """`model` with another type of floating numbers."""
+    twin = onnx.ModelProto.FromString(model.SerializeToString())
+    for info in (*twin.graph.input, *twin.graph.output, *twin.graph.value_info):
+        if info.type.tensor_type.elem_type == TensorProto.FLOAT:
+            info.type.tensor_type.elem_type = kind
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    scales = {
+        node.input[2] for node in twin.graph.node if node.op_type in ("Resize", "Upsample") and len(node.input) > 2
+    }
+    for tensor in twin.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and tensor.name not in scales:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), tensor.name))
+    for node in twin.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.i = kind
+            elif attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
+                attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(dtype)))
+    return twin
+
+
+@settings(RUN, max_examples=12)
+@given(models())
+def test_doubles_are_computed_in_float64(model: onnx.ModelProto) -> None:
+    shape = [d.dim_value or 2 for d in model.graph.input[0].type.tensor_type.shape.dim]
+    x = np.random.default_rng(1).standard_normal(shape)
+    wanted = reference.run(read(model), {"x": x}, torch.float64)
+    for backend in ("torch", "interpret"):
+        found = optgraph.compile(of_type(model, TensorProto.DOUBLE), backend)({"x": x})
+        results = found if isinstance(found, dict) else {next(iter(wanted)): found}
+        for name, want in wanted.items():
+            assert str(results[name].dtype) == "float64"
+            assert oracle.distance(np.asarray(results[name]), want.numpy())[0] <= 1e-10
 
 
 def one_node(

@@ -9,8 +9,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import helper
+from onnx import helper, numpy_helper
 
+import optgraph
 from optgraph import ops
 from optgraph.base.errors import ModelError
 from optgraph.ir.graph import Graph
@@ -155,3 +156,25 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_import(name: str) -> None:
     imported(CASES[name], kept="Atan")
+
+
+@pytest.mark.parametrize("outputs", ["y", ", y", ", , y", "all, y"])
+def test_outputs_without_a_name(outputs: str) -> None:
+    """The last state of an LSTM in both directions, as text recognition reads it."""
+    rng = np.random.default_rng(0)
+    shapes = {"w": (2, 16, 3), "r": (2, 16, 4)}
+    inits = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    lstm = helper.make_node("LSTM", ["x", "w", "r"], outputs.split(", "), hidden_size=4, direction="bidirectional")
+    graph = helper.make_graph(
+        [lstm],
+        "lstm",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [5, 2, 3])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in inits.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    x = rng.normal(size=(5, 2, 3)).astype(np.float32)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (wanted,) = session.run(None, {"x": x})
+    for backend in ("torch", "interpret"):
+        np.testing.assert_allclose(optgraph.compile(model, backend)(x), wanted, rtol=1e-4, atol=1e-6)

@@ -54,6 +54,7 @@ IMAGE = real(1, 2, 5, 6)
 TIES = ints(3, 8, low=0, high=3).astype(np.float32)
 B8, U8 = ints(4, 5, dtype=np.int8), ints(3, 4, low=0, high=255, dtype=np.uint8)
 TRUTH = ints(3, 4, low=0, high=2, dtype=np.bool_)
+SEQUENCE = real(5, 2, 3)
 GRID = RNG.uniform(-1.4, 1.4, (1, 4, 3, 2)).astype(np.float32)
 
 PLAIN = "Abs Neg Exp Floor Ceil Round Sign Erf Reciprocal Sin Cos Tan Sinh Cosh Tanh Asinh Atan Sigmoid Relu IsNaN"
@@ -201,6 +202,14 @@ CASES = [
          ints(3, dtype=np.int32), strides=[2, 1]),
     case("QLinearMatMul", 10, U8, scalar(0.1), scalar(7, np.uint8), B8.astype(np.uint8), scalar(0.02),
          scalar(9, np.uint8), scalar(2.5), scalar(90, np.uint8)),
+    *(case(op, 14, SEQUENCE, real(d, n * 4, 3), real(d, n * 4, 4), real(d, n * 8), outputs=out, hidden_size=4,
+           direction=way)
+      for op, n, out in (("LSTM", 4, 3), ("GRU", 3, 2), ("RNN", 1, 2))
+      for way, d in (("forward", 1), ("reverse", 1), ("bidirectional", 2))),
+    case("LSTM", 14, SEQUENCE, real(1, 16, 3), real(1, 16, 4), None, None, real(1, 2, 4), real(1, 2, 4), outputs=3,
+         hidden_size=4),
+    case("GRU", 14, SEQUENCE, real(1, 12, 3), real(1, 12, 4), real(1, 24), outputs=2, hidden_size=4,
+         linear_before_reset=1),
 ]  # fmt: skip
 
 
