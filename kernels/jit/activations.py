@@ -59,12 +59,6 @@ def hard_swish(x, a, b):
 
 
 @triton.jit
-def prelu(x, a, b):
-    """`a` is a block of slopes, one a channel."""
-    return leaky_relu(x, a, b)
-
-
-@triton.jit
 def elu(x, a, b):
     return tl.where(x > 0.0, b * x, a * (tl.exp(tl.minimum(x, 0.0, tl.PropagateNan.ALL)) - 1.0))
 

@@ -41,7 +41,6 @@ ACTS = {
     "relu": "max(x, 0)",
     "clip": "min(max(x, a), b)",
     "leaky_relu": "x if x >= 0 else a*x",
-    "prelu": "x if x >= 0 else slope*x, a slope a channel that the operator has beside it",
     "sigmoid": "1 / (1 + exp(-x))",
     "silu": "x * sigmoid(x)",
     "tanh": "tanh(x)",
@@ -83,14 +82,10 @@ class Act:
     def __bool__(self) -> bool:
         return self.kind != "identity"
 
-    def apply(self, x: torch.Tensor, slope: torch.Tensor | None = None) -> torch.Tensor:
-        """The function elementwise, in the dtype of `x`; NaN stays NaN. slope: of a prelu, to broadcast against x."""
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """The function elementwise, in the dtype of `x`; NaN stays NaN."""
         if self.kind not in ACTS:
             raise ModelError(f"unknown activation '{self.kind}'")
-        if self.kind == "prelu":
-            if slope is None:
-                raise ModelError("a prelu without its slopes")
-            return x.where(x >= 0, slope * x)
         return _functions()[self.kind](x, self.a, self.b)
 
 
