@@ -31,6 +31,7 @@ def alone(op: Op, shape: Shape) -> Graph:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_set_of_axes(shape: Shape) -> None:
     sets = [axes for count in range(1, len(shape) + 1) for axes in combinations(range(len(shape)), count)]
+    sets = sets if len(shape) < 5 else sets[::3]  # of 31
     for i, axes in enumerate(sets):
         mode = MODES[i % len(MODES)]
         kernels_agree(alone(ops.Reduce(mode=mode, axes=axes, keepdims=i % 2 == 0), shape), 3, positive=True)
@@ -38,10 +39,9 @@ def test_every_set_of_axes(shape: Shape) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode(mode: str) -> None:
-    for axes in ((1,), (1, 2), (2, 3), (-4 + 4, 2)):
-        for dtype in ("fp32", "fp16"):
-            graph = alone(ops.Reduce(mode=mode, axes=axes, keepdims=False), ("N", 3, 4, 2))
-            kernels_agree(graph, 2, dtype, positive=mode in ("log_sum", "prod"))
+    for axes in ((1,), (1, 2), (0, 2)):
+        graph = alone(ops.Reduce(mode=mode, axes=axes, keepdims=False), ("N", 3, 4, 2))
+        kernels_agree(graph, 2, "fp16", positive=mode in ("log_sum", "prod"))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
