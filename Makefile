@@ -1,4 +1,4 @@
-# make test | demo | real | gpu | clean. The first run makes .venv; Python 3.11 or newer, git and make are all it needs.
+# make test | demo | real | paper | gpu | clean. The first run makes .venv; Python 3.11 or newer, git and make are all it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 # machine that cannot reach its index loses a second and goes on with whatever torch pip finds.
 HAS_GPU := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
 
-.PHONY: test demo real gpu clean
+.PHONY: test demo real paper gpu clean
 
 # One worker a core, each of one thread. A file's tests stay together, for they share what takes long to make; in the
 # order of the folders, which leaves short files for the end.
@@ -36,6 +36,12 @@ real: $(INSTALLED) $(REAL)/.installed
 $(REAL)/.installed: tests/real/requirements.txt examples/photograph.txt
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(REAL) -r $<
 	@touch $@
+
+# Compiled kernels and networks on the emulator of tests/emulator, without a GPU. Goes on where it was stopped.
+paper: export OMP_NUM_THREADS := 1
+paper: $(INSTALLED)
+	$(BIN)/python -m benchmarks.paper
+	$(BIN)/python -m benchmarks.tables
 
 # With an NVIDIA GPU: tests, tuning, the race, for MINUTES; call it until all is done. Installs nothing: runs with .venv
 # if it is there, else with $(PYTHON), which needs torch, Triton and the like. Results go to OUT.

@@ -42,7 +42,9 @@ def table(name: str) -> str:
 
 
 def _rows(name: str, found: Row) -> list[Row]:
-    return GPU[name](found["records"].values()) if name in GPU else found["rows"]
+    if name in GPU:
+        return GPU[name](found["records"].values())
+    return [row for row in found["rows"] if row.get("table", name) == name]
 
 
 def _where(found: Row, command: str) -> str:
@@ -80,6 +82,11 @@ def _fallbacks(row: Row) -> str:
     return ", ".join(f"{count} {op}" for op, count in row["fallbacks"].items()) or "–"
 
 
+def _outcome(schedule: int) -> Callable[[Row], str]:
+    """What became of a broken kernel: right, wrong, or a fault."""
+    return lambda row: row["outcomes"][schedule]
+
+
 def _us(kind: str, target: str) -> Callable[[Row], str]:
     return lambda row: f"{row[kind][target]:.0f}"
 
@@ -96,6 +103,7 @@ def _quartiles(row: Row) -> str:
 
 NETWORKS = "python -m benchmarks.networks --interpret"
 RACE = "make gpu"
+PAPER = "make paper"
 # What the rows of a table are, where the results are records in the order they were taken.
 GPU = {"gpu": gpu_report.networks, "gpu_layers": gpu_report.layers}
 # name -> (results file, the command that makes it, the columns)
@@ -165,6 +173,37 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
             "relative L2": lambda row: f"{row['rel_l2']:.2e}",
             "with the interpreter's tiles": lambda row: f"{row['rel_l2_own_tiles']:.2e}",
         },
+    ),
+    "paper": (
+        "paper",
+        PAPER,
+        {
+            "pixels": lambda row: f"{row['size']}²",
+            "batch": lambda row: f"{row['batch']}",
+            "target": lambda row: row["target"],
+            "dtype": lambda row: row["dtype"],
+            "cubins": lambda row: row["cubins"],
+            "launches": lambda row: f"{row['launches']}",
+            "with TMA": lambda row: f"{row['tma']}",
+            "split": lambda row: f"{row['split']}",
+            "relative L2": lambda row: f"{row['rel_l2']:.2e}",
+            "bound": lambda row: f"{row['bound']:.2e}",
+        },
+    ),
+    "paper_kernels": (
+        "paper",
+        PAPER,
+        {
+            "target": lambda row: row["target"],
+            "dtype": lambda row: row["dtype"],
+            "samples": lambda row: f"{row['samples']}",
+            "worst error, of its bound": lambda row: f"{row['of_bound']:.0%}",
+        },
+    ),
+    "paper_mutations": (
+        "paper",
+        PAPER,
+        {name: _outcome(i) for i, name in enumerate(("early", "late", "mixed", "reverse"))},
     ),
     "cubins": (
         "cubins",

@@ -1,0 +1,67 @@
+"""Whole networks on a machine: what they need, a context that runs them there, and the orders that streams allow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from optgraph.ahead.cubins import Cubin
+from optgraph.base.devices import Target
+from optgraph.kernels.frame.launch import Launch
+from optgraph.plan.buffers import dry_launches
+from optgraph.plan.plans import Plans
+from optgraph.run.capture import enqueue
+from optgraph.run.engine import Context, Engine
+from tests.emulator.compiler import compile_all
+from tests.emulator.machine import Machine
+from tests.support.streams import Device, Stream
+
+
+def launches(plans: Plans, batch: int, target: Target) -> list[Launch]:
+    """Those of the plan, on memory that does not exist."""
+    return [launch for launch in dry_launches(plans.get(batch, target), plans.shapes) if launch is not None]
+
+
+def kernels(plans: Plans, batch: int, target: Target) -> list[Cubin]:
+    """What the plan launches, compiled to PTX."""
+    variants = dict.fromkeys(launch.variant for launch in launches(plans, batch, target))
+    return compile_all((variant, target) for variant in variants)
+
+
+def constants(plans: Plans, batch: int, target: Target) -> Counter[str]:
+    """How many launches of the plan have each constant switched on: 'TMA', 'SPLIT'."""
+    return Counter(
+        name for launch in launches(plans, batch, target) for name, value in launch.constants.items() if value
+    )
+
+
+@contextmanager
+def prepared(plans: Plans, batch: int, machine: Machine) -> Iterator[Context]:
+    """A context for `batch` images, each of whose launches the machine runs."""
+    engine = Engine(plans, torch.device("cpu"), target=machine.target)
+    engine._prepare = machine.bind
+    with engine.context(batch) as context:
+        yield context
+
+
+def reordered(context: Context, device: Device, seed: int) -> tuple[list[int], list[torch.Tensor]]:
+    """The launches in one of the orders that the schedule's streams and waits allow, on memory full of NaN: the order,
+    and the outputs."""
+    order: list[int] = []
+
+    def noted(i: int, launch: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            order.append(i)
+            launch()
+
+        return device.enqueued(run)
+
+    context._buffers._arena.fill_(0xFF)
+    schedule = context.plan.schedule
+    streams = [Stream() for _ in range(schedule.streams)]
+    enqueue([noted(i, launch) for i, launch in enumerate(context._launches)], schedule, streams)
+    device.run(streams, seed)
+    return order, list(context.results().values())
