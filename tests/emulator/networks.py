@@ -12,6 +12,7 @@ from optgraph.ahead.cubins import Cubin
 from optgraph.base.devices import Target
 from optgraph.kernels.frame.launch import Launch
 from optgraph.plan.buffers import dry_launches
+from optgraph.plan.plan import Schedule
 from optgraph.plan.plans import Plans
 from optgraph.run.capture import enqueue
 from optgraph.run.engine import Context, Engine
@@ -47,9 +48,11 @@ def prepared(plans: Plans, batch: int, machine: Machine) -> Iterator[Context]:
         yield context
 
 
-def reordered(context: Context, device: Device, seed: int) -> tuple[list[int], list[torch.Tensor]]:
-    """The launches in one of the orders that the schedule's streams and waits allow, on memory full of NaN: the order,
-    and the outputs."""
+def reordered(
+    context: Context, device: Device, seed: int, schedule: Schedule | None = None
+) -> tuple[list[int], list[torch.Tensor]]:
+    """The launches in one of the orders that the streams and waits of a schedule allow, by default the plan's, on memory
+    that is all NaN: the order, and the outputs."""
     order: list[int] = []
 
     def noted(i: int, launch: Callable[[], None]) -> Callable[[], None]:
@@ -60,7 +63,7 @@ def reordered(context: Context, device: Device, seed: int) -> tuple[list[int], l
         return device.enqueued(run)
 
     context._buffers._arena.fill_(0xFF)
-    schedule = context.plan.schedule
+    schedule = schedule or context.plan.schedule
     streams = [Stream() for _ in range(schedule.streams)]
     enqueue([noted(i, launch) for i, launch in enumerate(context._launches)], schedule, streams)
     device.run(streams, seed)
