@@ -51,8 +51,8 @@ def prepared(plans: Plans, batch: int, machine: Machine) -> Iterator[Context]:
 def reordered(
     context: Context, device: Device, seed: int, schedule: Schedule | None = None
 ) -> tuple[list[int], list[torch.Tensor]]:
-    """The launches in one of the orders that the streams and waits of a schedule allow, by default the plan's, on memory
-    that is all NaN: the order, and the outputs."""
+    """The launches in one of the orders that the streams and waits of a schedule allow, by default the plan's, on
+    memory full of NaN: the order, and the outputs."""
     order: list[int] = []
 
     def noted(i: int, launch: Callable[[], None]) -> Callable[[], None]:
