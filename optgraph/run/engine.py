@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from optgraph.ahead.cubins import Cubin
@@ -163,7 +164,8 @@ class Engine:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         if self._device.type == "cpu":
-            with _INTERPRETER:
+            # It computes in numpy, which would print a warning where a GPU gives an infinity or a NaN in silence.
+            with _INTERPRETER, np.errstate(all="ignore"):
                 yield
         else:
             with torch.cuda.device(self._device):
