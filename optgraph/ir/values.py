@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 from optgraph.base.errors import FIX_INPUT, ModelError
@@ -89,7 +88,6 @@ class Act:
         return _functions()[self.kind](x, self.a, self.b)
 
 
-@cache
 def _functions() -> dict[str, Callable[[torch.Tensor, float, float], torch.Tensor]]:
     """Each function in torch, which is imported here: a graph alone needs none."""
     import torch
