@@ -38,7 +38,7 @@ def evaluate(op_type: str, attrs: Mapping[str, Any], inputs: Sequence[Vector | N
         return None
     try:
         kind = np.dtype(dtype)
-        result = function(attrs, inputs)
+        result = np.asarray(function(attrs, inputs), dtype=object)  # numpy makes a number of what has no dimension
         return _of(kind, result) if result.size <= MAX_ELEMENTS and kind.kind in "iubf" else None
     except (UnknownError, TypeError, ValueError, IndexError, ArithmeticError):
         return None

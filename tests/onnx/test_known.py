@@ -301,3 +301,15 @@ def test_inputs_with_an_open_first_dimension_have_one_batch() -> None:
     np.testing.assert_array_equal(net({"x": x, "k": k}), 2 * x)
     with pytest.raises(InputError, match=r"inputs of different batch sizes: \[1, 3\]"):
         net({"x": x, "k": k[:1]})
+
+
+def test_a_scalar_of_a_shape_may_be_negated() -> None:
+    body = """{
+        shape = Shape(x)
+        one = Constant<value = int64 {1}>()
+        channels = Gather(shape, one)
+        minus = Neg(channels)
+        number = Cast<to = 1>(minus)
+        y = Mul(x, number)
+    }"""
+    assert len(optgraph.simplify(right(parsed(IMAGE, body)))) == 1
