@@ -148,7 +148,9 @@ class Engine:
     def context(self, batch: int) -> Iterator[Context]:
         """A context for `batch` images that nobody else uses meanwhile."""
         plan = self.plan(batch)
-        with self._exclusive():
+        # Buffers and weights outlive the call: made under a caller's inference mode, they could not be written outside
+        # of it. And no copy into them may be recorded for a gradient, which would hold on to every call's inputs.
+        with torch.inference_mode(False), torch.no_grad(), self._exclusive():
             with self._lock:
                 idle = self._idle.setdefault(batch, [])
                 context = idle.pop() if idle else None

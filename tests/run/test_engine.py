@@ -91,6 +91,28 @@ def test_two_contexts_of_an_engine_have_buffers_of_their_own() -> None:
         assert again in (first, second)
 
 
+def test_a_first_call_in_inference_mode_leaves_later_ones_free() -> None:
+    graph = xception()
+    run, x = engine(graph), torch.randn(1, *(int(d) for d in graph.shape("x")[1:]))
+    with torch.inference_mode():
+        inside = run({"x": x.clone()}, 1)["y0"]
+    outside = run({"x": x}, 1)["y0"]
+    outside.add_(0.0)
+    assert torch.equal(inside, outside) and not outside.is_inference()
+    assert not any(weight.is_inference() for weight in run._weights._packed.values())
+
+
+def test_inputs_that_require_a_gradient_leave_no_trace() -> None:
+    graph = xception()
+    run, x = engine(graph), torch.randn(1, *(int(d) for d in graph.shape("x")[1:]))
+    expected = run({"x": x}, 1)["y0"]
+    for _ in range(2):
+        result = run({"x": x.clone().requires_grad_()}, 1)["y0"]
+        assert torch.equal(result, expected) and not result.requires_grad
+    with run.context(1) as context:
+        assert not any(tensor.requires_grad for tensor in context._buffers.inputs.values())
+
+
 def test_launches_of_one_stream_share_a_workspace() -> None:
     def launch(workspace: int) -> Launch:
         return Launch("k", Jit("k", "k"), (1,), {}, {}, Tile(16, 16), Work([], []), workspace=workspace)
