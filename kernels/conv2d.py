@@ -36,7 +36,7 @@ from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, describable, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_shape, check_window, strides4
 from optgraph.kernels.frame.sample import Sample, image, weight, window_sample
-from optgraph.kernels.frame.split import unbound, workspace_bytes
+from optgraph.kernels.frame.split import unbound, unsplit_beyond, workspace_bytes
 from optgraph.kernels.frame.tile import Box, Tile, blocks_along, cdiv, planned_batch
 from optgraph.kernels.frame.variant import Block
 from optgraph.kernels.frame.work import work_of
@@ -84,6 +84,7 @@ def conv2d(
         operands, boxes = boxed.operands(x, weight, tile), boxed.boxes(x.shape[0])
         row_tiles = blocks_along(boxes[:3], tile.box)
     blocks = row_tiles * cdiv(columns, tile.block_n)
+    tile = unsplit_beyond(tile, blocks * groups)
     workspace = workspace_bytes(blocks * groups, tile.splits, tile.block_m, tile.block_n)
     tensors = {**operands, "out": out, "workspace": unbound(workspace)}
     ends = {"pre": before.argument(), "end": after.argument()}
@@ -161,7 +162,8 @@ def _boxed(x: torch.Tensor, weight: torch.Tensor, window: Window, size: tuple[in
         strides = (stride_n, stride_w, stride_w, 1)
         return _Boxed((n, h * w, 1, c), strides, (1, height * width, 1), batch_axis=0, step=w)
     if kh == 1 and top == bottom == 0 and stride_n == h * stride_h:
-        strides = (stride_n, stride_h, stride_w, 1)
+        # All images together are one box along axis 0: its stride is that of all of them, not less than the inner ones.
+        strides = (n * stride_n, stride_h, stride_w, 1)
         return _Boxed((1, n * h, w, c), strides, (1, height, width), batch_axis=1, step=1)
     return _Boxed((n, h, w, c), (stride_n, stride_h, stride_w, 1), (1, height, width), batch_axis=0, step=1)
 

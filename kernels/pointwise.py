@@ -11,14 +11,15 @@ Bound: a 1x1 with K and C channels does 2KC FLOPs for (K + C) values moved per p
 FLOPs a byte, so below some 300 channels the bytes bound it. Programs are ordered so that those which share rows of x
 or columns of weight run close together and meet in L2.
 
-On sm_90, where x is flat (a row stride, no convolution stride) and everything lies on 16 bytes, blocks of x and weight
-come through the copy engine (TMA); else every thread fetches its own addresses, which any strides allow.
+On sm_90, where x is flat (a row stride, no convolution stride) and everything lies on 16 bytes, the first column of
+each output too, blocks of x and weight come through the copy engine (TMA); else every thread fetches its own addresses,
+which any strides allow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import accumulate, product
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ from optgraph.kernels.frame.launch import Launch, describable, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_shape, flat_pixels, row_stride, strides4
 from optgraph.kernels.frame.rows import alignment
 from optgraph.kernels.frame.sample import Sample, epilogue, image, prologue, weight
-from optgraph.kernels.frame.split import unbound, workspace_bytes
+from optgraph.kernels.frame.split import unbound, unsplit_beyond, workspace_bytes
 from optgraph.kernels.frame.tile import Tile, cdiv, planned_batch
 from optgraph.kernels.frame.variant import Block
 from optgraph.kernels.frame.view import View
@@ -71,7 +72,9 @@ def pointwise(
 
     plain = not before and after.residual is None
     flat, target = stride == (1, 1) and flat_pixels(x), target_of(x)
-    copies = flat and describable(x, (stride_w,)) and describable(weight, (columns,)) and x.dtype == weight.dtype
+    # The copy engine starts each segment at its first column, which must lie on 16 bytes as the rows do.
+    starts = tuple(accumulate(sizes))
+    copies = flat and describable(x, (stride_w,)) and describable(weight, starts) and x.dtype == weight.dtype
     pixels = height * width
     extent = (1, planned_batch(batch, target) * pixels, 1)
     problem = Gemm(extent, tuple(sizes), channels, weight.element_size(), plain=plain, tma=copies)
@@ -80,10 +83,11 @@ def pointwise(
     operands: dict[str, Any] = {"x": x, "weight": weight}
     if tile.box is not None:
         if not copies:
-            raise ValueError("a tile with a box needs x flat, and x and weight of one type on 16 bytes")
+            raise ValueError("a tile with a box needs x flat, x and weight of one type, and all segments on 16 bytes")
         operands["x"] = Block(x, (rows, channels), (stride_w, 1), (block_m, block_k))
         operands["weight"] = Block(weight, (channels, columns), (columns, 1), (block_k, block_n))
     blocks = cdiv(rows, block_m) * sum(cdiv(size, block_n) for size in sizes)
+    tile = unsplit_beyond(tile, blocks)
     workspace = workspace_bytes(blocks, tile.splits, block_m, block_n)
     tensors, ends = {**operands, "workspace": unbound(workspace)}, {"pre": before.argument(), "end": end.argument()}
     size, strides = (rows, pixels, width, channels, columns), (stride_n, stride_h * stride[0], stride_w * stride[1])

@@ -124,7 +124,7 @@ class Driver:
         return values + [c_uint64(0) for _ in range(SCRATCH)]
 
     def tensor_map(self, block: Block, kind: TensorMap) -> Any:
-        """A CUtensorMap: 128 bytes on as many, as Triton's launcher aligns it. The driver counts dimensions innermost first."""
+        """A CUtensorMap: 128 bytes on a 128-byte boundary. The driver counts dimensions innermost first."""
         rank, item = len(block.shape), block.tensor.element_size()
         storage = ctypes.create_string_buffer(2 * 128)
         aligned = (ctypes.c_char * 128).from_buffer(storage, -ctypes.addressof(storage) % 128)

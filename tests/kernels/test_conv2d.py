@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from optgraph.ir.values import RELU, Act, Window
 from optgraph.kernels import conv2d
 from optgraph.kernels.frame.ends import Epilogue, Prologue
+from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.sample import Operands, image
 from optgraph.kernels.frame.tile import Tile
+from optgraph.kernels.frame.variant import Block
 from tests.support.kernel_checks import CPU
 
 BARE = Window((3, 3))
@@ -34,6 +36,32 @@ def test_boxes_are_refused_where_they_cannot_be(window: Window, options: dict[st
     sample = conv2d.sample((1, 9, 9, 32), 32, window, tile=Tile(16, 16, 16, box=(1, 4, 4)), **options)
     with pytest.raises(ValueError, match="a tile with a box"):
         Operands(conv2d.CONV2D, sample.typed("fp32"), CPU).launch()
+
+
+@pytest.mark.parametrize("kernel", [(1, 3), (3, 1), (3, 3)])
+def test_the_copy_engine_is_given_strides_that_cover_what_lies_inside(kernel: tuple[int, int]) -> None:
+    window = Window(kernel, pads=(kernel[0] // 2, kernel[1] // 2) * 2)
+    sample = conv2d.sample((3, 9, 9, 32), 32, window, tile=Tile(16, 16, 16, box=(1, 16, 1)))
+    block = Operands(conv2d.CONV2D, sample.typed("fp16"), CPU).launch().arguments["x"]
+    assert isinstance(block, Block)
+    pairs = zip(block.strides, block.shape[1:], block.strides[1:], strict=False)
+    assert all(outer >= size * inner for outer, size, inner in pairs)
+
+
+def test_more_tiles_than_counters_are_not_split() -> None:
+    """As at a batch far above those that tiles are chosen for."""
+    tile = Tile(16, 16, 16, splits=4)
+
+    def launch(groups: int, rows: int) -> Launch:
+        x, weight = torch.empty(1, 1, 16 * rows, 64 * groups), torch.empty(groups, 1, 1, 64, 16)
+        out = torch.empty(1, 1, 16 * rows, 16 * groups)
+        return conv2d.conv2d(x, weight, out, window=Window((1, 1)), groups=groups, tile=tile)
+
+    for groups, rows in ((1, 1024), (2, 512)):
+        split = launch(groups, rows)
+        assert split.constants["SPLIT"] and split.workspace and split.grid == (rows, groups, 4)
+        whole = launch(groups, rows + 1)
+        assert not whole.constants["SPLIT"] and not whole.workspace and whole.grid == (rows + 1, groups, 1)
 
 
 def test_nan_stays_nan_and_stays_in_its_window() -> None:

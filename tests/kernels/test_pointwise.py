@@ -9,9 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from optgraph.base.devices import SM_90
 from optgraph.ir.values import IDENTITY, RELU, Act
 from optgraph.kernels import pointwise
 from optgraph.kernels.frame.ends import Epilogue
+from optgraph.kernels.frame.gemm import Gemm
+from optgraph.kernels.frame.launch import targeting
+from optgraph.kernels.frame.split import workspace_bytes
 from optgraph.kernels.frame.tile import Tile
 from tests.support.kernel_checks import outside, poisoned
 
@@ -36,6 +40,17 @@ def test_a_workspace_serves_launch_after_launch() -> None:
         assert not workspace.view(torch.int32)[:1024].any(), "counters are left at zero"
 
 
+def test_more_tiles_than_counters_are_not_split() -> None:
+    """As at a batch far above those that tiles are chosen for: what has no counter would count on a partial sum."""
+    x, weight = torch.empty(1025, 1, 16, 64), torch.empty(64, 16)
+    out = poisoned(1025, 1, 16, 16)
+    launch = pointwise.pointwise(x, weight, [out], tile=Tile(16, 16, 16, splits=4))
+    assert launch.grid == (1025, 1) and not launch.constants["SPLIT"] and launch.bound
+    assert pointwise.pointwise(x[:1024], weight, [out[:1024]], tile=Tile(16, 16, 16, splits=4)).grid == (1024, 4)
+    with pytest.raises(ValueError, match="1025 output tiles are split"):
+        workspace_bytes(1025, 4, 16, 16)
+
+
 def test_boxes_are_refused_where_they_cannot_be() -> None:
     out = poisoned(1, 4, 4, 8)
     for x, weight, options in (
@@ -47,6 +62,23 @@ def test_boxes_are_refused_where_they_cannot_be() -> None:
         target = out[:, ::2, ::2].clone() if options else out
         with pytest.raises(ValueError, match="on 16 bytes"):
             pointwise.pointwise(x, weight, [target], tile=BOXED, **options)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "taken"),
+    [((128,), True), ((104, 24), True), ((100, 28), False), ((8, 100, 20), False), ((4, 124), False)],
+)
+def test_segments_that_begin_off_16_bytes_do_not_come_by_the_copy_engine(sizes: tuple[int, ...], taken: bool) -> None:
+    """Though x, weight and the sum of the columns are all on 16 bytes."""
+    x, weight = torch.empty(1, 35, 35, 256).half(), torch.empty(256, sum(sizes)).half()
+    outs = [torch.empty(1, 35, 35, size).half() for size in sizes]
+    with targeting(SM_90):
+        launch = pointwise.pointwise(x, weight, outs)
+        assert isinstance(launch.problem, Gemm) and launch.problem.tma == taken
+        assert taken or (not launch.constants["TMA"] and launch.arguments["weight"] is weight)
+        if not taken:
+            with pytest.raises(ValueError, match="all segments on 16 bytes"):
+                pointwise.pointwise(x, weight, outs, tile=Tile(64, 64, 64, box=(1, 64, 1)))
 
 
 def test_input_and_output_types_may_differ_from_the_weight() -> None:
