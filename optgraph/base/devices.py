@@ -71,6 +71,9 @@ H100 = Device(
     memory=3.35e12,
     l2=5120 * 1.755e9,
 )
+# Blackwell, for tiles that fit it: never run on, so nothing is predicted, and nothing offered to compile ahead.
+B200 = Device(name="B200", sms=148, shared=228 << 10, warps=64, blocks=32, fma=4096, tma=True)
+GB202 = Device(name="GB202", sms=170, shared=100 << 10, warps=48, blocks=24, fma=512, tma=True)
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,12 @@ class Target:
         """The newest device known that is not newer, or the oldest."""
         if self.capability is None:
             return H100
-        known = [device for target, device in DEVICES.items() if target.capability <= self.capability]  # type: ignore
+        known = [device for target, device in _LIMITS.items() if target.capability <= self.capability]  # type: ignore
         return known[-1] if known else A100
 
 
 INTERPRET = Target(None)
 SM_80, SM_86, SM_89, SM_90 = (Target(capability) for capability in ((8, 0), (8, 6), (8, 9), (9, 0)))
 DEVICES: Mapping[Target, Device] = {SM_80: A100, SM_86: GA102, SM_89: AD102, SM_90: H100}
+_LIMITS: Mapping[Target, Device] = {**DEVICES, Target((10, 0)): B200, Target((12, 0)): GB202}
 PREDICTED = (SM_90, SM_80)  # those with rates in their data sheets

@@ -18,7 +18,10 @@ from optgraph.kernels.frame.operands import check_window, flat_pixels, row_strid
 from optgraph.kernels.frame.rows import row_tile
 from optgraph.kernels.frame.tile import MAX_NUMEL, Tile, cdiv
 
-SHARED = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448}
+SHARED = {
+    **{"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448},
+    **{"sm_100": 232_448, "sm_103": 232_448, "sm_120": 101_376, "sm_121": 101_376},
+}
 TARGETS = [INTERPRET, *map(Target.parse, SHARED)]
 sizes = st.integers(1, 100_000)
 channels = st.integers(1, 4096)
@@ -80,8 +83,19 @@ def test_the_interpreter_covers_a_layer_in_few_programs() -> None:
 
 def test_unknown_devices_are_treated_as_the_newest_older_one() -> None:
     problem = gemm(4096, 256, 256, 2)
-    assert choose(problem, Target.parse("sm_100")) == choose(problem, SM_90)
+    assert choose(problem, Target.parse("sm_103")) == choose(problem, Target.parse("sm_100"))
     assert choose(problem, Target.parse("sm_75")) == choose(problem, SM_80)
+
+
+@pytest.mark.parametrize("target", ["sm_120", "sm_121", "sm_130"])
+def test_chips_with_less_shared_memory_than_an_h100_get_tiles_that_fit(target: str) -> None:
+    """No candidate is above it, nor the one that `optgraph tune` would try last; an H100 has some that are."""
+
+    def largest(found: Target) -> int:
+        tiles = gemm(4096, 512, 512, 2).candidates(found)
+        return max((tile.block_m + tile.block_n) * tile.block_k * 2 * tile.num_stages for tile in tiles)
+
+    assert largest(Target.parse(target)) <= SHARED["sm_120"] < largest(SM_90)
 
 
 @pytest.mark.parametrize(
