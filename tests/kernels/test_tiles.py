@@ -18,10 +18,8 @@ from optgraph.kernels.frame.operands import check_window, flat_pixels, row_strid
 from optgraph.kernels.frame.rows import row_tile
 from optgraph.kernels.frame.tile import MAX_NUMEL, Tile, cdiv
 
-SHARED = {
-    **{"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448},
-    **{"sm_100": 232_448, "sm_103": 232_448, "sm_120": 101_376, "sm_121": 101_376},
-}
+SHARED = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448}
+SHARED |= {"sm_100": 232_448, "sm_103": 232_448, "sm_120": 101_376, "sm_121": 101_376}
 TARGETS = [INTERPRET, *map(Target.parse, SHARED)]
 sizes = st.integers(1, 100_000)
 channels = st.integers(1, 4096)
