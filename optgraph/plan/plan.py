@@ -107,6 +107,11 @@ class Schedule:
     def streams(self) -> int:
         return max(self.stream, default=0) + 1
 
+    def part(self, start: int, stop: int) -> Schedule:
+        """That of the calls [start, stop) alone, all those before them done."""
+        waits = tuple(tuple(j - start for j in calls if j >= start) for calls in self.waits[start:stop])
+        return Schedule(self.wave[start:stop], self.stream[start:stop], waits)
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -1,4 +1,4 @@
-"""The launches of a plan recorded as one CUDA graph, in which independent branches run at the same time.
+"""The launches of a plan recorded as CUDA graphs, in which independent branches run at the same time.
 
 Streams are needed only to record it: what is enqueued on them, and what they wait for, become the nodes and edges of
 the graph. A side stream enters the recording by waiting for one of its events, and must be waited for before it ends
@@ -9,13 +9,37 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import torch
 
 from optgraph.plan.plan import Schedule
+from optgraph.run.driver import new_stream
 
 # torch records one graph at a time in a process.
 _RECORDING = threading.Lock()
+_STREAMS: dict[int, list[torch.cuda.Stream]] = {}  # by device; those that record, one graph at a time
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether what is enqueued now becomes part of a CUDA graph that the caller records."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def recorded(
+    launches: Sequence[Callable[[], None]], kernels: Sequence[bool], schedule: Schedule
+) -> list[Callable[[], None]]:
+    """What runs the launches in their order: every run of kernels as the replay of one graph, and what is no kernel, as
+    a fallback, between them as it is, for it may allocate and synchronise."""
+    steps: list[Callable[[], None]] = []
+    for kernel, group in groupby(range(len(launches)), key=kernels.__getitem__):
+        numbers = list(group)
+        start, stop = numbers[0], numbers[-1] + 1
+        if kernel:
+            steps.append(capture(launches[start:stop], schedule.part(start, stop)).replay)
+        else:
+            steps += launches[start:stop]
+    return steps
 
 
 def capture(launches: Sequence[Callable[[], None]], schedule: Schedule) -> torch.cuda.CUDAGraph:
@@ -23,11 +47,21 @@ def capture(launches: Sequence[Callable[[], None]], schedule: Schedule) -> torch
     and the caller keeps their tensors as long as the graph."""
     graph = torch.cuda.CUDAGraph()
     with _RECORDING:
-        streams = [torch.cuda.Stream() for _ in range(schedule.streams)]  # type: ignore[no-untyped-call]
+        streams = _own_streams(schedule.streams)
         # thread_local: other threads may allocate and compile meanwhile.
         with torch.cuda.graph(graph, stream=streams[0], capture_error_mode="thread_local"):
             enqueue(launches, schedule, streams)
     return graph
+
+
+def _own_streams(count: int) -> list[torch.cuda.Stream]:
+    """Streams of the current device that nobody else has. torch hands out the same 32 again and again: one of them may
+    be a user's, and what another thread enqueues there would be recorded."""
+    device = torch.cuda.current_device()
+    streams = _STREAMS.setdefault(device, [])
+    while len(streams) < count:
+        streams.append(torch.cuda.ExternalStream(new_stream(), device=device))  # type: ignore[no-untyped-call]
+    return streams[:count]
 
 
 def enqueue(launches: Sequence[Callable[[], None]], schedule: Schedule, streams: Sequence[torch.cuda.Stream]) -> None:

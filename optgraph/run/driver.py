@@ -24,6 +24,7 @@ from optgraph.kernels.frame.variant import Block, Variant
 _LIBRARY = "libcuda.so.1"
 _SHARED_BY_DEFAULT = 48 << 10  # what a block may have of shared memory without asking for it
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 _PREFER_SHARED = 1  # CU_FUNC_CACHE_PREFER_SHARED
 _INTERLEAVE_NONE, _L2_PROMOTION_128B, _FILL_ZEROS = 0, 2, 0  # CUtensorMapInterleave, ...L2promotion, ...FloatOOBfill
 
@@ -152,6 +153,14 @@ class Driver:
             self._library.cuGetErrorString(c_int(code), byref(text))
             reason = (text.value or b"unknown error").decode(errors="replace")
             raise OptgraphError(f"the CUDA driver's {name} failed: {reason} ({code})")
+
+
+def new_stream() -> int:
+    """A stream of the current context, for the life of the process, which does not wait for the default one."""
+    stream = c_void_p()
+    Driver(_library())._call("cuStreamCreate", byref(stream), c_uint(_NON_BLOCKING))
+    assert stream.value is not None
+    return stream.value
 
 
 def _library() -> Any:

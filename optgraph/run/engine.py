@@ -2,7 +2,7 @@
 
 A Context owns what one run at a time needs (arena, input buffers, launches bound to them); an Engine hands contexts
 out, so that threads share weights and plans and never a buffer. On a GPU the launches are captured into a CUDA graph
-after the first run and replayed (`capture.py`).
+after the first run and replayed (`capture.py`); in a CUDA graph that the caller records, they become part of that.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 
 from optgraph.ahead.cubins import Cubin
 from optgraph.base.devices import INTERPRET, Target
+from optgraph.base.errors import OptgraphError
 from optgraph.ir.graph import Node
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.view import View
@@ -24,13 +25,15 @@ from optgraph.plan.buffers import Buffers
 from optgraph.plan.plan import Call, Plan
 from optgraph.plan.plans import Plans
 from optgraph.plan.weights import Weights
-from optgraph.run.capture import capture
+from optgraph.run.capture import capturing, recorded
 
 Tensors = Mapping[str, torch.Tensor]
 See = Callable[[Node, Tensors], None]  # a node, and the values it gave
 
 # Makes of a Launch, or of a fallback's function, what enqueues it: on a GPU, a cubin launched through the driver.
 Prepare = Callable[[Callable[[], None]], Callable[[], None]]
+
+KEPT = 8  # contexts that nobody uses, of all batch sizes together
 
 # Triton's interpreter patches its language module while a kernel runs: one kernel at a time in the process.
 _INTERPRETER = threading.RLock()
@@ -59,13 +62,20 @@ class Context:
         self._device = device
         self._buffers = Buffers(plan, weights, device)
         launches = [self._buffers.bind(call) for call in plan.calls]
+        self._kernels = [isinstance(launch, Launch) for launch in launches]
         self._launches = list(map(prepare, with_workspaces(launches, plan.schedule.stream, device)))
-        self._cuda_graph: torch.cuda.CUDAGraph | None = None
+        self._replays: list[Callable[[], None]] = []
         self._last_use: torch.cuda.Event | None = None
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """A use of the buffers, after what an earlier one, maybe on another stream, has enqueued on a GPU."""
+        """A use of the buffers, after what an earlier one, maybe on another stream, has enqueued on a GPU.
+
+        A recording of the caller's has no ties to what is outside of it, and began when the device had nothing to do.
+        """
+        if capturing(self._device):
+            yield
+            return
         if self._last_use is not None:
             self._last_use.wait()
         try:
@@ -84,14 +94,18 @@ class Context:
             self._buffers.inputs[name].copy_(tensor)
 
     def run(self) -> None:
-        """Runs every launch on what `load` put in: one after the other the first time, later by the CUDA graph."""
-        if self._cuda_graph is not None:
-            self._cuda_graph.replay()
-            return
-        for launch in self._launches:
-            launch()
-        if self._device.type == "cuda" and not self.plan.fallbacks:
-            self._cuda_graph = capture(self._launches, self.plan.schedule)
+        """Runs every launch on what `load` put in: one after the other the first time, later by CUDA graphs."""
+        inside = capturing(self._device)
+        for step in (not inside and self._replays) or self._launches:
+            step()
+        if self._device.type == "cuda" and not inside and not self._replays:
+            self._replays = recorded(self._launches, self._kernels, self.plan.schedule)
+
+    def finish(self) -> None:
+        """Waits for the last use, so that the memory may be let go: it returns to the stream that it was made on, and
+        others may have used it."""
+        if self._last_use is not None:
+            self._last_use.synchronize()
 
     def steps(self) -> Iterator[Call]:
         """Runs launch by launch, yielding each call after it: its results are valid until the next step."""
@@ -130,7 +144,8 @@ class Engine:
             INTERPRET if device.type == "cpu" else Target(torch.cuda.get_device_capability(device))
         )
         self._weights: Weights = Weights(plans.graph.constants, device, like._weights if like else None)
-        self._idle: dict[int, list[Context]] = {}
+        self._idle: list[Context] = []  # the last used is last
+        self._recorded: list[Context] = []  # whose buffers graphs of callers use at any time
         self._lock = threading.Lock()
         self._prepare: Prepare = lambda launch: launch  # interpreted
         if like is not None:
@@ -146,22 +161,46 @@ class Engine:
 
     @contextmanager
     def context(self, batch: int) -> Iterator[Context]:
-        """A context for `batch` images that nobody else uses meanwhile."""
+        """A context for `batch` images that nobody else uses meanwhile.
+
+        Raises OptgraphError where the caller records a CUDA graph and none is there yet: it cannot be made then.
+        """
         plan = self.plan(batch)
         # Buffers and weights outlive the call: made under a caller's inference mode, they could not be written outside
         # of it. And no copy into them may be recorded for a gradient, which would hold on to every call's inputs.
         with torch.inference_mode(False), torch.no_grad(), self._exclusive():
-            with self._lock:
-                idle = self._idle.setdefault(batch, [])
-                context = idle.pop() if idle else None
-            if context is None:
-                context = Context(plan, self._weights, self._device, self._prepare)
+            context = self._take(plan) or self._made(plan)
             try:
                 with context.turn():
                     yield context
             finally:
-                with self._lock:
-                    self._idle[batch].append(context)
+                self._give_back(context)
+
+    def _made(self, plan: Plan) -> Context:
+        if capturing(self._device):
+            raise OptgraphError(
+                f"no buffers for {plan.batch} images are free for this CUDA graph, and none can be made while it is "
+                "recorded: call the network with as many images before; one graph has room for one such call"
+            )
+        return Context(plan, self._weights, self._device, self._prepare)
+
+    def _take(self, plan: Plan) -> Context | None:
+        with self._lock:
+            found = next((context for context in reversed(self._idle) if context.plan is plan), None)
+            if found is not None:
+                self._idle.remove(found)
+            return found
+
+    def _give_back(self, context: Context) -> None:
+        """Keeps it for a later run, and lets the least recently used go: each has memory and graphs of its own."""
+        with self._lock:
+            if capturing(self._device):
+                self._recorded.append(context)
+                return
+            self._idle.append(context)
+            surplus, self._idle = self._idle[:-KEPT], self._idle[-KEPT:]
+        for old in surplus:
+            old.finish()
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:

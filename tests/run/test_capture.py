@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from optgraph.ir.graph import Graph
 from optgraph.passes import pipeline
 from optgraph.plan.plan import Schedule
 from optgraph.plan.plans import Plans
-from optgraph.run.capture import capture, enqueue
+from optgraph.run.capture import capture, enqueue, recorded
 from optgraph.run.engine import Context, Engine
 from tests.support.networks import Builder, inception_a, inception_resnet, xception
 from tests.support.streams import Device, Stream
@@ -89,11 +90,35 @@ def test_streams_join_the_recording_by_an_event_and_are_waited_for(device: Devic
         assert kind == "record" and ("wait", last) in streams[0].queue
 
 
-def test_capture_records_on_the_first_of_its_own_streams(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_of_a_schedule_is_that_of_its_calls_alone() -> None:
+    assert SCHEDULE.part(0, 5) == SCHEDULE
+    part = SCHEDULE.part(2, 5)
+    assert (part.wave, part.stream, part.waits) == ((1, 1, 2), (1, 2, 1), ((), (), ()))
+    assert SCHEDULE.part(1, 5).waits == ((), (), (), (0,))
+
+
+def test_what_is_no_kernel_runs_between_the_graphs_of_those_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+
+    def record(launches: list[Callable[[], None]], schedule: Schedule) -> SimpleNamespace:
+        assert len(launches) == len(schedule.waits) == len(schedule.stream)
+        return SimpleNamespace(replay=lambda: done.append([launch() for launch in launches]))
+
+    monkeypatch.setattr("optgraph.run.capture.capture", record)
+    launches: list[Any] = [lambda: 0, lambda: 1, lambda: done.append("fallback"), lambda: 3, lambda: 4]
+    for step in recorded(launches, [True, True, False, True, True], SCHEDULE):
+        step()
+    assert done == [[0, 1], "fallback", [3, 4]]
+    assert recorded(launches[2:3], [False], SCHEDULE.part(2, 3)) == launches[2:3]
+
+
+def test_capture_records_on_streams_that_nobody_else_has(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Stream] = []
     options: dict[str, Any] = {}
+    handles = iter(range(100, 200))
 
-    def stream() -> Stream:
+    def stream(handle: int, device: int) -> Stream:
+        assert handle == 100 + len(made) and device == 1
         made.append(Stream())
         return made[-1]
 
@@ -103,7 +128,10 @@ def test_capture_records_on_the_first_of_its_own_streams(device: Device, monkeyp
         yield
         options["queues"] = [len(s.queue) for s in made]
 
-    monkeypatch.setattr(torch.cuda, "Stream", stream)
+    monkeypatch.setattr("optgraph.run.capture._STREAMS", {})
+    monkeypatch.setattr("optgraph.run.capture.new_stream", lambda: next(handles))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "ExternalStream", stream)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: "graph")
     monkeypatch.setattr(torch.cuda, "graph", recording)
     ran: list[int] = []
@@ -115,3 +143,5 @@ def test_capture_records_on_the_first_of_its_own_streams(device: Device, monkeyp
     assert ran == [] and options["queues"] == [len(s.queue) for s in made]
     device.run(made, seed=0)
     assert sorted(ran) == [0, 1, 2, 3, 4]
+    capture(launches, SCHEDULE)
+    assert len(made) == 3 and options["stream"] is made[0]  # once a process

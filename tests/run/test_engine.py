@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.work import Work
 from optgraph.passes import pipeline
-from optgraph.plan.plan import Schedule
 from optgraph.plan.plans import Plans
 from optgraph.run import reference
 from optgraph.run.engine import Context, Engine, with_workspaces
@@ -127,55 +125,6 @@ def test_launches_of_one_stream_share_a_workspace() -> None:
     assert first.data_ptr() == again.data_ptr() != other.data_ptr()
     assert first.nbytes == 4096 and other.nbytes == 8192
     assert not first.any() and not other.any()
-
-
-def test_a_gpu_records_its_first_run_and_replays_it_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-
-    class Graph:
-        def replay(self) -> None:
-            done.append("replay")
-
-    def capture(launches: list[Callable[[], None]], schedule: Schedule) -> Graph:
-        assert (launches, schedule) == (context._launches, context.plan.schedule)
-        done.append("capture")
-        return Graph()
-
-    monkeypatch.setattr("optgraph.run.engine.capture", capture)
-    with engine(xception()).context(1) as context:
-        context._launches = [lambda i=i: done.append(str(i)) for i in range(3)]
-        context.run()
-        assert done == ["0", "1", "2"]
-        monkeypatch.setattr(context, "_device", torch.device("cuda"))
-        for _ in range(3):
-            context.run()
-        assert done[3:] == ["0", "1", "2", "capture", "replay", "replay"]
-        monkeypatch.undo()
-
-
-def test_a_context_is_used_after_what_its_last_user_enqueued(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-
-    class Stream:
-        def record_event(self) -> Stream:
-            done.append("record")
-            return self
-
-        def wait(self) -> None:
-            done.append("wait")
-
-    with engine(xception()).context(1) as context:
-        pass
-    monkeypatch.setattr(context, "_device", torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    with context.turn():
-        done.append("first")
-    with pytest.raises(ValueError), context.turn():
-        done.append("second")
-        raise ValueError
-    with context.turn():
-        done.append("third")
-    assert done == ["first", "record", "wait", "second", "record", "wait", "third", "record"]
 
 
 def test_a_value_that_no_kernel_wrote_is_nan() -> None:

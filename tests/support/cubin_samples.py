@@ -70,6 +70,8 @@ class FakeCuda:
                 target_of(arguments[0]).value = 0x30D
             case "cuModuleGetFunction":
                 target_of(arguments[0]).value = 0xF0
+            case "cuStreamCreate":
+                target_of(arguments[0]).value = 0x57A
             case "cuGetErrorString":
                 target_of(arguments[1]).value = b"an illegal memory access was encountered"
             case "cuTensorMapEncodeTiled":
