@@ -217,6 +217,7 @@ def main() -> int:
     finished = store.complete((task for task in tasks(record.MODELS) if options.only in task[0]), deadline)
     rows = list(store.records.values())
     print("\n".join(gpu_report.summary(rows)))
+    print("\n".join(f"did not end, begun {times} times: {key}" for key, times in store.begun.items()))
     with suppress(ImportError):  # without matplotlib there is no plot
         gpu_report.plot(rows, options.out / "gpu.png", torch.cuda.get_device_name())
     print(f"{len(rows)} measurements in {store.path}; " + ("all done" if finished else "call again for the rest"))

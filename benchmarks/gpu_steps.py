@@ -26,7 +26,7 @@ from benchmarks import record
 
 STEPS = ("tests", "tune", "race")
 WORKERS = 3  # processes that test at a time, where pytest-xdist is installed; each may compile on all cores
-KEPT = ("gpu_tests.json", "tuned", "gpu.json")
+KEPT = ("gpu_tests.json", "tuned", "gpu.json", "inductor")
 UNFINISHED = 75
 # What a command exits with that is neither success nor failure: pytest when it has nothing to run (all passed before),
 # and the others when there is more to do.
@@ -72,6 +72,8 @@ def run(
         "OPTGRAPH_TEST_GPU": "1",
         "OPTGRAPH_TEST_PASSED": str(out / "gpu_tests.json"),
         "OPTGRAPH_TUNED": str(out / "tuned"),
+        # torch.compile may not end in one call: the next goes on with the kernels that it has compiled.
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(out / "inductor")),
         "PYTHONUNBUFFERED": "1",
     }
     found = dict.fromkeys(steps, "unfinished")

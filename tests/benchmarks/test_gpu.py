@@ -165,6 +165,59 @@ def test_a_store_goes_on_where_it_stopped_unless_something_changed(tmp_path) -> 
     assert Store(path, {"gpu": 2}).records == {}
 
 
+def test_a_task_that_ends_its_process_is_tried_last_and_then_left(tmp_path) -> None:
+    done: list[str] = []
+
+    def call(*deadly: str) -> bool:
+        """What a process does that ends with the first deadly task."""
+
+        def task(name: str) -> dict[str, str]:
+            done.append(name)
+            if name in deadly:
+                raise SystemExit
+            return {"n": name}
+
+        tasks = [(name, lambda n=name: task(n)) for name in "abc"]
+        return Store(tmp_path / "r.json", {"gpu": 1}).complete(tasks, 1.0, lambda: 0.0)
+
+    for expected in ("a", "bca"):
+        with pytest.raises(SystemExit):
+            call("a")
+        assert "".join(done) == expected
+        del done[:]
+    store = Store(tmp_path / "r.json", {"gpu": 1})
+    assert store.begun == {"a": 2} and list(store.records) == ["b", "c"]
+    assert call("a") and not done
+
+
+def test_a_task_that_ran_out_of_time_once_is_done_the_next_time(tmp_path) -> None:
+    def killed() -> dict[str, str]:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        Store(tmp_path / "r.json", {}).complete([("a", killed)], 1.0, lambda: 0.0)
+    store = Store(tmp_path / "r.json", {})
+    assert store.complete([("a", lambda: {"n": 1})], 1.0, lambda: 0.0) and store.records == {"a": {"n": 1}}
+    assert not store.begun and "begun" not in json.loads((tmp_path / "r.json").read_text())
+
+
+@pytest.mark.parametrize("peer", ["torch eager", "torch.compile"])
+def test_cudnn_may_search_whichever_peer_is_first(peer, monkeypatch) -> None:
+    """A call that goes on may have done all races with one of them."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(peers, "_module", lambda graph: torch.nn.Identity())
+    monkeypatch.setattr(peers, "captured", lambda run: torch.backends.cudnn.benchmark)
+    assert peers.PEERS[peer](xception(), torch.zeros(1, 3, 8, 8)).run is True
+
+
+def test_cudnn_may_search_for_layers_too(monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    graph = all_kinds()
+    pipeline.apply(graph, pipeline.FUSE)
+    layer = next(k for k in layers(lower(graph, 1), graph) if k.name == "conv2d")
+    assert cudnn.cudnn(layer.operands(CPU)) is not None and torch.backends.cudnn.benchmark
+
+
 def test_a_race_says_how_many_times_ours_each_other_takes(monkeypatch) -> None:
     times = {"ours": Times(2.0, 1.0, 3.0, 0.5, 21), "theirs": Times(6.0, 5.0, 7.0, 0.5, 21)}
     monkeypatch.setattr(gpu, "interleaved", lambda sides, timer, blocks: times)

@@ -32,6 +32,7 @@ def folders(tmp_path, monkeypatch) -> tuple[Path, Path]:
     results = tmp_path / "results"
     (results / "tuned").mkdir(parents=True)
     (results / "gpu.json").write_text("old")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     (results / "tuned" / "sm_90.json").write_text("tiles")
     monkeypatch.setattr(record, "RESULTS", results)
     monkeypatch.setattr(record, "model", lambda name: Path(f"/{name}.onnx"))
@@ -53,6 +54,7 @@ def test_all_steps_run_in_order_with_the_time_that_is_left(folders) -> None:
     assert "benchmarks.gpu" in race and race[-1] == "7.00" and "abc" in race
     assert "TRITON_INTERPRET" not in machine.environment and machine.environment["OPTGRAPH_TEST_GPU"] == "1"
     assert machine.environment["OPTGRAPH_TUNED"] == str(folders[1] / "tuned")
+    assert machine.environment["TORCHINDUCTOR_CACHE_DIR"] == str(folders[1] / "inductor")
 
 
 def test_what_an_earlier_call_left_is_taken_over_once(folders) -> None:
