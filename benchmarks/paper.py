@@ -1,187 +1,119 @@
 """The GPU path with no GPU: compiled kernels and whole networks on the emulator of tests/emulator.
 
-    python -m benchmarks.paper [--only SUBSTRING] [--dtypes fp16,bf16] [--targets sm_90] [--batches 1]
+    python -m benchmarks.paper [--only SUBSTRING] [--dtypes fp16,bf16] [--targets sm_90] [--batches 1] [--workers 2]
 
-Writes benchmarks/results/paper.json row by row. Rows of the same code are kept and not run again: the whole takes hours
-of one core, and may be stopped and gone on with.
+Writes benchmarks/results/paper.json row by row. A row whose kernels, launches and weights are what they were is kept
+and not made again: the whole takes hours, and may be stopped and gone on with.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
-import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from typing import Any
 
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
-import numpy as np
-import onnx
-import pytest
-import torch
-
-import optgraph
+from benchmarks import paper_rows as rows
 from benchmarks import record
-from optgraph.base.devices import SM_80, SM_90, Target
-from optgraph.compare.oracle import allowed, coarseness, distance
-from optgraph.kernels.frame.kernel import Kernel
-from optgraph.kernels.frame.launch import targeting
-from optgraph.kernels.frame.sample import Sample
-from optgraph.onnx.sessions import session
-from optgraph.tune.layers import Layer
-from tests.emulator.compiler import compile_all
-from tests.emulator.machine import Machine
-from tests.emulator.mutations import MUTATIONS, outcomes
-from tests.emulator.networks import constants, kernels, launches, prepared, reordered
-from tests.emulator.schedule import LATE, MIXED
-from tests.support import family
+from benchmarks.paper_rows import DTYPES, Row
+from optgraph.base.devices import SM_80, SM_90
+from tests.emulator.mutations import MUTATIONS
 from tests.support.kernel_checks import KERNELS
-from tests.support.streams import Device
 
-Row = dict[str, Any]
-CPU = torch.device("cpu")
-DTYPES, TARGETS, BATCHES = ("fp32", "tf32", "fp16", "bf16"), (SM_80, SM_90), (1, 3)
+TARGETS, BATCHES = (SM_80, SM_90), (1, 3)
 NETWORKS = (("inception_v3", 75), ("xception", 71), ("inception_resnet_v2", 75))
 FROM_ARTIFACT = ("xception", "fp16", SM_90, 1)  # that case is run once more, by cubins out of a file
-EVERY = 7  # of a kernel's samples, one of so many in each dtype
 
 
-# ---- kernels
+@dataclass(frozen=True)
+class Task:
+    """A row to be: what is said of it beforehand, and what makes the rest and the digest of what that depends on."""
+
+    said: Row
+    make: Callable[..., Row]
+    key: Callable[..., str]
+    of: tuple[Any, ...]
+
+    def __call__(self, kept: Row | None) -> Row:
+        """The row, or `kept` if that would come again."""
+        key = self.key(*self.of)
+        if kept is not None and kept.get("key") == key:
+            return kept
+        start = time.perf_counter()
+        made = self.make(*self.of)
+        about = record.environment()
+        return self.said | made | {"seconds": time.perf_counter() - start, "commit": about["commit"], "key": key}
+
+    def kept(self, known: list[Row]) -> Row | None:
+        return next((row for row in known if self.said.items() <= row.items()), None)
 
 
-def boxed(sample: Sample) -> bool:
-    """Whether the copy engine fetches it."""
-    tile = sample.arguments.get("tile")
-    return tile is not None and tile.box is not None
-
-
-def kernel_row(kernel: Kernel, target: Target, dtype: str) -> Row:
-    """Some of a kernel's samples against float64, in two schedules. Raises AssertionError if one is wrong."""
-    found = [sample for _, sample in kernel.samples()]
-    samples = found[DTYPES.index(dtype) % len(found) :: EVERY]
-    layers = [Layer(kernel, sample.typed(dtype)) for sample in samples if target == SM_90 or not boxed(sample)]
-    cubins = compile_all((layer.dry(target).variant, target) for layer in layers)
-    worst = 0.0
-    for layer, cubin in zip(layers, cubins, strict=True):
-        with targeting(target):
-            operands = layer.operands(CPU)
-            launch = operands.launch()
-        for schedule in (LATE, MIXED):
-            error = operands.error(Machine(target, [cubin], schedule).bind(launch)) / layer.bound
-            assert error <= 1, f"{layer}: {error:.2f} of its bound"
-            worst = max(worst, error)
-    return {"samples": len(layers), "of_bound": worst}
-
-
-# ---- networks
-
-
-def network_row(path: Path, size: int, dtype: str, target: Target, batch: int, artifact: bool) -> Row:
-    """A network through the runtime, then in two more orders of its launches, which must give the same bits."""
-    x = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
-    original = session(str(path), optimize=False)
-    expected = original.run(None, {original.inputs[0]: x})[0]
-    net = optgraph.compile(path, backend="torch", dtype=dtype)
-    (name,), (output,) = net.inputs, net.outputs
-    bound = allowed(dtype, coarseness(net, dtype, [{name: x}], [{output: expected}], {output: 0.0}))
-    machine = _from_artifact(path, dtype, target, batch) if artifact else None
-    machine = machine or Machine(target, kernels(net.plans, batch, target), LATE)
-    with prepared(net.plans, batch, machine) as context, pytest.MonkeyPatch.context() as patch:
-        context.load({name: torch.from_numpy(x)})
-        context.run()
-        (found,) = context.results().values()
-        device = Device(patch)
-        same = [torch.equal(found, reordered(context, device, seed)[1][0]) for seed in range(2)]
-    error = distance(found, expected)[0]
-    assert error <= bound and all(same) and machine.kernels.compiled == 0, f"{error:.1e} of {bound:.1e}, orders {same}"
-    flags = constants(net.plans, batch, target)
-    counts = {"launches": len(launches(net.plans, batch, target)), "tma": flags["TMA"], "split": flags["SPLIT"]}
-    return {"size": size, "rel_l2": error, "bound": bound, "orders": len(same), **counts}
-
-
-def _from_artifact(path: Path, dtype: str, target: Target, batch: int) -> Machine:
-    """A machine with the cubins of a file; the emulator is told what PTX they were made of."""
-    with tempfile.TemporaryDirectory() as folder:
-        stored = Path(folder) / "network.optgraph"
-        net = optgraph.compile(path, backend="torch", dtype=dtype, batches=[batch], targets=[str(target)])
-        net.save(stored)
-        found = optgraph.load(stored, backend="torch").cubins
-    machine = Machine(target, found, LATE)
-    ptx = compile_all((use.variant, use.target) for use in net.uses)
-    texts = {cubin.key: cubin.code.decode() for cubin in ptx}
-    for cubin in found:
-        machine.cuda.learn(cubin.code, texts[cubin.key])
-    return machine
-
-
-# ---- all of it
-
-
-def tasks(folder: Path) -> Iterator[tuple[str, Row, Any]]:
-    """Table, what is said of the row beforehand, and what makes the rest of it."""
+def tasks() -> Iterator[Task]:
+    """All rows, in the order of the tables."""
     for name in MUTATIONS:
-        yield "paper_mutations", {"graph": name}, lambda name=name: {"outcomes": _short(outcomes(name))}
-    for kernel in KERNELS:
+        yield Task({"table": "paper_mutations", "graph": name}, rows.mutation_row, rows.kernels_key, (name,))
+    for kernel in map(str, KERNELS):
         for target in TARGETS:
             for dtype in DTYPES:
-                said = {"graph": str(kernel), "target": str(target), "dtype": dtype}
-                yield "paper_kernels", said, lambda k=kernel, t=target, d=dtype: kernel_row(k, t, d)
+                said = {"table": "paper_kernels", "graph": kernel, "target": str(target), "dtype": dtype}
+                yield Task(said, rows.kernel_row, rows.kernels_key, (kernel, target, dtype))
     for network, size in NETWORKS:
         for dtype in DTYPES:
             for target in TARGETS:
                 for batch in BATCHES:
                     for artifact in (False, True)[: 1 + ((network, dtype, target, batch) == FROM_ARTIFACT)]:
-                        case = size, dtype, target, batch, artifact
-                        said = {"graph": f"torch_{network}", "target": str(target), "dtype": dtype, "batch": batch}
-                        said["cubins"] = "of an artifact" if artifact else "compiled"
-                        yield "paper", said, lambda n=network, c=case: network_row(_model(folder, n, c[0]), *c)
+                        said = {"table": "paper", "graph": f"torch_{network}", "target": str(target), "dtype": dtype}
+                        said |= {"batch": batch, "cubins": "of an artifact" if artifact else "compiled"}
+                        case = network, size, dtype, target, batch, artifact
+                        yield Task(said, rows.network_row, rows.network_key, case)
 
 
-def _short(found: list[str]) -> list[str]:
-    return [text if text in ("right", "wrong") else "fault" for text in found]
-
-
-def _model(folder: Path, network: str, size: int) -> Path:
-    path = folder / f"{network}.onnx"
-    if not path.exists():
-        onnx.save(family.filled(family.resized(family.exported(f"torch_{network}"), size)), path)
-    return path
-
-
-def sources() -> str:
-    """A digest of what the rows depend on."""
-    return record.sources() + record.digest((record.ROOT / "tests" / "emulator").glob("*.py"))
-
-
-def _kept() -> list[Row]:
-    """The rows that this code has made."""
-    path = record.RESULTS / "paper.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    return found["rows"] if found.get("sources") == sources() else []
+def run(wanted: list[Task], known: list[Row], workers: int) -> Iterator[tuple[Task, Row]]:
+    """The rows as they come. Raises what a task raises once the others are done."""
+    failed: list[BaseException] = []
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(task, task.kept(known)): task for task in wanted}
+        for future in as_completed(running):
+            error = future.exception()
+            if error is None:
+                yield running[future], future.result()
+            else:
+                failed.append(error)
+                print(f"{running[future].said}: {type(error).__name__}: {error}", flush=True)
+    for error in failed:
+        raise error
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="rows whose graph's name contains this")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
     for name, default in (("dtypes", DTYPES), ("targets", map(str, TARGETS)), ("batches", map(str, BATCHES))):
         parser.add_argument(f"--{name}", default=",".join(default))
     options = parser.parse_args()
-    wanted = {"dtype": options.dtypes, "target": options.targets, "batch": options.batches}
-    rows = _kept()
-    with tempfile.TemporaryDirectory() as folder:
-        for table, said, make in tasks(Path(folder)):
-            named = {"table": table, **said}
-            asked = all(str(said.get(key, "")) in ("", *value.split(",")) for key, value in wanted.items())
-            if not asked or options.only not in said["graph"] or any(named.items() <= row.items() for row in rows):
-                continue
-            start = time.perf_counter()
-            rows.append(named | make() | {"seconds": time.perf_counter() - start})
-            print(rows[-1], flush=True)
-            record.write("paper", rows, sources=sources())
+    asked = {"dtype": options.dtypes, "target": options.targets, "batch": options.batches}
+    every = list(tasks())
+    wanted = [
+        task
+        for task in every
+        if options.only in task.said["graph"]
+        and all(str(task.said.get(name, "")) in ("", *value.split(",")) for name, value in asked.items())
+    ]
+    path = record.RESULTS / "paper.json"
+    known = json.loads(path.read_text())["rows"] if path.exists() else []
+    found = {id(task): row for task in every if (row := task.kept(known))}
+    for task, row in run(wanted, known, options.workers):
+        if row != found.get(id(task)):
+            print(row, flush=True)
+            found[id(task)] = row
+            record.write("paper", [found[id(task)] for task in every if id(task) in found])
 
 
 if __name__ == "__main__":
