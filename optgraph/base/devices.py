@@ -1,6 +1,7 @@
 """The GPUs that targets stand for, by their data sheets: what tile choice, occupancy and predictions reckon with.
 
-Limits of an SM are those of NVIDIA's CUDA C++ Programming Guide, "Compute Capabilities".
+Limits of an SM are those of NVIDIA's CUDA C++ Programming Guide, "Compute Capabilities", and for 10.0 and 12.0 those of
+its CCCL (`cuda/__device/arch_traits.h`) and of CUDA 13.1's `cuda_occupancy.h`, which agree.
 """
 
 from __future__ import annotations

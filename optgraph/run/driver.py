@@ -10,6 +10,7 @@ import ctypes
 import threading
 from collections.abc import Callable, Iterable
 from ctypes import byref, c_float, c_int, c_int32, c_int64, c_uint, c_uint32, c_uint64, c_void_p
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 _PREFER_SHARED = 1  # CU_FUNC_CACHE_PREFER_SHARED
 _INTERLEAVE_NONE, _L2_PROMOTION_128B, _FILL_ZEROS = 0, 2, 0  # CUtensorMapInterleave, ...L2promotion, ...FloatOOBfill
+# Drivers up to CUDA 13.1 set a bit in the map of a small tensor that must not be there on Blackwell. CUTLASS clears it,
+# whatever the GPU, and so does Triton's launcher.
+_LAST_TO_CORRECT, _SMALL, _WORD, _BIT = 13010, 128 << 10, 1, 1 << 21  # that version; bytes; where the bit is
 
 
 class Kernels:
@@ -144,7 +148,17 @@ class Driver:
             c_int(_L2_PROMOTION_128B),
             c_int(_FILL_ZEROS),
         )
+        last = item * sum((size - 1) * stride for size, stride in zip(block.shape, block.strides, strict=True))
+        if last + 1 < _SMALL and self._version <= _LAST_TO_CORRECT:
+            (c_uint64 * 16).from_buffer(aligned)[_WORD] &= ~_BIT
         return aligned
+
+    @cached_property
+    def _version(self) -> int:
+        """The driver's, as 13010 for CUDA 13.1."""
+        version = c_int()
+        self._call("cuDriverGetVersion", byref(version))
+        return version.value
 
     def _call(self, name: str, *arguments: Any) -> None:
         code = getattr(self._library, name)(*arguments)

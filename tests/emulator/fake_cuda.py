@@ -21,9 +21,10 @@ from tests.emulator.tensor_maps import TensorMap
 _INVALID_VALUE, _MAX_DYNAMIC_SHARED = 1, 8
 _SHARED_BY_DEFAULT = 48 << 10
 # "Maximum amount of shared memory per thread block", CUDA C++ Programming Guide; 99 KiB elsewhere.
-_MOST_SHARED = {(7, 5): 64, (8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227}
+_MOST_SHARED = {(7, 5): 64, (8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227, (10, 3): 227, (11, 0): 227}
 _ITEM = {0: 1, 1: 2, 2: 4, 3: 4, 4: 8, 5: 8, 6: 2, 7: 4, 8: 8, 9: 2, 10: 4, 11: 4, 12: 4}  # of CUtensorMapDataType
-_MAP, _MAP_BYTES, _MAP_ALIGNMENT = b"TMAP", 128, 64
+_MAP, _MAP_BYTES, _MAP_ALIGNMENT = b"TMAP", 128, 128
+_SMALL, _SMALL_BIT = 128 << 10, 64 + 21  # bytes of a tensor, and the bit of its map that must not be there then
 _FIRST_MODULE, _FIRST_FUNCTION, _CONTEXT = 0x1000, 0xF000, 0xC0
 
 
@@ -41,11 +42,11 @@ def _executable(ptx: str) -> Executable:
 class FakeCuda:
     """Of a GPU of that compute capability.
 
-    regions: what the next launch may touch. schedule: how it runs. counts: launches by entry.
+    version: the driver's. regions: what the next launch may touch. schedule: how it runs. counts: launches by entry.
     """
 
-    def __init__(self, capability: tuple[int, int], schedule: Schedule = EARLY) -> None:
-        self.capability, self.schedule = capability, schedule
+    def __init__(self, capability: tuple[int, int], schedule: Schedule = EARLY, version: int = 13010) -> None:
+        self.capability, self.schedule, self.version = capability, schedule, version
         self.regions = Regions(())
         self.counts: Counter[str] = Counter()
         self._ptx: dict[str, str] = {}
@@ -59,6 +60,10 @@ class FakeCuda:
         """Machine code `code` was made of `ptx`."""
         self._ptx[hashlib.sha256(code).hexdigest()] = ptx
 
+    def _keeps_bit(self, made: TensorMap) -> bool:
+        """Whether a tensor map is to be as this driver encoded it: up to CUDA 13.1, those of small tensors are not."""
+        return self.version > 13010 or made.extent >= _SMALL
+
     def _refuse(self, text: str) -> int:
         self._message = text.encode()
         return _INVALID_VALUE
@@ -67,6 +72,10 @@ class FakeCuda:
 
     def cuGetErrorString(self, code: Any, out: Any) -> int:  # noqa: N802
         out._obj.value = self._message
+        return 0
+
+    def cuDriverGetVersion(self, out: Any) -> int:  # noqa: N802
+        out._obj.value = self.version
         return 0
 
     def cuCtxGetCurrent(self, out: Any) -> int:  # noqa: N802
@@ -145,11 +154,11 @@ class FakeCuda:
         if not flaw and (any(step != 1 for step in steps[:n]) or interleave.value or fill.value):
             flaw = "steps, interleave or fill"
         if not flaw and (ctypes.addressof(out) % _MAP_ALIGNMENT or not 0 <= promotion.value <= 3):
-            flaw = "the map is not on 64 bytes, or its promotion is none"
+            flaw = f"the map is not on {_MAP_ALIGNMENT} bytes, or its promotion is none"
         if flaw:
             return self._refuse(flaw)
-        raw = _MAP + len(self._maps).to_bytes(8, "little")
-        ctypes.memmove(out, raw.ljust(_MAP_BYTES, b"\0"), _MAP_BYTES)
+        raw = int.from_bytes(_MAP + len(self._maps).to_bytes(4, "little"), "little") | 1 << _SMALL_BIT
+        ctypes.memmove(out, raw.to_bytes(_MAP_BYTES, "little"), _MAP_BYTES)
         self._maps.append(made)
         return 0
 
@@ -172,7 +181,9 @@ class FakeCuda:
             if param.size == _MAP_BYTES:
                 if raw[-1][:4] != _MAP or pointer % _MAP_ALIGNMENT:
                     return self._refuse(f"parameter {number} is no tensor map on {_MAP_ALIGNMENT} bytes")
-                maps[number] = self._maps[int.from_bytes(raw[-1][4:12], "little")]
+                maps[number] = self._maps[int.from_bytes(raw[-1][4:8], "little")]
+                if self._keeps_bit(maps[number]) != (int.from_bytes(raw[-1], "little") >> _SMALL_BIT & 1):
+                    return self._refuse(f"parameter {number} has the bit that this driver sets wrongly")
         self.counts[program.entry] += 1
         run(
             found.program, (grid[0], grid[1], grid[2]), shared.value, Parameters(raw, maps), self.regions, self.schedule

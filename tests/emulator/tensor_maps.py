@@ -23,6 +23,12 @@ class TensorMap:
     box: tuple[int, ...]
     swizzle: int
 
+    @property
+    def extent(self) -> int:
+        """Up to its last element's first byte, that included."""
+        strides = (self.item, *self.strides)
+        return 1 + sum((size - 1) * stride for size, stride in zip(self.sizes, strides, strict=True))
+
     def fetch(self, corner: Sequence[int], regions: Regions) -> Array:
         """The bytes of the box at `corner`, zeros beyond the tensor's edges; the innermost dimension is contiguous."""
         out = np.zeros(self.box[::-1], WORD[self.item])

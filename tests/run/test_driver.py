@@ -128,6 +128,26 @@ def test_a_tensor_map(cuda: FakeCuda) -> None:
     assert [value.value for value in rest] == [0, 2, 2, 0]  # interleave, swizzle, L2 promotion, zeros beyond the edge
 
 
+@pytest.mark.parametrize(
+    ("version", "shape", "cleared"),
+    [
+        (13010, (1024, 64), True),  # its last element begins at byte 131,070: 128 KiB less two bytes
+        (13010, (1025, 64), False),
+        (12080, (2, 64), True),
+        (13020, (2, 64), False),
+    ],
+)
+def test_a_bit_of_small_tensor_maps_is_cleared(
+    version: int, shape: tuple[int, int], cleared: bool, cuda: FakeCuda
+) -> None:
+    """For Blackwell, as Triton's launcher does with drivers that do not do it themselves."""
+    cuda.version, cuda.encoded = version, b"\xff" * 128
+    block = Block(torch.empty(shape, dtype=torch.float16), shape, (64, 1), (64, 32))
+    made = Driver(cuda).tensor_map(block, TensorMap((64, 32), 2, 6))
+    bits = int.from_bytes(bytes(made), "little")
+    assert bits == (1 << 1024) - 1 - (cleared << (64 + 21))
+
+
 def test_parameters_of_real_kernels_are_as_large_as_compiled(cuda: FakeCuda) -> None:
     half, tile = torch.empty(1, 32, 32, 64, dtype=torch.float16), Tile(64, 64, 64, box=(1, 1, 64))
     biased = Epilogue(torch.empty(64))

@@ -43,6 +43,7 @@ class FakeCuda:
     """libcuda's functions, on what torch then takes for an H100.
 
     calls: their names and arguments. broken: the name of one that fails. context: the thread's, 0 if it has none.
+    version: the driver's. encoded: every tensor map.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
@@ -51,6 +52,8 @@ class FakeCuda:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.broken = ""
         self.context = 0xC0
+        self.version = 13020
+        self.encoded = bytes(range(128))
 
     def __getattr__(self, name: str) -> Any:
         def function(*arguments: Any) -> int:
@@ -75,7 +78,9 @@ class FakeCuda:
             case "cuGetErrorString":
                 target_of(arguments[1]).value = b"an illegal memory access was encountered"
             case "cuTensorMapEncodeTiled":
-                arguments[0][:] = bytes(range(128))
+                arguments[0][:] = self.encoded
+            case "cuDriverGetVersion":
+                target_of(arguments[0]).value = self.version
 
     def named(self, name: str) -> list[tuple[Any, ...]]:
         return [arguments for called, arguments in self.calls if called == name]
