@@ -13,7 +13,7 @@ import numpy as np
 
 from tests.emulator.barriers import Barriers
 from tests.emulator.faults import FaultError
-from tests.emulator.memory import Regions
+from tests.emulator.memory import Allowed
 from tests.emulator.number_types import Array
 from tests.emulator.ptx import Program
 from tests.emulator.queues import Queues
@@ -66,7 +66,7 @@ class Blocks:
         grid: tuple[int, int, int],
         shared_bytes: int,
         parameters: Parameters,
-        regions: Regions,
+        regions: Allowed,
         timing: Timing,
     ) -> None:
         self.parameters, self.regions, self.timing = parameters, regions, timing

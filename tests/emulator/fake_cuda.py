@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.emulator.blocks import Parameters
 from tests.emulator.instructions import Executable, executable
-from tests.emulator.memory import Regions
+from tests.emulator.memory import Allowed, Regions
 from tests.emulator.schedule import EARLY, Schedule, run
 from tests.emulator.tensor_maps import TensorMap
 
@@ -47,7 +47,7 @@ class FakeCuda:
 
     def __init__(self, capability: tuple[int, int], schedule: Schedule = EARLY, version: int = 13010) -> None:
         self.capability, self.schedule, self.version = capability, schedule, version
-        self.regions = Regions(())
+        self.regions: Allowed = Regions(())
         self.counts: Counter[str] = Counter()
         self._ptx: dict[str, str] = {}
         self._modules: list[Executable] = []

@@ -16,18 +16,28 @@ from optgraph.kernels.frame.variant import ALIGNMENT, Block
 from optgraph.run.driver import Kernels
 from tests.emulator.fake_cuda import FakeCuda
 from tests.emulator.faults import FaultError
-from tests.emulator.memory import Regions, Tensor
+from tests.emulator.memory import Allowed, Regions, Tensor
 from tests.emulator.schedule import EARLY, Schedule
 
 GPU = torch.device("cuda", 0)
 
 
 class Machine:
-    """A GPU for which `found` is compiled; a kernel that is not among it the emulator has no PTX of."""
+    """A GPU for which `found` is compiled; a kernel that is not among it the emulator has no PTX of.
 
-    def __init__(self, target: Target, found: Iterable[Cubin] = (), schedule: Schedule = EARLY) -> None:
+    allowed: what the tensors of a launch allow to be touched.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        found: Iterable[Cubin] = (),
+        schedule: Schedule = EARLY,
+        allowed: Callable[[Iterable[Tensor]], Allowed] = Regions,
+    ) -> None:
         assert target.capability
         self.target = target
+        self.allowed = allowed
         self.cuda = FakeCuda(target.capability, schedule)
         self.found = list(found)
         with self.here():
@@ -52,7 +62,7 @@ class Machine:
             run = self.kernels.bind(launch)
 
         def call() -> None:
-            self.cuda.regions = Regions(tensors(launch))
+            self.cuda.regions = self.allowed(tensors(launch))
             require_aligned(launch)
             with self.here():
                 run()

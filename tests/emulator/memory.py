@@ -10,6 +10,7 @@ import ctypes
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -50,8 +51,22 @@ class Tensor:
         return self.address + sum(min(0, s) for s in steps), self.address + sum(max(0, s) for s in steps) + self.item
 
 
-class Regions:
+class Allowed(Protocol):
     """Where a launch may read and write."""
+
+    def check(self, address: Array, size: int, write: bool) -> None:
+        """Raises FaultError if an access of `size` bytes at one of the addresses is misaligned or not allowed."""
+
+
+def require_aligned_to(address: Array, size: int) -> None:
+    """Raises FaultError if `size`, a power of two, does not divide one of the addresses."""
+    astray = (address & np.uint64(size - 1)) != 0
+    if astray.any():
+        raise FaultError(f"misaligned address: {size} bytes at {hex(int(address[astray].flat[0]))}")
+
+
+class Regions:
+    """Where a launch may read and write, by a map of every byte."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         found = [tensor for tensor in tensors if 0 not in tensor.shape]
@@ -77,9 +92,7 @@ class Regions:
         """Raises FaultError if an access of `size` bytes at one of the addresses is misaligned or not allowed."""
         if address.size == 0:
             return
-        astray = (address & np.uint64(size - 1)) != 0
-        if astray.any():
-            raise FaultError(f"misaligned address: {size} bytes at {hex(int(address[astray].flat[0]))}")
+        require_aligned_to(address, size)
         # Mostly they are all in one span.
         k = bisect_right(self._starts, int(address.min())) - 1
         if k >= 0 and int(address.max()) + size <= self._ends[k]:
@@ -111,13 +124,13 @@ class Regions:
         raise FaultError(f"{what} of {size} bytes outside of the launch's tensors at {where}; they are in {spans}")
 
 
-def gather(address: Array, size: int, regions: Regions) -> Array:
+def gather(address: Array, size: int, regions: Allowed) -> Array:
     """The words of `size` bytes at `address`."""
     regions.check(address.reshape(-1), size, write=False)
     return words(size)[word_at(address, size)]
 
 
-def scatter(address: Array, size: int, values: Array, regions: Regions) -> None:
+def scatter(address: Array, size: int, values: Array, regions: Allowed) -> None:
     """Writes words of `size` bytes; of several to one address the last stays."""
     regions.check(address, size, write=True)
     words(size)[word_at(address, size)] = values

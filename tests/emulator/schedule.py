@@ -13,11 +13,12 @@ import numpy as np
 from tests.emulator.blocks import WARP, Blocks, Mask, Parameters, Timing
 from tests.emulator.faults import FaultError, UnsupportedError
 from tests.emulator.instructions import Control, Executable
-from tests.emulator.memory import Regions
+from tests.emulator.memory import Allowed
 from tests.emulator.number_types import Array
 
 _AT_ONCE = 8192, 64 << 20  # threads, and bytes of shared memory, of blocks that run together
 _MOST_STEPS, _MOST_VAIN_WAITS = 5_000_000, 1000
+_SHORT = 32  # of a grid's second and third dimension
 _ASIDE = 1 << 20  # added to a group's turn when it waits in vain: the others go first
 
 
@@ -28,12 +29,30 @@ class Schedule:
     copies: when cp.async and TMA write: at issue, or not before they are waited for. products: when wgmma reads.
     warps:  all side by side, or each as far as it can go before the next, the first one or the last one first.
     blocks: their order; a number is the seed of a random one.
+    places: only so many along each of the grid's dimensions, from the first to the last; 0 is all. Of a short one,
+            which may count the parts of a sum, all.
     """
 
     copies: Literal["early", "late"] = "early"
     products: Literal["early", "late"] = "early"
     warps: Literal["together", "forward", "reverse"] = "together"
     blocks: Literal["forward", "reverse"] | int = "forward"
+    places: int = 0
+
+    def order(self, grid: tuple[int, int, int]) -> Array:
+        """The numbers of the blocks that run, in their order."""
+        x, y, z = (self._along(size, _SHORT * bool(axis)) for axis, size in enumerate(grid))
+        order: Array = ((z[:, None, None] * grid[1] + y[:, None]) * grid[0] + x).reshape(-1)
+        if self.blocks == "reverse":
+            return order[::-1]
+        if self.blocks != "forward":
+            np.random.default_rng(self.blocks).shuffle(order)
+        return order
+
+    def _along(self, size: int, short: int) -> Array:
+        if not self.places or size <= short:
+            return np.arange(size)
+        return np.unique(np.linspace(0, size - 1, self.places).round().astype(np.int64))
 
 
 EARLY, LATE = Schedule(), Schedule("late", "late", "together", "reverse")
@@ -47,18 +66,14 @@ def run(
     grid: tuple[int, int, int],
     shared_bytes: int,
     parameters: Parameters,
-    regions: Regions,
+    regions: Allowed,
     schedule: Schedule = EARLY,
 ) -> int:
-    """Runs every block. Returns how many instructions were executed, each for many threads.
+    """Runs the blocks. Returns how many instructions were executed, each for many threads.
 
     Raises FaultError for what a GPU would not do, UnsupportedError for what the emulator does not know.
     """
-    order = np.arange(grid[0] * grid[1] * grid[2])
-    if schedule.blocks == "reverse":
-        order = order[::-1]
-    elif schedule.blocks != "forward":
-        np.random.default_rng(schedule.blocks).shuffle(order)
+    order = schedule.order(grid)
     threads, shared = _AT_ONCE
     together = max(1, min(threads // program.program.threads, shared // max(shared_bytes, 1)))
     timing = Timing(schedule.copies == "late", schedule.products == "late")

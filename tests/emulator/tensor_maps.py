@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.emulator.memory import Regions, window
+from tests.emulator.memory import Allowed, window
 from tests.emulator.number_types import WORD, Array
 
 
@@ -29,7 +29,7 @@ class TensorMap:
         strides = (self.item, *self.strides)
         return 1 + sum((size - 1) * stride for size, stride in zip(self.sizes, strides, strict=True))
 
-    def fetch(self, corner: Sequence[int], regions: Regions) -> Array:
+    def fetch(self, corner: Sequence[int], regions: Allowed) -> Array:
         """The bytes of the box at `corner`, zeros beyond the tensor's edges; the innermost dimension is contiguous."""
         out = np.zeros(self.box[::-1], WORD[self.item])
         low = [max(0, -at) for at in corner]
