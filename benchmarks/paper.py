@@ -1,6 +1,7 @@
 """The GPU path with no GPU: compiled kernels and whole networks on the emulator of tests/emulator.
 
-    python -m benchmarks.paper [--only SUBSTRING] [--dtypes fp16,bf16] [--targets sm_90] [--batches 1] [--workers 2]
+    python -m benchmarks.paper [--only SUBSTRING] [--dtypes fp16,bf16] [--targets sm_90] [--batches 1]
+                              [--tables paper_addresses] [--workers 2]
 
 Writes benchmarks/results/paper.json row by row. A row whose kernels, launches and weights are what they were is kept
 and not made again: the whole takes hours, and may be stopped and gone on with.
@@ -27,8 +28,11 @@ from optgraph.base.devices import SM_80, SM_90
 from tests.emulator.mutations import MUTATIONS
 from tests.support.kernel_checks import KERNELS
 
+TABLES = ("paper_mutations", "paper_kernels", "paper", "paper_addresses")
 TARGETS, BATCHES = (SM_80, SM_90), (1, 3)
 NETWORKS = (("inception_v3", 75), ("xception", 71), ("inception_resnet_v2", 75))
+FULL_SIZE, FULL_BATCHES = 299, (1, 128, 2048)  # for addresses, which the other two types share with these
+FULL_DTYPES = ("fp32", "fp16")
 FROM_ARTIFACT = ("xception", "fp16", SM_90, 1)  # that case is run once more, by cubins out of a file
 
 
@@ -73,6 +77,13 @@ def tasks() -> Iterator[Task]:
                         said |= {"batch": batch, "cubins": "of an artifact" if artifact else "compiled"}
                         case = network, size, dtype, target, batch, artifact
                         yield Task(said, rows.network_row, rows.network_key, case)
+    for network, _ in NETWORKS:
+        for dtype in FULL_DTYPES:
+            for target in TARGETS:
+                for batch in FULL_BATCHES:
+                    said = {"table": "paper_addresses", "graph": f"torch_{network}", "target": str(target)}
+                    case = network, FULL_SIZE, dtype, target, batch
+                    yield Task(said | {"dtype": dtype, "batch": batch}, rows.addresses_row, rows.network_key, case)
 
 
 def run(wanted: list[Task], known: list[Row], workers: int) -> Iterator[tuple[Task, Row]]:
@@ -95,10 +106,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="rows whose graph's name contains this")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    for name, default in (("dtypes", DTYPES), ("targets", map(str, TARGETS)), ("batches", map(str, BATCHES))):
-        parser.add_argument(f"--{name}", default=",".join(default))
+    every_batch = sorted({*BATCHES, *FULL_BATCHES})
+    choices = {"tables": TABLES, "dtypes": DTYPES, "targets": TARGETS, "batches": every_batch}
+    for name, default in choices.items():
+        parser.add_argument(f"--{name}", default=",".join(map(str, default)))
     options = parser.parse_args()
-    asked = {"dtype": options.dtypes, "target": options.targets, "batch": options.batches}
+    asked = {"table": options.tables, "dtype": options.dtypes, "target": options.targets, "batch": options.batches}
     every = list(tasks())
     wanted = [
         task

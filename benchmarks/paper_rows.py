@@ -28,6 +28,7 @@ from optgraph.kernels.frame.launch import Launch, targeting
 from optgraph.kernels.frame.sample import Sample
 from optgraph.onnx.sessions import session
 from optgraph.tune.layers import Layer
+from tests.emulator import full_size
 from tests.emulator.compiler import compile_all
 from tests.emulator.machine import Machine
 from tests.emulator.mutations import outcomes
@@ -119,7 +120,17 @@ def network_row(network: str, size: int, dtype: str, target: Target, batch: int,
     return {"size": size, "rel_l2": error, "bound": bound, "orders": len(same), **counts}
 
 
-def network_key(network: str, size: int, dtype: str, target: Target, batch: int, artifact: bool) -> str:
+def addresses_row(network: str, size: int, dtype: str, target: Target, batch: int) -> Row:
+    """The addresses of a network's launches in some of their blocks. Raises FaultError for a wrong one."""
+    _, net = _compiled(network, size, dtype)
+    plan = net.plans.get(batch, target)
+    found = full_size.launches(plan, net.plans)
+    tried = full_size.different(found)
+    full_size.check(tried, target)
+    return {"size": size, "launches": len(found), "different": len(tried), "gigabytes": plan.arena_bytes / 1e9}
+
+
+def network_key(network: str, size: int, dtype: str, target: Target, batch: int, artifact: bool = False) -> str:
     """What a network's row depends on: the machinery, the weights and everything that is launched."""
     _, net = _compiled(network, size, dtype)
     found = hashlib.sha256(_machinery().encode())

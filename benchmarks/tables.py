@@ -205,6 +205,19 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
         PAPER,
         {name: _outcome(i) for i, name in enumerate(("early", "late", "mixed", "reverse"))},
     ),
+    "paper_addresses": (
+        "paper",
+        PAPER,
+        {
+            "pixels": lambda row: f"{row['size']}²",
+            "batch": lambda row: f"{row['batch']}",
+            "target": lambda row: row["target"],
+            "dtype": lambda row: row["dtype"],
+            "launches": lambda row: f"{row['launches']}",
+            "different": lambda row: f"{row['different']}",
+            "GB of activations": lambda row: f"{row['gigabytes']:.3g}",
+        },
+    ),
     "cubins": (
         "cubins",
         "python -m benchmarks.cubins",
