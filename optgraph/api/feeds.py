@@ -64,5 +64,5 @@ def _checked(name: str, array: Array, value: Value) -> int | None:
 
 
 def shape_text(shape: Sequence[object]) -> str:
-    """'[N, 3, 299, 299]'."""
+    """'[N, 3, 480, 640]'."""
     return "[" + ", ".join(str(d) for d in shape) + "]"

@@ -67,7 +67,7 @@ def compile(
     Examples:
       optgraph compile inception_v3.onnx
       optgraph compile xception.onnx -o fast.optgraph --dtype fp16 --batch 1,8 --target sm_80,sm_90
-      optgraph compile dynamic.onnx --input-shape N,3,299,299
+      optgraph compile dynamic.onnx --input-shape N,3,480,640
       optgraph compile detector.onnx --sizes 480x480,480x640
       optgraph compile audio.onnx --dtype fp16 --keep-fp32 auto --input clips/
       optgraph compile model.onnx -o features.optgraph --cut /global_pool/output_0
@@ -156,7 +156,7 @@ def check(model: OnnxModel, sizes: Sizes = None, *, options: ReadOptions, json: 
     \b
     Examples:
       optgraph check model.onnx
-      optgraph check dynamic.onnx --input-shape N,3,299,299 --json
+      optgraph check dynamic.onnx --input-shape N,3,480,640 --json
       optgraph check detector.onnx --sizes 480x480,480x640
     """
     from optgraph.api.check import check

@@ -52,7 +52,7 @@ Shapes = Annotated[
     typer.Option(
         "--input-shape",
         metavar="SHAPE",
-        help="Fixes open dimensions: N,3,299,299, where N stays open, or NAME=SHAPE if there are several inputs.",
+        help="Fixes open dimensions: N,3,480,640, where N stays open, or NAME=SHAPE if there are several inputs.",
     ),
 ]
 Sizes = Annotated[
@@ -107,11 +107,13 @@ class ReadOptions:
         for argument in arguments:
             name, _, dims = argument.rpartition("=")
             if name in shapes or (not name and len(arguments) > 1):
-                raise InputError(f"--input-shape {argument}: give each input its own, NAME=N,3,299,299")
+                raise InputError(f"--input-shape {argument}: give each input its own, NAME=SHAPE")
             try:
                 shapes[name] = [None if d.strip() in ("N", "?") else int(d) for d in dims.split(",")]
             except ValueError:
-                raise InputError(f"--input-shape {argument}: expects sizes such as N,3,299,299") from None
+                raise InputError(
+                    f"--input-shape {argument}: expects N or a number for each dimension, as in N,3,480,640"
+                ) from None
         return shapes.get("", shapes) or None
 
     def outputs(self) -> Sequence[str]:

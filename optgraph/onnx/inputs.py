@@ -30,10 +30,12 @@ def overrides_by_name(
     return override
 
 
-def input_value(info: onnx.ValueInfoProto, override: InputShape | None) -> Value:
-    """Shape and dtype of an input. Raises ModelError for one that we cannot compile, InputError for an override of
-    another rank."""
-    return Value(_input_shape(info, override), _input_dtype(info))
+def input_value(info: onnx.ValueInfoProto, override: InputShape | None, several: bool = False) -> Value:
+    """Shape and dtype of an input. several: it is not the model's only one, so that options must name it.
+
+    Raises ModelError for one that we cannot compile, InputError for an override of another rank.
+    """
+    return Value(_input_shape(info, override, f"{info.name}=" if several else ""), _input_dtype(info))
 
 
 def declared_value(info: onnx.ValueInfoProto) -> Value | None:
@@ -66,10 +68,11 @@ def _input_dtype(info: onnx.ValueInfoProto) -> str:
     return dtype
 
 
-def _input_shape(info: onnx.ValueInfoProto, override: InputShape | None) -> Shape:
+def _input_shape(info: onnx.ValueInfoProto, override: InputShape | None, label: str) -> Shape:
     proto = info.type.tensor_type
     if not proto.HasField("shape") and override is None:
-        raise ModelError(f"input '{info.name}' has no shape", "give one with --input-shape, such as N,3,224,224")
+        remedy = f"give one with --input-shape {label}N,C,H,W, with numbers for C, H and W, if it is an image"
+        raise ModelError(f"input '{info.name}' has no shape", remedy)
     declared: list[Dim | None] = [
         d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in proto.shape.dim
     ]
@@ -84,11 +87,11 @@ def _input_shape(info: onnx.ValueInfoProto, override: InputShape | None) -> Shap
         elif isinstance(d, int) and d > 0:
             shape.append(d)
         else:
-            raise _open_error(info, declared, i)
+            raise _open_error(info, declared, i, label)
     return tuple(shape)
 
 
-def _open_error(info: onnx.ValueInfoProto, shape: Sequence[Dim | None], axis: int) -> ModelError:
+def _open_error(info: onnx.ValueInfoProto, shape: Sequence[Dim | None], axis: int, label: str) -> ModelError:
     """What a person is told of an input that leaves a dimension open which a network of one size needs."""
     first = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else BATCH
     names = _placeholders(info, shape)
@@ -97,7 +100,7 @@ def _open_error(info: onnx.ValueInfoProto, shape: Sequence[Dim | None], axis: in
     numbers = " and ".join(dict.fromkeys(names.values()))
     return ModelError(
         f"input '{info.name}' leaves dimension {axis} open ({known})",
-        f"fix it with --input-shape {','.join(sizes)}, with numbers for {numbers}{_or_sizes(shape)}",
+        f"fix it with --input-shape {label}{','.join(sizes)}, with numbers for {numbers}{_or_sizes(shape)}",
     )
 
 

@@ -287,7 +287,7 @@ class ModelReader:
         overrides = overrides_by_name(override, [info.name for info in inputs])
         for info in inputs:
             self._define(info.name)
-            self.graph.add_input(info.name, input_value(info, overrides.get(info.name)))
+            self.graph.add_input(info.name, input_value(info, overrides.get(info.name), len(inputs) > 1))
 
 
 def _domain(node: onnx.NodeProto) -> str:

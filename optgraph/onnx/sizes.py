@@ -104,11 +104,12 @@ def _filled(name: str, shape: list[Dim], image: OpenImage, names: Sequence[Dim],
     elif names[0] != names[1]:
         known = {n: pixels for n, pixels in zip(names, size, strict=True) if isinstance(n, str) and n not in _UNNAMED}
         shape[1:] = [known.get(d, d) if isinstance(d, str) else d for d in shape[1:]]
-    left = [axis for axis in axes or () if _is_open(shape[axis])]
+    left = {axis: letter for axis, letter in zip(axes or (), "HW", strict=False) if _is_open(shape[axis])}
     if left:
+        option = ",".join(left.get(axis, text) for axis, text in enumerate(_text(shape).split(",")))
         raise InputError(
             f"input '{name}' ({_text(shape)}) leaves its size open too, under other names than '{image.input}': "
-            f"fix it with --input-shape {name}={_text([299 if i in left else d for i, d in enumerate(shape)])}"
+            f"fix it with --input-shape {name}={option}, with numbers for {' and '.join(left.values())}"
         )
     channels = 1 if axes == (2, 3) else 3
     if name == image.input and _is_open(shape[channels]):

@@ -94,8 +94,8 @@ def test_an_open_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "says"),
     [
-        (("--input-shape", "N,3,a,12"), "N,3,299,299"),
-        (("--input-shape", ""), "N,3,299,299"),
+        (("--input-shape", "N,3,a,12"), "N or a number for each dimension"),
+        (("--input-shape", ""), "N or a number for each dimension"),
         (("--input-shape", "N,3,12"), "4 dimensions, the given shape 3"),
         (("--input-shape", "z=N,3,12,12"), "no input 'z'"),
         (("--input-shape", "N,3,12,12", "--input-shape", "N,3,12,12"), "NAME="),

@@ -276,6 +276,8 @@ MESSAGES = {
         "(N,3,48,?): fix it with --input-shape N,3,48,W, with numbers for W",
     ),
     "channels last": ("float[B,H,W,3] x", "--input-shape N,H,W,3, with numbers for H and W"),
+    "one of two inputs": ("float[N,3,48,W] x, float[N,2] z", "--input-shape x=N,3,48,W, with numbers for W"),
+    "no shape at all": ("float[] x, float[N,2] z", "--input-shape x=N,C,H,W, with numbers for C, H and W"),
     "by the model's own name": ("float[3,frames,5] x", "--input-shape 3,frames,5, with numbers for frames"),
 }
 
