@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from optgraph.base.errors import OptgraphError
 from optgraph.compare.oracle import BOUNDS, NOISE_FACTOR, distance, finite_part
+from optgraph.onnx.narrowed import in_float32, narrowed
 from optgraph.onnx.parts import upstream
 from optgraph.onnx.sessions import Feeds, InnerValues
 
 BOUND = {"float16": BOUNDS["fp16"], "float32": BOUNDS["fp32"], "float64": 1e-10}  # relative L2, coarsest first
+DOUBLE = TensorProto.DOUBLE
 DRAWS = 8
 VERDICTS = ("agrees", "rounding", "undefined", "differs")  # from the best to the worst
 
@@ -42,7 +44,7 @@ class Judgement:
 class Theirs:
     """ONNX Runtime's values, nothing optimised, of `model` for `feeds`.
 
-    Raises OptgraphError if it cannot run the model. Doubles that it has no operators for are float32.
+    Raises OptgraphError if it cannot run the model. Doubles that it has no operators for are float32, all of them.
     """
 
     model: onnx.ModelProto
@@ -53,6 +55,11 @@ class Theirs:
     def __post_init__(self) -> None:
         names = [name for node in self.model.graph.node for name in node.output if name]
         self.values = InnerValues(self.model).run(names, self.feeds)[0]
+        graph = onnx.shape_inference.infer_shapes(self.model).graph
+        doubles = [v.name for v in (*graph.value_info, *graph.output) if v.type.tensor_type.elem_type == DOUBLE]
+        if any(self.values[name].dtype == np.float32 for name in doubles):
+            self.model = in_float32(self.model)
+            self.feeds = {name: narrowed(array) for name, array in self.feeds.items()}
 
     @property
     def outputs(self) -> dict[str, np.ndarray]:
