@@ -5,7 +5,7 @@ from optgraph.ops.conv import Conv
 from optgraph.ops.dense import Gemm, MatMul
 from optgraph.ops.elementwise import Activation, Affine, Binary, Cast
 from optgraph.ops.fused import MergedPointwise, PooledPointwise, Separable
-from optgraph.ops.group_norm import GroupNorm
+from optgraph.ops.group_norm import GroupNorm, MeanVarianceNorm
 from optgraph.ops.joining import Concat, Gather, Slice, Split
 from optgraph.ops.movement import Identity, Pad, Reshape, Transpose
 from optgraph.ops.normalise import LRN, BatchNorm, Hardmax, Softmax
@@ -36,6 +36,7 @@ __all__ = [
     "Hardmax",
     "Identity",
     "MatMul",
+    "MeanVarianceNorm",
     "MergedPointwise",
     "Opaque",
     "Pad",

@@ -67,8 +67,10 @@ def activated(to: Exporter, x: str, act: Act, dtype: str) -> str:
             return to.emit("Elu", [x], alpha=act.a)
         case "elu":
             return to.emit("Selu", [x], alpha=act.a / act.b, gamma=act.b)
-        case "celu":
+        case "celu" if dtype == "float32":
             return to.emit("Celu", [x], alpha=act.a)
+        case "celu":  # which ONNX has for no other type
+            return _celu(to, x, act.a, dtype)
         case "threshold":
             return to.emit("ThresholdedRelu", [x], alpha=act.a)
         case "power":
@@ -83,6 +85,18 @@ def activated(to: Exporter, x: str, act: Act, dtype: str) -> str:
             return _gelu_by_tanh(to, x, dtype)
         case _:
             raise ModelError(f"unknown activation '{act.kind}'")
+
+
+def _celu(to: Exporter, x: str, alpha: float, dtype: str) -> str:
+    """alpha * elu(x / alpha)."""
+    scale = to.constant(scalar(alpha, dtype), "alpha")
+    y = to.emit("Div", [x, scale])
+    if dtype != "float64":
+        return to.emit("Mul", [to.emit("Elu", [y]), scale])
+    # ONNX Runtime has no Elu of doubles.
+    zero, one = (to.constant(scalar(number, dtype), "c") for number in (0.0, 1.0))
+    below = to.emit("Sub", [to.emit("Exp", [to.emit("Min", [y, zero])]), one])
+    return to.emit("Add", [to.emit("Max", [x, zero]), to.emit("Mul", [below, scale])])
 
 
 def _gelu_by_tanh(to: Exporter, x: str, dtype: str) -> str:
@@ -122,6 +136,13 @@ def scaled(to: Exporter, x: str, scale: str, shift: str, act: Act) -> str:
 def _is_full(to: Exporter, value: str, number: int) -> bool:
     array = to.array(value)
     return array is not None and bool((array == number).all())
+
+
+def reduced(to: Exporter, op_type: str, x: str, axes: Sequence[int]) -> str:
+    """A reduction that takes its axes as an attribute until opset 18, and keeps them."""
+    if to.opset >= 18:
+        return to.emit(op_type, [x, integers(to, axes, "axes")])
+    return to.emit(op_type, [x], axes=axes)
 
 
 def prologue(to: Exporter, node: Node, act: Act) -> str:

@@ -1,4 +1,4 @@
-"""Normalisation over groups of channels."""
+"""Normalisation over groups of channels, and over axes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from optgraph.base.errors import ModelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, present
 from optgraph.ir.values import Value
 from optgraph.ops import exporting
-from optgraph.ops.importing import constant_operand
+from optgraph.ops.importing import axis_of, constant_operand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,4 +78,45 @@ class GroupNorm(Op):
         return (F.group_norm(x, self.groups, scale, b, self.epsilon),)
 
 
-OPS = (GroupNorm,)
+_SMALL = 1e-9  # ONNX's, added to the deviation
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanVarianceNorm(Op):
+    """x with mean 0 and variance 1 over `axes` (not negative): (x - mean) / (deviation + 1e-9)."""
+
+    axes: tuple[int, ...]
+
+    @staticmethod
+    def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+        rank = len(importer.shape(node.input[0]))
+        axes = {axis_of(axis, rank) for axis in attrs.get("axes", (0, 2, 3))}
+        importer.add(MeanVarianceNorm(axes=tuple(sorted(axes))), node.input)
+
+    handlers: ClassVar[Handlers] = {"MeanVarianceNormalization": from_onnx}
+
+    def export(self, to: Exporter, node: Node) -> None:
+        """ONNX defines it with a float32 number inside, so that only float32 ones are valid."""
+        x, dtype = to.name(node.inputs[0]), to.value(node.output).dtype
+        if dtype == "float64":
+            self._export_double(to, node, x)
+            return
+        if dtype != "float32":
+            x = to.emit("Cast", [x], to=TensorProto.FLOAT)
+        y = to.emit("MeanVarianceNormalization", [x], axes=self.axes)
+        to.bind(node.output, y if dtype == "float32" else to.emit("Cast", [y], to=exporting.element(dtype)))
+
+    def _export_double(self, to: Exporter, node: Node, x: str) -> None:
+        centred = to.emit("Sub", [x, exporting.reduced(to, "ReduceMean", x, self.axes)])
+        squares = to.emit("Mul", [centred, centred])
+        deviation = to.emit("Sqrt", [exporting.reduced(to, "ReduceMean", squares, self.axes)])
+        small = to.constant(exporting.scalar(_SMALL, "float64"), "small")
+        to.bind(node.output, to.emit("Div", [centred, to.emit("Add", [deviation, small])]))
+
+    def compute(self, inputs: Inputs) -> Outputs:
+        (x,) = self.per_slot(inputs)
+        centred = x - x.mean(self.axes, keepdim=True)
+        return (centred / ((centred**2).mean(self.axes, keepdim=True).sqrt() + _SMALL),)
+
+
+OPS = (GroupNorm, MeanVarianceNorm)

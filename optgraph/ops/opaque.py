@@ -26,8 +26,6 @@ from optgraph.ops.exporting import OPSET, element
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Operators that ONNX infers no shape for: the output is as the input.
-_LIKE_INPUT = frozenset({"MeanVarianceNormalization"})
 _BATCHES = (1009, 2003)  # primes, so that no product of other sizes is taken for one
 
 
@@ -50,11 +48,6 @@ class Opaque(Op):
     @staticmethod
     def from_schema(importer: Importer, node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> None:
         """Keeps `node` as it is; ONNX's own shape inference finds its outputs. Raises ModelError if it cannot."""
-        if node.op_type in _LIKE_INPUT and not schema.domain:
-            like = Value(importer.shape(node.input[0]), importer.dtype(node.input[0]))
-            op = Opaque(op_type=node.op_type, domain="", proto=node.SerializeToString(), values=(like,))
-            importer.add(op, node.input, node.output)
-            return
         # It computes no size from a symbol, as Resize would have to: what comes out for two batch sizes tells.
         first, second = (inferred(importer, node, schema, batch) for batch in _BATCHES)
         values = []

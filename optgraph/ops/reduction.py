@@ -54,7 +54,10 @@ class GlobalPool(Op):
 
     def export(self, to: Exporter, node: Node) -> None:
         x = exporting.prologue(to, node, self.pre_act)
-        y = to.emit("GlobalMaxPool" if self.mode == "max" else "GlobalAveragePool", [x])
+        if to.value(node.output).dtype == "float64":  # ONNX Runtime has the pools for no doubles
+            y = exporting.reduced(to, "ReduceMax" if self.mode == "max" else "ReduceMean", x, (2, 3))
+        else:
+            y = to.emit("GlobalMaxPool" if self.mode == "max" else "GlobalAveragePool", [x])
         exporting.finish(to, node.output, y, self.act)
 
     def compute(self, inputs: Inputs) -> Outputs:

@@ -24,6 +24,7 @@ from optgraph.passes import pipeline
 from optgraph.passes.rewrite import Outcome
 from optgraph.plan.lowering import lower
 from optgraph.run import reference
+from tests.support.number_types import of_type
 from tests.support.random_arithmetic import ARITHMETIC
 from tests.support.random_models import models
 
@@ -50,28 +51,6 @@ def test_arithmetic_and_reductions_have_kernels(model: onnx.ModelProto) -> None:
     for passes in (pipeline.SIMPLIFY, pipeline.FUSE):
         pipeline.apply(graph, passes)
     assert not [f for f in lower(graph, 2).fallbacks if f.op != "MatMul"]
-
-
-def of_type(model: onnx.ModelProto, kind: int) -> onnx.ModelProto:
-    """`model` with another type of floating numbers."""
-    twin = onnx.ModelProto.FromString(model.SerializeToString())
-    for info in (*twin.graph.input, *twin.graph.output, *twin.graph.value_info):
-        if info.type.tensor_type.elem_type == TensorProto.FLOAT:
-            info.type.tensor_type.elem_type = kind
-    dtype = helper.tensor_dtype_to_np_dtype(kind)
-    scales = {
-        node.input[2] for node in twin.graph.node if node.op_type in ("Resize", "Upsample") and len(node.input) > 2
-    }
-    for tensor in twin.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and tensor.name not in scales:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), tensor.name))
-    for node in twin.graph.node:
-        for attribute in node.attribute:
-            if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
-                attribute.i = kind
-            elif attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
-                attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(dtype)))
-    return twin
 
 
 @settings(RUN, max_examples=12)

@@ -1,4 +1,4 @@
-"""Normalisation over groups: against numpy, in ONNX Runtime, and as ONNX has it in opset 18 and 21."""
+"""Normalisation over groups, as ONNX has it in opset 18 and 21, and over axes: against numpy, in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -45,3 +45,27 @@ def test_what_does_not_fit_is_refused(groups: int, length: int, opset: int) -> N
     inits = {"s": weights(length), "b": weights(length)}
     with pytest.raises(ModelError, match=r"node .y. \(GroupNorm\w*\): .*(groups|channel)"):
         read(model([("GroupNormalization", "x s b", "y", {"num_groups": groups})], inits, opset=opset))
+
+
+# ---- over axes
+
+
+def test_the_reference_over_axes() -> None:
+    x = rand(2, 3, 4, 5)
+    (out,) = evaluate(ops.MeanVarianceNorm(axes=(1, 3)), x)
+    wanted = (x - x.mean((1, 3), keepdims=True)) / x.std((1, 3), keepdims=True)
+    np.testing.assert_allclose(out, wanted, rtol=1e-8, atol=1e-8)
+    flat = np.full((2, 3, 4, 5), 0.25)
+    assert not evaluate(ops.MeanVarianceNorm(axes=(1, 3)), flat)[0].any()
+
+
+@pytest.mark.parametrize("attrs", [{}, {"axes": [2, 3]}, {"axes": [1, -1]}])
+@pytest.mark.parametrize("opset", [9, 17])
+def test_import_over_axes(attrs: dict[str, list[int]], opset: int) -> None:
+    assert agree(model([("MeanVarianceNormalization", "x", "y", attrs)], opset=opset)) == {"MeanVarianceNorm": 1}
+
+
+def test_export_over_axes() -> None:
+    assert types(exported(single(ops.MeanVarianceNorm(axes=(1, 2))))) == ["MeanVarianceNormalization"]
+    with pytest.raises(ModelError, match="axis 4"):
+        read(model([("MeanVarianceNormalization", "x", "y", {"axes": [4]})]))

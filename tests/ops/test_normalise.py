@@ -84,7 +84,3 @@ def test_hardmax_before_opset_13_ran_over_all_later_axes() -> None:
         proto = model([("Hardmax", "x", "y", {"axis": axis})], opset=11)
         assert agree(proto) == {"Reshape": 2, "Hardmax": 1}
         assert types(exported(read(proto))) == ["Reshape", "Hardmax", "Reshape"]
-
-
-def test_mean_variance_normalisation_has_the_shape_of_its_input() -> None:
-    assert agree(model([("MeanVarianceNormalization", "x", "y", {"axes": [2, 3]})])) == {"MeanVarianceNormalization": 1}

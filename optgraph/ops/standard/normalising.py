@@ -57,12 +57,6 @@ def rms_norm(form: Form, x: Tensor, scale: Tensor) -> Tensor:
     return x / torch.sqrt((x * x).mean(axes, keepdim=True) + form.number("epsilon", 1e-5)) * scale
 
 
-def mean_variance_norm(form: Form, x: Tensor) -> Tensor:
-    axes = form.numbers("axes") or [0, 2, 3]
-    centred = x - x.mean(axes, keepdim=True)
-    return centred / (torch.sqrt((centred**2).mean(axes, keepdim=True)) + 1e-9)
-
-
 def lp_norm(form: Form, x: Tensor) -> Tensor:
     """Zero where all is zero."""
     axis = form.integer("axis", -1)
@@ -76,6 +70,5 @@ FUNCTIONS: dict[str, Function] = {
     "InstanceNormalization": instance_norm,
     "LayerNormalization": layer_norm,
     "LpNormalization": lp_norm,
-    "MeanVarianceNormalization": mean_variance_norm,
     "RMSNormalization": rms_norm,
 }

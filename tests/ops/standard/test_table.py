@@ -161,8 +161,6 @@ CASES = [
     case("GroupNormalization", 21, X, real(6), real(6), num_groups=3),
     case("LayerNormalization", 17, X, real(5, 7), real(5, 7), axis=2, outputs=3),
     case("LayerNormalization", 17, X, real(7), epsilon=0.1),
-    case("MeanVarianceNormalization", 13, X),
-    case("MeanVarianceNormalization", 13, X, axes=[1, 2]),
     *(case("LpNormalization", 1, X, axis=1, p=p) for p in (1, 2)),
     case("RMSNormalization", 23, X, real(7)),
     *(case(op, 1, real(2, 3, *size)) for op in ("GlobalMaxPool", "GlobalAveragePool")
