@@ -96,7 +96,7 @@ def verify(
       optgraph verify fast.optgraph --original model.onnx --batch 4 --json
     """
     from optgraph.cli import images, sizing
-    from optgraph.compare.verify import open_with_original, verify_net
+    from optgraph.compare.verify import compiled_for, open_with_original, verify_net
     from optgraph.report import tables
 
     with progress() as tell:
@@ -104,9 +104,10 @@ def verify(
         for size in options.sizes_of(model):
             tell(f"reading {model.name}", 0.0)
             settings = options.ranged(model, input, size)
-            net, source = open_with_original(model, backend, original=original, size=size, **settings)
+            given = {"original": original, "size": size, **settings}
+            net, source = open_with_original(model, compiled_for(backend), **given)
             feeds = images.read_feeds(input or [], net.inputs)
-            found[size] = verify_net(net, source, batch, progress=tell, inputs=feeds).to_json()
+            found[size] = verify_net(net, source, batch, progress=tell, inputs=feeds, backend=backend).to_json()
     data, parts = sizing.by_size(found, lambda each: [tables.verification_table(each)])
     good = all(each["ok"] for each in found.values())
     show(json, data | {"ok": good}, *parts)

@@ -11,8 +11,10 @@ import torch
 
 from optgraph.api.net import Net
 from optgraph.base.errors import InputError, OptgraphError
+from optgraph.compare.imported import Imported
 from optgraph.compare.oracle import BOUNDS, SIGMOID_SCALE, agreement, distance, finite_part, furthest, moved, rounding
 from optgraph.compare.tails import PROBABILITIES, Tail, tail
+from optgraph.onnx.apart import EndedError
 from optgraph.onnx.parts import upstream
 from optgraph.onnx.sessions import Feeds, InnerValues
 from optgraph.run.example import example
@@ -55,7 +57,7 @@ class Original:
     finite:         whether none of its answers has a NaN or an Inf.
     """
 
-    def __init__(self, net: Net, values: InnerValues, feeds: Sequence[Feeds], batch: int, seed: int) -> None:
+    def __init__(self, net: Net, values: InnerValues | Imported, feeds: Sequence[Feeds], batch: int, seed: int) -> None:
         """Raises InputError if the feeds are of different shapes."""
         if len({tuple(sorted((n, a.shape) for n, a in feed.items())) for feed in feeds}) > 1:
             raise InputError("inputs of different shapes: verify with one after the other")
@@ -89,8 +91,10 @@ class Original:
         first, answers = self.feeds[0], self.answers[0]
         try:
             (optimized,) = self.values.run(list(answers), first, optimize=True)
-        except OptgraphError:
+        except OptgraphError as error:
             changed, what = math.inf, "makes a model of this one that it does not run"
+            if isinstance(error, EndedError):
+                what = f"{error.how} on this model"
         else:
             changed = furthest(optimized, answers, self.scales)
             what = f"changes this model by {changed:.1e} (relative L2)"

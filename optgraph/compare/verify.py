@@ -17,23 +17,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 
 from optgraph.api.feeds import batch_of, named
 from optgraph.api.net import Net, compile, load
 from optgraph.base.arrays import as_tensor
 from optgraph.base.budget import DEFAULT, Budget
-from optgraph.base.errors import InputError
+from optgraph.base.errors import InputError, OptgraphError
 from optgraph.base.progress import Progress, silent
 from optgraph.compare import verdict
+from optgraph.compare.culprit import culprit
+from optgraph.compare.imported import Imported
 from optgraph.compare.oracle import allowed, as_stored, coarseness, distance
 from optgraph.compare.original import Original, OutputError
 from optgraph.compare.regions import BadRegion, Regions
+from optgraph.onnx.apart import Apart, EndedError
 from optgraph.onnx.load import load_model
-from optgraph.onnx.read import InputShape
+from optgraph.onnx.read import InputShape, label
 from optgraph.onnx.sessions import Feeds, InnerValues
 from optgraph.onnx.sizes import Size
 from optgraph.plan.lowering import fitting_batch
+from optgraph.run.backends import Backend, OnnxRuntime, resolve_backend
 from optgraph.run.example import example
 from optgraph.run.ranges import Leaving, leaving
 
@@ -41,12 +46,15 @@ from optgraph.run.ranges import Leaving, leaving
 # a global pool averages most of it away (measured in float32 on Inception V3 and Inception-ResNet-v2).
 REGION_FACTOR = 4.0
 
+ORT = "onnxruntime"
+ORIGINAL, SIMPLIFIED = "the original model", "the simplified model"  # as errors call what it was given
+
 
 @dataclass(frozen=True)
 class Verification:
     """What `verify` found.
 
-    reference:          'onnxruntime <version>'.
+    reference:          'onnxruntime <version>'; 'torch <version>', where ONNX Runtime dies of the model.
     dtype:              what the backend computed in.
     batch, inputs:      how many images an input is, and how many inputs the answers were compared on.
     bound, noise:       relative L2 that an output may be off, and that rounding alone makes it: see `oracle.allowed`.
@@ -122,8 +130,8 @@ def verify(
     and `load`.
     """
     given = dtype, input_shape, original, outputs, budget, size, keep_fp32, inputs
-    net, source = open_with_original(model, backend, *given)
-    return verify_net(net, source, batch, seed, progress, inputs)
+    net, source = open_with_original(model, compiled_for(backend), *given)
+    return verify_net(net, source, batch, seed, progress, inputs, backend)
 
 
 def verify_net(
@@ -133,27 +141,75 @@ def verify_net(
     seed: int = 0,
     progress: Progress = silent,
     inputs: Sequence[Feeds] = (),
+    backend: str = "",
 ) -> Verification:
-    """As `verify`, for a net that was compiled before, from `original`."""
+    """As `verify`, for a net that was compiled before, from `original`. backend: what to verify, if not its own.
+
+    ONNX Runtime runs in another process, which a model may kill. If the original does, it is compared with what torch
+    makes of it; if that has no form of it, or it is the backend that died, OptgraphError is raised.
+    """
     import onnxruntime
 
+    backend = resolve_backend(backend) if backend else net.backend
     sizes = [batch_of(named(feed, net.inputs), net.inputs) for feed in inputs]
     batch = sizes[0] if sizes else fitting_batch(net.inputs, batch)
     feeds = inputs or [example(net.inputs, batch, seed)]
     progress("reference", 0.0)
-    reference = Original(net, InnerValues(load_model(original)), feeds, batch, seed)
+    with Apart() as apart:
+        runtime = OnnxRuntime(net.simplified, opened=apart.opener(SIMPLIFIED)) if backend == ORT else net.runtime
+        model = load_model(original)
+        values = InnerValues(model, apart.opener(ORIGINAL))
+        common = net, runtime, backend, feeds, batch, seed, progress
+        try:
+            return _verified(values, f"onnxruntime {onnxruntime.__version__}", *common)
+        except EndedError as error:
+            if error.what != ORIGINAL:
+                raise OptgraphError(f"{error}: use backend='torch'") from None
+            why = _located(error, culprit(values, list(net.outputs), feeds[0]))
+        try:
+            imported = Imported(model, feeds[0], list(net.outputs), net.fused.budget)
+        except OptgraphError as error:
+            raise OptgraphError(f"{why}: nothing to compare with, for torch cannot compute it: {error}") from None
+        note = f"{why}: compared with torch, on the same import, instead"
+        return _verified(imported, f"torch {torch.__version__}", *common, notes=[note])
+
+
+def compiled_for(backend: str) -> str:
+    """What to compile a model for that is to be verified on `backend`: ONNX Runtime is then opened apart."""
+    name = resolve_backend(backend)
+    return "torch" if name == ORT else name
+
+
+def _located(error: EndedError, node: onnx.NodeProto | None) -> str:
+    return f"{error}, at node {label(node)} ({node.op_type})" if node is not None else str(error)
+
+
+def _verified(
+    values: InnerValues | Imported,
+    reference: str,
+    net: Net,
+    runtime: Backend,
+    backend: str,
+    feeds: Sequence[Feeds],
+    batch: int,
+    seed: int,
+    progress: Progress,
+    notes: Sequence[str] = (),
+) -> Verification:
+    """`runtime`, by the name of `backend`, against `values`."""
+    original = Original(net, values, feeds, batch, seed)
     dtype = computed_dtype(net)
-    noise, notes = reference.noise()
-    noise = max(noise, coarseness(net, dtype, feeds, reference.answers, reference.scales))
+    noise, said = original.noise()
+    noise = max(noise, coarseness(net, dtype, feeds, original.answers, original.scales))
     bound = allowed(dtype, noise)
-    results, regions = _run(net, reference, batch, REGION_FACTOR * bound, progress)
+    results, regions = _run(net, runtime, original, batch, REGION_FACTOR * bound, progress)
     progress("outputs", 1.0)
-    found = tuple(reference.compare(name, [result[name] for result in results]) for name in net.outputs)
+    found = tuple(original.compare(name, [result[name] for result in results]) for name in net.outputs)
     out = tuple(leaving(net.simplified, net.fused, dtype, feeds, net.plans.keep))
-    reason = verdict.reason(found, regions, reference, bound, net.backend, out)
+    reason = verdict.reason(found, regions, original, bound, backend, out)
     return Verification(
-        backend=net.backend,
-        reference=f"onnxruntime {onnxruntime.__version__}",
+        backend=backend,
+        reference=reference,
         dtype=dtype,
         batch=batch,
         inputs=len(feeds),
@@ -162,11 +218,11 @@ def verify_net(
         ok=not reason,
         outputs=found,
         first_bad_region=regions.bad,
-        input_sensitivity=min(reference.moves.values(), default=math.inf),
+        input_sensitivity=min(original.moves.values(), default=math.inf),
         regions_compared=len(regions.compared),
         regions_total=regions.total,
         reason=reason,
-        notes=(*notes, *reference.blank(bound)),
+        notes=(*notes, *said, *original.blank(bound)),
         out_of_range=out,
         kept_fp32=net.plans.keep if dtype != "fp32" else (),
     )
@@ -211,7 +267,7 @@ def computed_dtype(net: Net) -> str:
 
 
 def _run(
-    net: Net, original: Original, batch: int, bound: float, tell: Progress
+    net: Net, runtime: Backend, original: Original, batch: int, bound: float, tell: Progress
 ) -> tuple[list[dict[str, torch.Tensor]], Regions]:
     """The net's answers to each input, and its regions on the one where they are furthest off."""
     tensors = [{name: as_tensor(array) for name, array in feed.items()} for feed in original.feeds]
@@ -219,7 +275,7 @@ def _run(
     worst = 0
     if len(tensors) > 1:
         for i, feed in enumerate(tensors):
-            results.append(net.runtime(feed, batch))
+            results.append(runtime(feed, batch))
             tell("outputs", (i + 1) / len(tensors))
         errors = [
             max(distance(found[name], answer[name], original.scales[name])[0] for name in answer)
@@ -227,9 +283,9 @@ def _run(
         ]
         worst = errors.index(max(errors))
     dtype = computed_dtype(net)
-    coarse = as_stored(net.runtime.graph, dtype, net.plans.keep) if dtype != "fp32" else None
-    regions = Regions(net.runtime.graph, original, worst, bound, tell, coarse)
-    shown = net.runtime.stepwise(tensors[worst], batch, regions.see)
+    coarse = as_stored(runtime.graph, dtype, net.plans.keep) if dtype != "fp32" else None
+    regions = Regions(runtime.graph, original, worst, bound, tell, coarse)
+    shown = runtime.stepwise(tensors[worst], batch, regions.see)
     return results or [shown], regions
 
 

@@ -11,7 +11,8 @@ _OTHERS = frozenset((TensorProto.BFLOAT16, TensorProto.DOUBLE))
 
 def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` in which every tensor of these types, and every Cast to them, is of float32."""
-    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
     graph = copy.graph
     for info in (*graph.input, *graph.output, *graph.value_info):
         if info.type.tensor_type.elem_type in _OTHERS:

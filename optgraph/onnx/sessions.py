@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -13,6 +13,7 @@ from optgraph.base.errors import OptgraphError
 from optgraph.onnx import ort_faults
 from optgraph.onnx.inlining import inlined
 from optgraph.onnx.narrowed import has_others, in_float32, narrowed
+from optgraph.onnx.on_disk import OnDisk
 from optgraph.onnx.parts import upstream
 
 Feeds = Mapping[str, np.ndarray]
@@ -20,8 +21,18 @@ Feeds = Mapping[str, np.ndarray]
 CHUNK = 16  # inner values held at a time
 
 
+class Running(Protocol):
+    """A model in ONNX Runtime, with the names of its inputs and outputs."""
+
+    inputs: list[str]
+    outputs: list[str]
+
+    def run(self, names: Sequence[str] | None, feeds: Feeds) -> list[np.ndarray]:
+        """The named outputs, all of them for None. Raises OptgraphError if ONNX Runtime cannot compute them."""
+
+
 class Session:
-    """A model in ONNX Runtime."""
+    """A model in ONNX Runtime, in this process."""
 
     def __init__(self, running: Any) -> None:
         self._running = running
@@ -29,7 +40,6 @@ class Session:
         self.outputs: list[str] = [value.name for value in running.get_outputs()]
 
     def run(self, names: Sequence[str] | None, feeds: Feeds) -> list[np.ndarray]:
-        """The named outputs, all of them for None. Raises OptgraphError if ONNX Runtime cannot compute them."""
         try:
             results: list[np.ndarray] = self._running.run(names, dict(feeds))
         except Exception as error:  # ONNX Runtime raises types of its own that share no base but Exception
@@ -71,7 +81,10 @@ class InnerValues:
     A Sigmoid is computed as it is defined, for ONNX Runtime's own is far off where it is small.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, opened: Callable[..., Running] | None = None) -> None:
+        """opened: what opens its sessions, as `session` does and if that is None; see `apart.py`."""
+        self._opened = opened or session
+        self._files = OnDisk()
         # As import does, so that the names inside are the same.
         self._model = inlined(model)
         self._computed = {name for node in self._model.graph.node for name in node.output if name}
@@ -93,11 +106,12 @@ class InnerValues:
         names = list(dict.fromkeys(names))
         part = self._upto(names, runs[0])
         try:
-            running = session(part.SerializeToString(), optimize=optimize)
+            running = self._opened(self._files.save(part), optimize=optimize)
         except OptgraphError:
+            part = self._upto(names, runs[0])
             if not has_others(part):
                 raise
-            running = session(in_float32(part).SerializeToString(), optimize=optimize)
+            running = self._opened(self._files.save(in_float32(part)), optimize=optimize)
             runs = tuple({name: narrowed(array) for name, array in feeds.items()} for feeds in runs)
         return [dict(zip(names, running.run(names, dict(feeds)), strict=True)) for feeds in runs]
 

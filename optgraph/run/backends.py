@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ from optgraph.base.devices import INTERPRET, SM_90, Target
 from optgraph.base.errors import InputError, OptgraphError
 from optgraph.ir.graph import Graph
 from optgraph.onnx.narrowed import in_float32
-from optgraph.onnx.sessions import InnerValues, session
+from optgraph.onnx.sessions import InnerValues, Running, session
 from optgraph.onnx.write import ModelWriter, to_onnx
 from optgraph.plan.plans import Plans
 from optgraph.run.engine import Engine, See, Tensors
@@ -110,23 +110,25 @@ class Torch:
 
 
 class OnnxRuntime:
-    """ONNX Runtime on the CPU, running a graph exported as standard ONNX, in float32. threads: 0 means all cores.
+    """ONNX Runtime on the CPU, running a graph exported as standard ONNX, in float32.
 
     Doubles are computed as such where ONNX Runtime has the operators for them; else, as bfloat16 is, in float32.
     """
 
-    def __init__(self, graph: Graph, threads: int = 0) -> None:
+    def __init__(self, graph: Graph, threads: int = 0, opened: Callable[..., Running] = session) -> None:
+        """threads: 0 means all cores. opened: what opens its sessions, as `session` does; see `onnx/apart.py`."""
         self.graph = graph
+        self._opened = opened
         dtypes = {value.dtype for value in graph.values.values()}
         self._narrows = "bfloat16" in dtypes
         model = to_onnx(graph)
         try:
-            self._session = session(self._narrowed(model).SerializeToString(), threads)
+            self._session = opened(self._narrowed(model).SerializeToString(), threads)
         except OptgraphError as error:
             if self._narrows or "float64" not in dtypes:
                 raise OptgraphError(f"{error}: use backend='torch'") from None
             self._narrows = True
-            self._session = session(self._narrowed(model).SerializeToString(), threads)
+            self._session = opened(self._narrowed(model).SerializeToString(), threads)
 
     def __call__(self, feeds: Tensors, batch: int) -> dict[str, torch.Tensor]:
         results = self._session.run(None, self._arrays(feeds))
@@ -134,7 +136,7 @@ class OnnxRuntime:
 
     def stepwise(self, feeds: Tensors, batch: int, see: See) -> dict[str, torch.Tensor]:
         exporter = ModelWriter(self.graph)
-        exported = InnerValues(self._narrowed(exporter.export()))
+        exported = InnerValues(self._narrowed(exporter.export()), self._opened)
         nodes = self.graph.nodes()
         names = {value: exporter.name(value) for node in nodes for value in node.outputs}
         values = exported.stream([name for name in names.values() if name in exported], self._arrays(feeds))

@@ -10,6 +10,8 @@ from optgraph.base.errors import InputError
 from optgraph.compare.oracle import coarseness
 from optgraph.compare.verify import verify, verify_net
 from optgraph.onnx import ort_faults
+from optgraph.onnx.apart import Apart
+from optgraph.onnx.sessions import session
 from optgraph.ops import Affine, Conv, Pad, Pool
 from optgraph.run.example import example
 from tests.support.networks import Builder, xception
@@ -61,6 +63,7 @@ def test_a_network_that_rounded_weights_alone_move_is_not_blamed_for_it(tmp_path
 def test_a_fault_of_onnx_runtime_s_optimiser_is_named_and_allows_nothing(tmp_path, monkeypatch):
     """Its Pad_Fusion, which our sessions go without."""
     monkeypatch.setattr(ort_faults, "OFF", ())
+    monkeypatch.setattr(Apart, "opener", lambda *_: session)
     b = Builder(channels=4)
     below = b.conv(b.x, 4, 3)
     padded = b.graph.add(Pad(pads=(0, 0, 1, 1, 0, 0, 1, 1)), (below,)).output
