@@ -184,7 +184,11 @@ def _setp(reader: Reader, i: Instruction) -> Step:
 
 def _selp(reader: Reader, i: Instruction) -> Step:
     kind = TYPES[i.type]
-    return reader.elementwise(i, [kind, kind, np.bool_], lambda a, b, p: np.where(p, a, b))
+
+    def select(a: Array, b: Array, p: Array) -> Array:
+        return np.where(p, a, b)
+
+    return reader.elementwise(i, [kind, kind, np.bool_], select)
 
 
 def _with(i: Instruction, *operands: Any) -> Instruction:

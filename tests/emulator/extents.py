@@ -50,7 +50,8 @@ class Extents:
 def _nested(tensor: Tensor) -> tuple[list[tuple[int, int]], int]:
     """Sizes and strides, the outermost first, and how many bytes lie side by side."""
     pairs = zip(tensor.strides, tensor.shape, strict=True)
-    found, run, reach = [], tensor.item, tensor.item
+    found: list[tuple[int, int]] = []
+    run = reach = tensor.item
     for stride, size in sorted((stride, size) for stride, size in pairs if size > 1 and stride):
         if stride < reach:
             raise ValueError(f"{tensor} overlaps itself")

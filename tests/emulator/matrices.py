@@ -123,7 +123,7 @@ def _elect(reader: Reader, i: Instruction) -> Step:
     def elect(blocks: Blocks, mask: Mask) -> None:
         lanes = blocks.lanes(mask).reshape(blocks.count, -1, WARP)
         first = lanes.argmax(axis=2)[..., None]
-        leader = (np.arange(WARP) == first) & lanes.any(axis=2)[..., None]
+        leader = (np.arange(WARP) == first) & lanes.any(axis=2, keepdims=True)
         blocks.set(predicate, leader.reshape(blocks.count, blocks.threads), mask)
         leaders = np.broadcast_to(first, leader.shape).astype(np.uint32)
         blocks.set(target, leaders.reshape(blocks.count, blocks.threads), mask)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -64,7 +65,7 @@ def reordered(
 
     context._buffers._arena.fill_(0xFF)
     schedule = schedule or context.plan.schedule
-    streams = [Stream() for _ in range(schedule.streams)]
+    streams: list[Any] = [Stream() for _ in range(schedule.streams)]
     enqueue([noted(i, launch) for i, launch in enumerate(context._launches)], schedule, streams)
     device.run(streams, seed)
     return order, list(context.results().values())

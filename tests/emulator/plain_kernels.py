@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
 """Plain Triton kernels to try the emulator on. Imported by the process that compiles them only."""
 
 from __future__ import annotations

@@ -41,12 +41,12 @@ def chosen(kernel: Kernel, target: Target) -> Iterable[Layer]:
     return {str(sample): Layer(kernel, sample.typed("fp16")) for sample in trials}.values()
 
 
-TRIALS = [
-    pytest.param(layer, target, id=f"{kernel}, {i}, {target}")
+TRIALS = {
+    f"{kernel}, {i}, {target}": (layer, target)
     for target in TARGETS
     for kernel in KERNELS
     for i, layer in enumerate(chosen(kernel, target))
-]
+}
 
 
 def made(layer: Layer, target: Target) -> tuple[Operands, Launch]:
@@ -59,10 +59,10 @@ def made(layer: Layer, target: Target) -> tuple[Operands, Launch]:
 def compiled() -> None:
     """All kernels of the trials, by one process. One that does not compile must not hide the others."""
     with suppress(CompileError):
-        compile_all((made(*trial.values)[1].variant, trial.values[1]) for trial in TRIALS)
+        compile_all((made(layer, target)[1].variant, target) for layer, target in TRIALS.values())
 
 
-@pytest.mark.parametrize(("layer", "target"), TRIALS)
+@pytest.mark.parametrize(("layer", "target"), TRIALS.values(), ids=TRIALS)
 def test_kernel(layer: Layer, target: Target) -> None:
     operands, launch = made(layer, target)
     machine = Machine(target, compile_all([(launch.variant, target)]))
@@ -76,13 +76,13 @@ def test_kernel(layer: Layer, target: Target) -> None:
 def test_the_trials_use_what_a_gpu_has() -> None:
     words = {SM_80: ("mma.sync", "cp.async.cg", "atom.global"), SM_90: ("wgmma.mma_async", "bulk.tensor")}
     for target in TARGETS:
-        launches = [made(*trial.values)[1] for trial in TRIALS if trial.values[1] == target]
+        launches = [made(layer, target)[1] for layer, of in TRIALS.values() if of == target]
         found = compile_all((launch.variant, target) for launch in launches)
         for word in words[target]:
             assert any(word in cubin.code.decode() for cubin in found), word
 
 
 def test_every_kernel_is_here() -> None:
-    assert {(trial.values[0].name, trial.values[1]) for trial in TRIALS} == {
+    assert {(layer.name, target) for layer, target in TRIALS.values()} == {
         (kernel.name, target) for kernel in KERNELS for target in TARGETS
     }

@@ -128,7 +128,8 @@ def try_wait(reader: Reader, i: Instruction) -> Step:
 
 def _taking_part(blocks: Blocks, mask: Mask) -> Iterator[tuple[int, int]]:
     """Block and thread of all who execute it."""
-    yield from np.argwhere(blocks.lanes(mask)).tolist()
+    block, thread = (axis.tolist() for axis in np.nonzero(blocks.lanes(mask)))
+    yield from zip(block, thread, strict=True)
 
 
 def _keys(blocks: Blocks, mask: Mask, at: Read) -> Iterator[tuple[Key, int]]:

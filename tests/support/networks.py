@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import torch
 
-from optgraph.ir.graph import Graph
+from optgraph.ir.graph import Graph, Node
 from optgraph.ir.values import BATCH, RELU, Act, Value
 from optgraph.ops import Activation, Affine, Binary, Concat, Conv, Pool
 from optgraph.run import reference
@@ -32,11 +33,11 @@ class Builder:
         stride: int = 1,
         groups: int = 1,
         bias: bool = True,
-        **fields: Act,
+        **fields: Any,
     ) -> str:
         """A convolution that keeps height and width at stride 1."""
         kh, kw = (kernel, kernel) if isinstance(kernel, int) else kernel
-        cin = self.graph.shape(x)[1] // groups
+        cin = int(self.graph.shape(x)[1]) // groups
         w = self.constant(channels, cin, kh, kw, scale=(cin * kh * kw) ** -0.5)
         b = self.constant(channels) if bias else ""
         pads = (kh // 2, kw // 2, kh // 2, kw // 2)
@@ -44,14 +45,14 @@ class Builder:
         return self.graph.add(op, (x, w, b), origin=(f"conv_{w}",)).output
 
     def depthwise(self, x: str, kernel: int = 3, stride: int = 1, bias: bool = False) -> str:
-        channels = self.graph.shape(x)[1]
+        channels = int(self.graph.shape(x)[1])
         return self.conv(x, channels, kernel, stride, groups=channels, bias=bias)
 
     def act(self, x: str, act: Act = RELU) -> str:
         return self.graph.add(Activation(act=act), (x,), origin=(f"act_{x}",)).output
 
     def affine(self, x: str) -> str:
-        channels = self.graph.shape(x)[1]
+        channels = int(self.graph.shape(x)[1])
         scale, shift = self.constant(channels, mean=1.0, scale=0.3), self.constant(channels)
         return self.graph.add(Affine(), (x, scale, shift), origin=(f"affine_{x}",)).output
 
@@ -139,7 +140,7 @@ def kinds(graph: Graph) -> Counter[str]:
     return Counter(node.op.kind for node in graph.nodes())
 
 
-def of_kind(graph: Graph, kind: str) -> list:
+def of_kind(graph: Graph, kind: str) -> list[Node]:
     """The nodes of a kind, in topological order."""
     return [node for node in graph.nodes() if node.op.kind == kind]
 
@@ -151,7 +152,7 @@ def difference(before: Graph, after: Graph) -> float:
     """
     after.verify()
     generator = torch.Generator().manual_seed(1)
-    shape = [2 if dim == BATCH else dim for dim in before.shape("x")]
+    shape = [2 if dim == BATCH else int(dim) for dim in before.shape("x")]
     first, second = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
     expected, other = (reference.run(before, {"x": x}, torch.float64) for x in (first, second))
     got = reference.run(after, {"x": first}, torch.float64)
