@@ -158,7 +158,7 @@ def verify_net(
     with Apart() as apart:
         runtime = OnnxRuntime(net.simplified, opened=apart.opener(SIMPLIFIED)) if backend == ORT else net.runtime
         model = load_model(original)
-        values = InnerValues(model, apart.opener(ORIGINAL))
+        values = InnerValues(model, apart.opener(ORIGINAL), widened=True)
         common = net, runtime, backend, feeds, batch, seed, progress
         try:
             return _verified(values, f"onnxruntime {onnxruntime.__version__}", *common)

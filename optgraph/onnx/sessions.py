@@ -12,7 +12,7 @@ from onnx import helper
 from optgraph.base.errors import OptgraphError
 from optgraph.onnx import ort_faults
 from optgraph.onnx.inlining import inlined
-from optgraph.onnx.narrowed import has_others, in_float32, narrowed
+from optgraph.onnx.narrowed import OTHERS, SHORT, Types, has, in_float32, narrowed
 from optgraph.onnx.on_disk import OnDisk
 from optgraph.onnx.parts import upstream
 
@@ -78,15 +78,23 @@ def _line(error: Exception) -> str:
 class InnerValues:
     """Any value that a node of `model` computes, with nothing optimised unless asked.
 
-    A Sigmoid is computed as it is defined, for ONNX Runtime's own is far off where it is small.
+    Doubles and bfloat16 that ONNX Runtime has no operators for are computed in float32. A Sigmoid is computed as it is
+    defined, for ONNX Runtime's own is far off where it is small.
     """
 
-    def __init__(self, model: onnx.ModelProto, opened: Callable[..., Running] | None = None) -> None:
-        """opened: what opens its sessions, as `session` does and if that is None; see `apart.py`."""
+    def __init__(
+        self, model: onnx.ModelProto, opened: Callable[..., Running] | None = None, widened: bool = False
+    ) -> None:
+        """opened: what opens its sessions, as `session` does and if that is None; see `apart.py`.
+
+        widened: whether floats of fewer bits than float32 are computed in that, as every backend does.
+        """
         self._opened = opened or session
         self._files = OnDisk()
+        self._short = SHORT if widened else frozenset()
         # As import does, so that the names inside are the same.
-        self._model = inlined(model)
+        model = inlined(model)
+        self._model = in_float32(model, self._short) if has(model, self._short) else model
         self._computed = {name for node in self._model.graph.node for name in node.output if name}
 
     @property
@@ -99,20 +107,18 @@ class InnerValues:
         return name in self._computed
 
     def run(self, names: Sequence[str], *runs: Feeds, optimize: bool = False) -> list[dict[str, np.ndarray]]:
-        """The named values, for each of the feeds, which are all of one shape.
-
-        Where ONNX Runtime has no operators for doubles or bfloat16, they are computed in float32.
-        """
+        """The named values, for each of the feeds, which are all of one shape."""
         names = list(dict.fromkeys(names))
+        runs = _in_float32(runs, self._short)
         part = self._upto(names, runs[0])
         try:
             running = self._opened(self._files.save(part), optimize=optimize)
         except OptgraphError:
             part = self._upto(names, runs[0])
-            if not has_others(part):
+            if not has(part, OTHERS):
                 raise
             running = self._opened(self._files.save(in_float32(part)), optimize=optimize)
-            runs = tuple({name: narrowed(array) for name, array in feeds.items()} for feeds in runs)
+            runs = _in_float32(runs, OTHERS)
         return [dict(zip(names, running.run(names, dict(feeds)), strict=True)) for feeds in runs]
 
     def stream(self, names: Sequence[str], feeds: Feeds) -> Iterator[np.ndarray]:
@@ -141,3 +147,7 @@ class InnerValues:
         part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
         ort_faults.exact_sigmoid(part.graph)
         return part
+
+
+def _in_float32(runs: Sequence[Feeds], types: Types) -> tuple[Feeds, ...]:
+    return tuple({name: narrowed(array, types) for name, array in feeds.items()} for feeds in runs)

@@ -112,7 +112,7 @@ class Torch:
 class OnnxRuntime:
     """ONNX Runtime on the CPU, running a graph exported as standard ONNX, in float32.
 
-    Doubles are computed as such where ONNX Runtime has the operators for them; else, as bfloat16 is, in float32.
+    Doubles are computed as such where ONNX Runtime has the operators for them and no number is of 16 bits.
     """
 
     def __init__(self, graph: Graph, threads: int = 0, opened: Callable[..., Running] = session) -> None:
@@ -120,7 +120,7 @@ class OnnxRuntime:
         self.graph = graph
         self._opened = opened
         dtypes = {value.dtype for value in graph.values.values()}
-        self._narrows = "bfloat16" in dtypes
+        self._narrows = not dtypes.isdisjoint(("float16", "bfloat16"))
         model = to_onnx(graph)
         try:
             self._session = opened(self._narrowed(model).SerializeToString(), threads)
@@ -149,7 +149,7 @@ class OnnxRuntime:
 
     def _arrays(self, feeds: Tensors) -> dict[str, np.ndarray]:
         tensors = {
-            name: tensor.float() if self._narrows and tensor.dtype in (torch.float64, torch.bfloat16) else tensor
+            name: tensor.float() if self._narrows and tensor.is_floating_point() else tensor
             for name, tensor in feeds.items()
         }
         return {name: np.asarray(tensor.detach().cpu().numpy(), order="C") for name, tensor in tensors.items()}
