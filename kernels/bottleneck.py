@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import torch
 
 from optgraph.base.devices import BANDWIDTH_REACHED, FLOPS_REACHED, H100, Device, Target
-from optgraph.ir.values import IDENTITY, RELU, Act, Window
+from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels import conv2d, pointwise
 from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
-from optgraph.kernels.frame.ends import Epilogue, Prologue
+from optgraph.kernels.frame.ends import Epilogue, Prologue, check_slope
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
 from optgraph.kernels.frame.operands import (
@@ -58,12 +58,14 @@ def bottleneck(
     rest: torch.Tensor | None = None,
     rest_first: bool = False,
     mid: Act = IDENTITY,
+    mid_slope: torch.Tensor | None = None,
     before: Prologue = Prologue(),
     after: Epilogue = Epilogue(),
     precision: str = "ieee",
     tile: Tile | None = None,
 ) -> Launch:
-    """One launch of a convolution, an activation `mid` and a 1x1 convolution of both h and `rest`."""
+    """One launch of a convolution, an activation `mid` and a 1x1 convolution of both h and `rest`. mid_slope: float32
+    [Ch], if `mid` is a PRelu."""
     if strides4(x)[3] != 1:
         raise ValueError(f"x needs channel stride 1, got strides {x.stride()}")
     if conv_weight.dim() != 5 or weight.dim() != 2:
@@ -76,6 +78,7 @@ def bottleneck(
     check_contiguous(conv_weight, (1, *window.kernel, channels, hidden), "conv_weight")
     check_contiguous(weight, (hidden + others, columns), "weight")
     check_vector(conv_bias, hidden, "conv_bias")
+    check_slope(mid_slope, hidden, mid, name="mid_slope")
     before.check(channels)
     after.check(tuple(out.shape))
     if rest is not None:
@@ -86,14 +89,14 @@ def bottleneck(
     tile = tile or bottleneck_tile(planned, channels, hidden, others, columns, item, target)
     image, size, rest_row = Image.of(x), Output.of(out, channels), 0 if rest is None else row_stride(rest, "rest")
     tensors = {"x": x, "conv_weight": conv_weight, "conv_bias": conv_bias, "rest": rest, "weight": weight, "out": out}
-    ends = {"pre": before.argument(), "mid": Scalar.of(mid), "end": after.argument()}
+    ends = {"pre": before.argument(), "mid": Scalar.of(mid, mid_slope), "end": after.argument()}
     joined = Joined(hidden, others, *((others, 0) if rest_first else (0, hidden)), rest_row)
     rows = *image.strides, rest_row, size.row, after.residual_row
     aligned = alignment(channels, hidden, others, columns, *rows)
     (hidden_0, hidden_1), (rest_0, rest_1) = pieces(hidden), pieces(others) if others else (0, 0)
     halves = {"HIDDEN_0": hidden_0, "HIDDEN_1": hidden_1, "REST_0": rest_0, "REST_1": rest_1}
     reads = Read(x, window, (height, width)), *after.reads, *([] if rest is None else [Read(rest)])
-    weights = {"conv_weight": conv_weight, "weight": weight, "conv_bias": conv_bias, **before.vectors, **after.vectors}
+    vectors = {"conv_bias": conv_bias, "mid_slope": mid_slope, **before.vectors, **after.vectors}
     program = _program(tile, window.taps * channels, hidden, others, columns, after, item)
     return Launch(
         "bottleneck",
@@ -102,7 +105,7 @@ def bottleneck(
         {**tensors, "image": image, "window": Sliding.of(window), **ends, "size": size, "joined": joined},
         {"PRECISION": precision, "ALIGN": aligned, **tile.blocks("MNK"), **halves},
         tile,
-        Work(reads, (out,), weights, program),
+        Work(reads, (out,), {"conv_weight": conv_weight, "weight": weight, **vectors}, program),
     )
 
 
@@ -211,12 +214,14 @@ def reference(
     rest: torch.Tensor | None = None,
     rest_first: bool = False,
     mid: Act = IDENTITY,
+    mid_slope: torch.Tensor | None = None,
     before: Prologue = Prologue(),
     after: Epilogue = Epilogue(),
     precision: str = "ieee",
 ) -> torch.Tensor:
     """The same in float64, h unrounded; of `out` only the shape is read."""
-    z = conv2d.reference(x, conv_weight, out, window=window, before=before, after=Epilogue(conv_bias, mid))
+    middle = Epilogue(conv_bias, mid, slope=mid_slope)
+    z = conv2d.reference(x, conv_weight, out, window=window, before=before, after=middle)
     if rest is not None:
         z = torch.cat((rest.double(), z) if rest_first else (z, rest.double()), dim=-1)
     return pointwise.reference(z, weight, [out], after=after)[0]
@@ -233,13 +238,14 @@ def sample(
     **arguments: Any,
 ) -> Sample:
     """A call on x of `shape`, `hidden` and `rest` channels between the convolutions, and `columns` out; `conv_bias` is
-    there if the other bias is. Arguments as `window_sample` takes them."""
+    there if the other bias is, slopes if `mid` has some. Arguments as `window_sample` takes them."""
     height, width = map(int, window.over(*shape[1:3]))
     operands = {
         "x": image(*shape, beside=2),
         "conv_weight": weight(1, *window.kernel, shape[3], hidden),
         "weight": weight(hidden + rest, columns),
         "conv_bias": vector(hidden) if after.bias else None,
+        "mid_slope": vector(hidden) if arguments.get("mid", IDENTITY).sloped else None,
         "rest": image(shape[0], height, width, rest, beside=8) if rest else None,
     }
     return window_sample(shape, columns, window, after=after, precision="ieee", **{**operands, **arguments})
@@ -263,6 +269,8 @@ def samples() -> Iterator[tuple[str, Sample]]:
     for scale, shift, act in product([None, True], [None, True], [IDENTITY, RELU, clip]):
         before = Prologue(scale, shift, act)
         yield "prologue", sample((1, 5, 7, 19), 21, 30, around, before=before, tile=Tile(64, 32, 16))
+    for after in (Epilogue(True, PRELU), Epilogue(True, RELU, residual=True, post=PRELU)):
+        yield "slopes", sample((1, 5, 6, 19), 70, 21, around, rest=20, mid=PRELU, after=after, tile=small)
     # A masked channel must not become sigmoid(0).
     for mid, act, residual in product([IDENTITY, Act("sigmoid")], [IDENTITY, Act("silu")], [None, True]):
         after = Epilogue(True, act, residual, RELU)

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from optgraph.ir.values import IDENTITY, RELU, Act, Window
+from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels.frame.arguments import Image, Output, Sliding, ours
 from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.ends import Epilogue, Prologue
@@ -238,6 +238,10 @@ def samples() -> Iterator[tuple[str, Sample]]:
     for channels, groups in ((3, 1), (40, 2)):
         window, tile = replace(same, stride=(2, 2)), Tile(16, 16, 16, splits=2)
         yield "split", sample((1, 9, 7, channels), 24, window, groups=groups, tile=tile)
+    after, tile = Epilogue(True, PRELU), Tile(16, 16, 16, box=(1, 4, 4))
+    yield "slopes", sample((1, 4, 5, 16), 24, around, after=after, tile=tile)
+    after, tile = Epilogue(None, RELU, residual=True, post=PRELU), Tile(16, 16, 16, splits=2)
+    yield "slopes", sample((1, 4, 3, 40), 38, around, groups=2, after=after, tile=tile)
     for channels in (3, 20):
         x, window = image(3, 9, 7, channels, planes=True), Window((3, 3), (2, 2), (0, 0, 1, 1))
         yield "planes", sample((3, 9, 7, channels), 16, window, x=x, tile=small)

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from optgraph.base.devices import Target
-from optgraph.ir.values import IDENTITY, RELU, Act
+from optgraph.ir.values import IDENTITY, PRELU, RELU, Act
 from optgraph.kernels.frame.arguments import ours
 from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.ends import Epilogue
 from optgraph.kernels.frame.gemm import Gemm
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
-from optgraph.kernels.frame.operands import check_contiguous, check_shape, check_vector, row_stride2, strides2
+from optgraph.kernels.frame.operands import check_contiguous, check_shape, row_stride2, strides2
 from optgraph.kernels.frame.rows import alignment
 from optgraph.kernels.frame.sample import Sample, image, vector, weight
 from optgraph.kernels.frame.tile import Tile, cdiv, planned_batch
@@ -39,25 +39,27 @@ def dense(
     *,
     bias: torch.Tensor | None = None,
     act: Act = IDENTITY,
+    slope: torch.Tensor | None = None,
     precision: str = "ieee",
     tile: Tile | None = None,
 ) -> Launch:
-    """One launch of a fully connected layer."""
+    """One launch of a fully connected layer. slope: float32 [N], if `act` is a PRelu."""
+    end = Epilogue(bias, act, slope=slope)
     x_row, stride_k = strides2(x, "x")
     rows, channels = x.shape
     if weight.dim() != 2:
         raise ValueError(f"weight has shape {tuple(weight.shape)}, expected [K, N]")
     columns, item = weight.shape[1], weight.element_size()
     check_contiguous(weight, (channels, columns), "weight")
-    check_vector(bias, columns, "bias")
     check_shape(out, (rows, columns), "out")
+    end.check((rows, columns))
     out_row, target = row_stride2(out, "out"), target_of(x)
     problem = gemm_problem(rows, columns, channels, item, target)
     if tile is None:
         # A small batch only waits for the weight: narrow column blocks, deep reads. A large one is a plain GEMM.
         tile = choose(problem, target) if problem else Tile(16, 16, 512 // item, 4, 4)
     gemm = problem or Gemm((1, rows, 1), (columns,), channels, item, splittable=False)
-    tensors = {"x": x, "weight": weight, "out": out, "end": Epilogue(bias, act).argument()}
+    tensors = {"x": x, "weight": weight, "out": out, "end": end.argument()}
     numbers = {"rows": rows, "columns": columns, "channels": channels, "x_row": x_row, "out_row": out_row}
     return Launch(
         "dense",
@@ -72,7 +74,7 @@ def dense(
             **tile.blocks("MNK"),
         },
         tile,
-        Work((Read(x),), (out,), {"weight": weight, "bias": bias}, gemm.program(tile, residual=False)),
+        Work((Read(x),), (out,), {"weight": weight, **end.vectors}, gemm.program(tile, residual=False)),
         problem,
     )
 
@@ -102,10 +104,11 @@ def reference(
     *,
     bias: torch.Tensor | None = None,
     act: Act = IDENTITY,
+    slope: torch.Tensor | None = None,
     precision: str = "ieee",
 ) -> torch.Tensor:
     """The same in float64; `out` is not read."""
-    return Epilogue(bias, act).reference(x.double() @ weight.double())
+    return Epilogue(bias, act, slope=slope).reference(x.double() @ weight.double())
 
 
 def samples() -> Iterator[tuple[str, Sample]]:
@@ -114,6 +117,7 @@ def samples() -> Iterator[tuple[str, Sample]]:
     for (m, n, k), tile, bias in product(sizes, [None, Tile(16, 16, 32), Tile(32, 64, 16)], [False, True]):
         act = RELU if n > 1 else IDENTITY
         yield "odd sizes", sample(image(m, k, beside=2), n, bias=bias, act=act, tile=tile)
+    yield "slopes", sample(image(3, 37), 73, bias=True, act=PRELU)
     yield "transposed", sample(image(40, 3).permute(1, 0), 7, tile=Tile(16, 16, 16))
     yield "float32 input", sample(image(2, 20, dtype="float32"), 7)
 
@@ -123,7 +127,8 @@ def sample(x: View, columns: int, *, bias: bool = False, **arguments: Any) -> Sa
     rows, channels = x.shape
     out = image(rows, columns, beside=8)
     operands = {"x": x, "weight": weight(channels, columns), "out": out, "bias": vector(columns) if bias else None}
-    return Sample({**operands, **arguments, "precision": "ieee"})
+    slope = vector(columns) if arguments.get("act", IDENTITY).sloped else None
+    return Sample({**operands, "slope": slope, **arguments, "precision": "ieee"})
 
 
 DENSE = Kernel(dense, reference, samples)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from optgraph.ir.values import IDENTITY, RELU, Act, Window
+from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch
@@ -94,6 +94,7 @@ def samples() -> Iterator[tuple[str, Sample]]:
         before, clip = Prologue(scale, shift, act), Act("clip", -1.0, 1.0)
         for after in (Epilogue(act=clip), Epilogue(True, clip, residual=True, post=RELU)):
             yield "ends", sample((2, 4, 5, 19), around, before=before, after=after, tile=small)
+    yield "slopes", sample((2, 4, 5, 19), around, after=Epilogue(True, PRELU), tile=small)
     x = image(1, 5, 5, 6, dtype="float32", planes=True)
     yield "float32 input", sample((1, 5, 5, 6), Window((3, 3)), x=x, after=Epilogue())
 

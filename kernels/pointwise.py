@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from optgraph.ir.values import IDENTITY, RELU, Act, Window
+from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels.frame.arguments import ours
 from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.ends import Epilogue, Prologue
@@ -221,6 +221,9 @@ def samples() -> Iterator[tuple[str, Sample]]:
     for act in (IDENTITY, RELU, clip, Act("silu"), Act("leaky_relu", 0.1)):
         for after in (Epilogue(True, act), Epilogue(True, act, residual=True, post=RELU)):
             yield "epilogue", sample((2, 5, 7, 19), 21, after=after)
+    yield "slopes", sample((2, 5, 7, 19), 21, after=Epilogue(True, PRELU), tile=small)
+    after, tile = Epilogue(True, RELU, residual=True, post=PRELU), Tile(16, 16, 16, splits=2)
+    yield "slopes", sample((1, 3, 7, 40), 24, after=after, tile=tile)
     for scale, shift, act in product([None, True], [None, True], [IDENTITY, RELU, Act("sigmoid")]):
         yield "prologue", sample((1, 5, 7, 19), 21, before=Prologue(scale, shift, act), tile=small)
     for stride in ((1, 1), (2, 2)):

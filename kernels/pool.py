@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from optgraph.ir.values import IDENTITY, RELU, Act, Window
+from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch
@@ -119,6 +119,7 @@ def _samples(**kind: Any) -> Iterator[tuple[str, Sample]]:
     for kernel in ((1, 1), (8, 8), (1, 11), (9, 1)):
         yield "unusual kernels", sample((1, 9, 11, 5), Window(kernel))
     yield "dilation", sample((1, 9, 11, 5), Window((3, 3), (1, 1), (2, 1, 0, 3), (2, 3)), tile=small)
+    yield "slopes", sample((2, 4, 5, 19), around, Epilogue(True, PRELU), tile=small)
     for act in (IDENTITY, RELU, Act("sigmoid")):
         clip = Act("clip", -1.0, 1.0)
         for after in (Epilogue(True, clip), Epilogue(None, clip, residual=True, post=RELU)):

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from optgraph.ir.values import IDENTITY, RELU, Act, Window
+from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels import pool
 from optgraph.kernels.frame.arguments import Image, Output, Sliding, ours
 from optgraph.kernels.frame.choice import choose
@@ -115,6 +115,7 @@ def samples() -> Iterator[tuple[str, Sample]]:
         yield "prologue", sample((1, 5, 7, 19), 21, window, before=Prologue(act=act), tile=tile)
     for act, residual in product([IDENTITY, Act("silu")], [None, True]):
         yield "epilogue", sample((1, 7, 9, 24), 21, around, after=Epilogue(True, act, residual, RELU))
+    yield "slopes", sample((1, 7, 9, 24), 21, around, after=Epilogue(True, PRELU), tile=small)
     x, window = image(3, 9, 7, 20, planes=True), Window((3, 3), (2, 2), (0, 0, 1, 1))
     yield "planes", sample((3, 9, 7, 20), 16, window, x=x, tile=small)
     x = image(1, 6, 6, 20, dtype="float32")

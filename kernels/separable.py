@@ -25,10 +25,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from optgraph.ir.values import IDENTITY, RELU, Act, Window
+from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
 from optgraph.kernels.frame.choice import choose
-from optgraph.kernels.frame.ends import Epilogue, Prologue
+from optgraph.kernels.frame.ends import Epilogue, Prologue, check_slope
 from optgraph.kernels.frame.gemm import Gemm, product_constants
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
@@ -48,12 +48,14 @@ def separable(
     window: Window,
     depthwise_bias: torch.Tensor | None = None,
     mid: Act = IDENTITY,
+    mid_slope: torch.Tensor | None = None,
     before: Prologue = Prologue(),
     after: Epilogue = Epilogue(),
     precision: str = "ieee",
     tile: Tile | None = None,
 ) -> Launch:
-    """One launch of a depthwise convolution, an activation `mid` and a 1x1 convolution."""
+    """One launch of a depthwise convolution, an activation `mid` and a 1x1 convolution. mid_slope: float32 [C], if
+    `mid` is a PRelu."""
     if depthwise.dim() != 3 or weight.dim() != 2:
         raise ValueError(f"weights have shapes {tuple(depthwise.shape)}, {tuple(weight.shape)}, expected 3-D and 2-D")
     channels, columns = x.shape[3], weight.shape[1]
@@ -61,6 +63,7 @@ def separable(
     check_contiguous(depthwise, (*window.kernel, channels), "depthwise")
     check_contiguous(weight, (channels, columns), "weight")
     check_vector(depthwise_bias, channels, "depthwise_bias")
+    check_slope(mid_slope, channels, mid, name="mid_slope")
     before.check(channels)
     after.check(tuple(out.shape))
 
@@ -69,10 +72,11 @@ def separable(
     plain = not before.affine
     problem = Gemm(extent, (columns,), channels, item, depthwise=window.taps, plain=plain, splittable=False)
     tile = tile or choose(problem, target)
+    program = problem.program(tile, after.residual is not None)
     strip = patch_rows(height, width, window, tile.block_m, target)
     image, size, stride_c = Image.of(x), Output.of(out, channels, strip=strip), strides4(x)[3]
     weights = {"depthwise": depthwise, "depthwise_bias": depthwise_bias, "weight": weight}
-    ends = {"pre": before.argument(), "mid": Scalar.of(mid), "end": after.argument()}
+    ends = {"pre": before.argument(), "mid": Scalar.of(mid, mid_slope), "end": after.argument()}
     taps = {"STRIDE_C": stride_c, "KH": window.kernel[0], "KW": window.kernel[1], "STRIP": strip}
     return Launch(
         "separable",
@@ -85,7 +89,7 @@ def separable(
             "ACCUMULATORS": tile.accumulators,
         },
         tile,
-        work_of(x, out, window, weights, (before, after), problem.program(tile, after.residual is not None)),
+        work_of(x, out, window, {**weights, "mid_slope": mid_slope}, (before, after), program),
         problem,
     )
 
@@ -104,6 +108,7 @@ def reference(
     window: Window,
     depthwise_bias: torch.Tensor | None = None,
     mid: Act = IDENTITY,
+    mid_slope: torch.Tensor | None = None,
     before: Prologue = Prologue(),
     after: Epilogue = Epilogue(),
     precision: str = "ieee",
@@ -114,14 +119,16 @@ def reference(
     filters = depthwise.double().permute(2, 0, 1)[:, None]
     bias = None if depthwise_bias is None else depthwise_bias.double()
     d = F.conv2d(image, filters, bias, window.stride, 0, window.dilation, x.shape[3])
-    return after.reference(mid.apply(d).permute(0, 2, 3, 1) @ weight.double())
+    d = Epilogue(act=mid, slope=mid_slope).reference(d.permute(0, 2, 3, 1))
+    return after.reference(d @ weight.double())
 
 
 def sample(
     shape: tuple[int, int, int, int], columns: int, window: Window, *, depthwise_bias: bool = True, **arguments: Any
 ) -> Sample:
     """A call on x of `shape` that makes `columns` channels; arguments as `window_sample` takes them."""
-    bias = vector(shape[3]) if depthwise_bias else None
+    bias, mid = vector(shape[3]) if depthwise_bias else None, arguments.get("mid", IDENTITY)
+    arguments |= {"mid_slope": vector(shape[3]) if mid.sloped else None}
     arguments |= {"depthwise": weight(*window.kernel, shape[3]), "weight": weight(shape[3], columns)}
     return window_sample(shape, columns, window, depthwise_bias=bias, precision="ieee", **arguments)
 
@@ -145,6 +152,9 @@ def samples() -> Iterator[tuple[str, Sample]]:
         yield "prologue", sample((1, 5, 7, 19), 21, around, before=before, tile=Tile(64, 32, 16))
     for mid, act, residual in product([IDENTITY, Act("clip", 0.0, 6.0)], [IDENTITY, Act("silu")], [None, True]):
         yield "epilogue", sample((1, 7, 9, 24), 21, around, mid=mid, after=Epilogue(True, act, residual, RELU))
+    for after in (Epilogue(True, PRELU), Epilogue(True, RELU, residual=True, post=PRELU)):
+        tile = Tile(32, 16, 16, accumulators=2)
+        yield "slopes", sample((1, 5, 7, 20), 41, around, mid=PRELU, after=after, tile=tile)
     x, window = image(3, 9, 7, 20, planes=True), Window((3, 3), (2, 2), (0, 0, 1, 1))
     yield "planes", sample((3, 9, 7, 20), 16, window, x=x, tile=small)
 

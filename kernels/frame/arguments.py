@@ -38,15 +38,20 @@ def ours(name: str) -> Jit:
 
 
 class Scalar(NamedTuple):
-    """A function of a block of float32 and two numbers: what an Act is to a kernel."""
+    """A function of a block of float32 and two numbers, the first of which may be one a channel: what an Act is to a
+    kernel."""
 
     fn: Jit
-    a: float
+    a: float | torch.Tensor
     b: float
 
     @classmethod
-    def of(cls, act: Act) -> Scalar:
-        return cls(Jit(f"{OURS}.activations", act.kind), act.a, act.b)
+    def of(cls, act: Act, slope: torch.Tensor | None = None) -> Scalar:
+        """slope: of a PRelu. Raises ValueError for one without slopes."""
+        if act.sloped and slope is None:
+            raise ValueError("a PRelu needs a slope a channel")
+        a = slope if act.sloped and slope is not None else act.a
+        return cls(Jit(f"{OURS}.activations", act.kind), a, act.b)
 
 
 class Image(NamedTuple):
@@ -109,19 +114,20 @@ class Pre(NamedTuple):
     scale: torch.Tensor | None
     shift: torch.Tensor | None
     act: Jit
-    a: float
+    a: float | torch.Tensor
     b: float
 
 
 class End(NamedTuple):
-    """post(act(y + bias) + residual); bias is float32 [C] or None, residual dense pixels or None."""
+    """post(act(y + bias) + residual); bias is float32 [C] or None, residual dense pixels or None. An `a` may be float32
+    [C]."""
 
     bias: torch.Tensor | None
     act: Jit
-    a: float
+    a: float | torch.Tensor
     b: float
     residual: torch.Tensor | None
     residual_row: int
     post: Jit
-    post_a: float
+    post_a: float | torch.Tensor
     post_b: float

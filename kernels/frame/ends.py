@@ -68,16 +68,19 @@ class Prologue:
 
 @dataclass(frozen=True)
 class Epilogue:
-    """post(act(y + bias) + residual). bias: float32 [channels of the output], or None; residual: as the output."""
+    """post(act(y + bias) + residual). bias: float32 [channels of the output], or None; residual: as the output. slope:
+    as the bias, of that one of `act` and `post` which is a PRelu; None if neither is."""
 
     bias: Any = None
     act: Act = IDENTITY
     residual: Any = None
     post: Act = IDENTITY
+    slope: Any = None
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises ValueError if an operand does not fit an output of that shape."""
         check_vector(self.bias, shape[-1], "bias")
+        check_slope(self.slope, shape[-1], self.act, self.post)
         if self.residual is not None:
             check_shape(self.residual, shape, "residual")
 
@@ -87,11 +90,12 @@ class Epilogue:
 
     def argument(self) -> End:
         """What the kernel takes."""
-        return End(self.bias, *Scalar.of(self.act), self.residual, self.residual_row, *Scalar.of(self.post))
+        act, post = Scalar.of(self.act, self.slope), Scalar.of(self.post, self.slope)
+        return End(self.bias, *act, self.residual, self.residual_row, *post)
 
     @property
     def vectors(self) -> Mapping[str, torch.Tensor | None]:
-        return {"bias": self.bias}
+        return {"bias": self.bias, "slope": self.slope}
 
     @property
     def reads(self) -> tuple[Read, ...]:
@@ -99,5 +103,14 @@ class Epilogue:
 
     def reference(self, y: torch.Tensor) -> torch.Tensor:
         """In float64."""
-        y = self.act.apply(y if self.bias is None else y + self.bias.double())
-        return self.post.apply(y if self.residual is None else y + self.residual.double())
+        slope = None if self.slope is None else self.slope.double()
+        y = self.act.apply(y if self.bias is None else y + self.bias.double(), slope)
+        return self.post.apply(y if self.residual is None else y + self.residual.double(), slope)
+
+
+def check_slope(slope: torch.Tensor | None, channels: int, *acts: Act, name: str = "slope") -> None:
+    """Raises ValueError unless there are slopes where just one of `acts` is a PRelu, and none where none is."""
+    check_vector(slope, channels, name)
+    if sum(act.sloped for act in acts) != (slope is not None):
+        kinds = ", ".join(act.kind for act in acts)
+        raise ValueError(f"{name} is {'absent' if slope is None else 'given'}, and what it is for is {kinds}")

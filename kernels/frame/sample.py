@@ -73,7 +73,7 @@ def weight(*shape: int, dtype: str = STORED) -> View:
 
 
 def vector(channels: int) -> View:
-    """A bias, scale or shift."""
+    """A bias, scale, shift or slope."""
     return weight(channels, dtype="float32")
 
 
@@ -87,12 +87,13 @@ def prologue(wanted: Prologue, channels: int) -> Prologue:
 
 
 def epilogue(wanted: Epilogue, *shape: int) -> Epilogue:
-    """The same with operands that fit an output of `shape` for a bias and a residual that are True. The residual's rows
-    are longer than those of any output here."""
+    """The same with operands that fit an output of `shape` for a bias and a residual that are True, and slopes if one
+    is a PRelu. The residual's rows are longer than those of any output here."""
     return replace(
         wanted,
         bias=vector(shape[-1]) if wanted.bias else None,
         residual=image(*shape, beside=16) if wanted.residual else None,
+        slope=vector(shape[-1]) if wanted.act.sloped or wanted.post.sloped else None,
     )
 
 

@@ -33,6 +33,11 @@ def leaky_relu(x, a, b):
 
 
 @triton.jit
+def prelu(x, a, b):
+    return leaky_relu(x, a, b)
+
+
+@triton.jit
 def sigmoid(x, a, b):
     return 1.0 / (1.0 + tl.exp(-x))
 

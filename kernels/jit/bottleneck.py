@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from optgraph.kernels.jit.epilogue import activated, multiplicand, prologue
+from optgraph.kernels.jit.epilogue import activated, multiplicand, parameter, prologue
 
 
 # fmt: off
@@ -15,7 +15,7 @@ def _finish(acc, bias, channels, mask, mid):
     """What comes between the convolutions, on the float32 sums of some of h's channels."""
     if bias is not None:
         acc += tl.load(bias + channels, mask, other=0.0)[None, :]
-    return mid.fn(acc, mid.a, mid.b)
+    return mid.fn(acc, parameter(mid.a, channels, mask), mid.b)
 
 
 @triton.jit
@@ -121,6 +121,6 @@ def bottleneck(
         acc = activated(acc, end, n, n_mask)
         if end.residual is not None:
             acc += added.to(tl.float32)
-        acc = end.post(acc, end.post_a, end.post_b)
+        acc = end.post(acc, parameter(end.post_a, n, n_mask), end.post_b)
         tl.store(out + pixel[:, None] * out_row + n[None, :], acc.to(out.dtype.element_ty), mask)
 # fmt: on

@@ -2,7 +2,7 @@
 """What kernels do around their own work: y = post(act(op(pre(x)) + bias) + residual); see `frame/ends.py`.
 
 `prologue` runs on loaded activations, `activated` and `store_rows` on the float32 accumulator. Absent parts are None
-and identity functions, which cost nothing.
+and identity functions, which cost nothing. The `a` of an activation is a number or, of a PRelu, where its slopes are.
 """
 
 from __future__ import annotations
@@ -35,11 +35,19 @@ def multiplicand(x, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def parameter(a, channels, mask):
+    """The `a` of an activation for a block of `channels`: itself, or [1, BLOCK_N] if it points to one a channel."""
+    if tl.to_tensor(a).dtype.is_ptr():
+        a = tl.load(a + channels, mask, other=0.0)[None, :]
+    return a
+
+
+@triton.jit
 def activated(acc, end, columns, mask):
     """act(acc + bias[columns]); `columns` is [BLOCK_N]."""
     if end.bias is not None:
         acc += tl.load(end.bias + columns, mask, other=0.0)[None, :]
-    return end.act(acc, end.a, end.b)
+    return end.act(acc, parameter(end.a, columns, mask), end.b)
 
 
 @triton.jit
@@ -51,6 +59,6 @@ def store_rows(acc, end, out, out_row, rows, columns, row_mask, column_mask, ALI
         residual_row = end.residual_row // ALIGN * ALIGN
         added = tl.load(end.residual + rows[:, None] * residual_row + columns[None, :], mask, other=0.0)
         acc += added.to(tl.float32)
-    acc = end.post(acc, end.post_a, end.post_b)
+    acc = end.post(acc, parameter(end.post_a, columns, column_mask), end.post_b)
     out_row = out_row // ALIGN * ALIGN
     tl.store(out + rows[:, None] * out_row + columns[None, :], acc.to(out.dtype.element_ty), mask)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.jit.addressing import strip_position
-from optgraph.kernels.jit.epilogue import activated, multiplicand, store_rows
+from optgraph.kernels.jit.epilogue import activated, multiplicand, parameter, store_rows
 
 
 # fmt: off
@@ -70,7 +70,7 @@ def separable(
                 d += a * tap[None, :]
         if depthwise_bias is not None:
             d += tl.load(depthwise_bias + c, k_mask, other=0.0)[None, :]
-        d = mid.fn(d, mid.a, mid.b)
+        d = mid.fn(d, parameter(mid.a, c, k_mask), mid.b)
         a = multiplicand(d.to(weight.dtype.element_ty), PRECISION)
         w_block = weight + (c[:, None] * columns + n[None, :])  # [BLOCK_K, BLOCK_N]; kept, it would take registers
         w = tl.load(w_block, k_mask[:, None] & (n < columns)[None, :], other=0.0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from optgraph.base.errors import FIX_INPUT, ModelError, NoKernelError
-from optgraph.ir.values import Dim, Shape, Value
+from optgraph.ir.values import Act, Dim, Shape, Value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -220,6 +220,16 @@ def check_vector(inputs: Sequence[Value | None], slot: int, length: Dim) -> None
     value = inputs[slot] if slot < len(inputs) else None
     if value is not None and value.shape != (length,):
         raise ModelError(f"a bias, scale or shift of shape {list(value.shape)} for {length} channels")
+
+
+def check_slope(op: Op, inputs: Sequence[Value | None], length: Dim, *acts: Act, name: str = "slope") -> None:
+    """Raises ModelError unless the slot has a slope a channel where just one of `acts` is a PRelu, and else nothing."""
+    slot = op.slots.index(name)
+    check_vector(inputs, slot, length)
+    given = slot < len(inputs) and inputs[slot] is not None
+    if sum(act.sloped for act in acts) != given:
+        kinds = ", ".join(act.kind for act in acts)
+        raise ModelError(f"its {name} is {'given' if given else 'absent'}, and what it is for is {kinds}")
 
 
 def image(inputs: Sequence[Value | None]) -> Value:

@@ -40,6 +40,7 @@ ACTS = {
     "relu": "max(x, 0)",
     "clip": "min(max(x, a), b)",
     "leaky_relu": "x if x >= 0 else a*x",
+    "prelu": "x if x >= 0 else slope*x, a slope a channel",
     "sigmoid": "1 / (1 + exp(-x))",
     "silu": "x * sigmoid(x)",
     "tanh": "tanh(x)",
@@ -72,7 +73,8 @@ ACTS = {
 
 @dataclass(frozen=True)
 class Act:
-    """A scalar function of ACTS. `a` and `b` are its parameters."""
+    """A scalar function of ACTS. `a` and `b` are its parameters. A PRelu's slopes lie beside it: in a slot of the
+    operator, in an argument of the kernel."""
 
     kind: str = "identity"
     a: float = 0.0
@@ -81,11 +83,23 @@ class Act:
     def __bool__(self) -> bool:
         return self.kind != "identity"
 
-    def apply(self, x: torch.Tensor) -> torch.Tensor:
-        """The function elementwise, in the dtype of `x`; NaN stays NaN."""
+    @property
+    def sloped(self) -> bool:
+        """Whether it is a PRelu, which needs slopes."""
+        return self.kind == "prelu"
+
+    def apply(self, x: torch.Tensor, slope: torch.Tensor | None = None) -> torch.Tensor:
+        """The function elementwise, in the dtype of `x`; NaN stays NaN.
+
+        slope: what 'prelu' alone reads, shaped to broadcast to `x`.
+        """
         if self.kind not in ACTS:
             raise ModelError(f"unknown activation '{self.kind}'")
-        return _functions()[self.kind](x, self.a, self.b)
+        if not self.sloped:
+            return _functions()[self.kind](x, self.a, self.b)
+        if slope is None:
+            raise ModelError("a PRelu has no slopes")
+        return x.where(x >= 0, slope * x)
 
 
 def _functions() -> dict[str, Callable[[torch.Tensor, float, float], torch.Tensor]]:
@@ -130,6 +144,7 @@ def _functions() -> dict[str, Callable[[torch.Tensor, float, float], torch.Tenso
 
 IDENTITY = Act()
 RELU = Act("relu")
+PRELU = Act("prelu")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from optgraph.base.dtypes import ITEMSIZE
 from optgraph.base.errors import ModelError
-from optgraph.ir.op import Exporter, Inputs, Node, Outputs, check_vector, fixed, image, present
+from optgraph.ir.op import Exporter, Inputs, Node, Outputs, check_slope, check_vector, fixed, image, present
 from optgraph.ir.values import IDENTITY, Act, Value
 from optgraph.kernels import conv2d, pointwise
 from optgraph.kernels.bottleneck import BOTTLENECK, pays
@@ -32,7 +32,7 @@ class Bottleneck(Windowed):
     or behind it. rest_in_place: its producer may write straight into such a concatenation (see `place_concat`).
     """
 
-    slots = ("x", "conv_w", "conv_b", "w", "b", "residual", "pre_scale", "pre_shift", "rest")
+    slots = ("x", "conv_w", "conv_b", "w", "b", "residual", "pre_scale", "pre_shift", "rest", "slope", "mid_slope")
     writes_channels = True
     mid: Act = IDENTITY
     rest_first: bool = False
@@ -52,13 +52,14 @@ class Bottleneck(Windowed):
             raise ModelError(f"a weight of shape {list(w.shape)} for {joined} channels")
         for slot, length in ((2, hidden), (4, columns), (6, x.shape[1]), (7, x.shape[1])):
             check_vector(inputs, slot, length)
+        check_slope(self, inputs, hidden, self.mid, name="mid_slope")
         return self.infer_image(inputs, columns)
 
     def export(self, to: Exporter, node: Node) -> None:
         x = exporting.prologue(to, node, self.pre_act)
         conv_w, conv_b, w, b, rest = (to.name(node.get(slot)) for slot in ("conv_w", "conv_b", "w", "b", "rest"))
         y = to.emit("Conv", [x, conv_w, conv_b], **self.window_attributes())
-        y = exporting.activated(to, y, self.mid, to.value(node.output).dtype)
+        y = exporting.activated(to, y, self.mid, to.value(node.output), node.get("mid_slope"))
         if rest:
             y = to.emit("Concat", [rest, y] if self.rest_first else [y, rest], axis=1)
         self.export_epilogue(to, node, to.emit("Conv", [y, w, b], kernel_shape=(1, 1)))
@@ -66,12 +67,12 @@ class Bottleneck(Windowed):
     def compute(self, inputs: Inputs) -> Outputs:
         import torch
 
-        x, conv_w, conv_b, w, b, residual, scale, shift, rest = self.per_slot(inputs)
+        x, conv_w, conv_b, w, b, residual, scale, shift, rest, slope, mid_slope = self.per_slot(inputs)
         x = computing.scaled(x, scale, shift, self.pre_act)
-        z = self.mid.apply(computing.convolve(x, conv_w, conv_b, self.window))
+        z = computing.activated(computing.convolve(x, conv_w, conv_b, self.window), self.mid, mid_slope)
         if rest is not None:
             z = torch.cat((rest, z) if self.rest_first else (z, rest), 1)
-        return self.compute_epilogue(computing.convolve(z, w, b), residual)
+        return self.compute_epilogue(computing.convolve(z, w, b), residual, slope)
 
     def place(self, context: Lowering, node: Node) -> None:
         if self.rest_in_place and not self._one_launch(context, node):
@@ -83,9 +84,9 @@ class Bottleneck(Windowed):
     def lower(self, context: Lowering, node: Node) -> None:
         conv_weight = context.matrix(conv2d.pack, context.constant(node, "conv_w"), groups=1)
         weight = context.matrix(pointwise.pack, context.constant(node, "w"))
-        conv_bias, pre = context.vector(node.get("conv_b")), before(context, node, self.pre_act)
+        conv_bias, mid_slope = context.vector(node.get("conv_b")), context.vector(node.get("mid_slope"))
         end, out = after(context, node, self), context.write(node.output).nhwc
-        common = {"window": self.window, "before": pre, "precision": context.precision}
+        common = {"window": self.window, "before": before(context, node, self.pre_act), "precision": context.precision}
         rest = node.get("rest")
         if self._one_launch(context, node):
             context.call(
@@ -98,6 +99,7 @@ class Bottleneck(Windowed):
                 rest=context.dense(node, rest) if rest else None,
                 rest_first=self.rest_first,
                 mid=self.mid,
+                mid_slope=mid_slope,
                 after=end,
                 out=out,
                 **common,
@@ -106,7 +108,7 @@ class Bottleneck(Windowed):
         joined, hidden, beside = self._joined(context, node)
         if rest and context.read(rest) != beside:
             context.call(ELEMENTWISE, node, x=context.read(rest).nhwc, out=beside.nhwc)
-        x, middle = context.read(node.inputs[0]).nhwc, Epilogue(conv_bias, self.mid)
+        x, middle = context.read(node.inputs[0]).nhwc, Epilogue(conv_bias, self.mid, slope=mid_slope)
         context.call(CONV2D, node, x=x, weight=conv_weight, after=middle, out=hidden.nhwc, **common)
         product = {"weight": weight, "after": end, "precision": context.precision}
         context.call(POINTWISE, node, ("outs",), x=joined.nhwc, outs=(out,), **product)

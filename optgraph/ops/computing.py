@@ -17,6 +17,11 @@ def channels(vector: Tensor, x: Tensor) -> Tensor:
     return vector.reshape(-1, *[1] * (x.ndim - 2))
 
 
+def activated(x: Tensor, act: Act, slope: Tensor | None) -> Tensor:
+    """act(x), slope of [C] along axis 1."""
+    return act.apply(x, None if slope is None else channels(slope, x))
+
+
 def scaled(x: Tensor, scale: Tensor | None, shift: Tensor | None, act: Act) -> Tensor:
     """act(x * scale + shift) along axis 1."""
     if scale is not None:

@@ -25,7 +25,7 @@ from optgraph.plan.lowering import Lowering
 class Conv(Windowed):
     """2-D convolution; w is [Cout, Cin/groups, kh, kw]."""
 
-    slots = ("x", "w", "b", "residual", "pre_scale", "pre_shift")
+    slots = ("x", "w", "b", "residual", "pre_scale", "pre_shift", "slope")
     prologue_field = "pre_act"
     writes_channels = True
     takes_residual = 1
@@ -68,9 +68,9 @@ class Conv(Windowed):
         self.export_epilogue(to, node, y)
 
     def compute(self, inputs: Inputs) -> Outputs:
-        x, w, b, residual, scale, shift = self.per_slot(inputs)
+        x, w, b, residual, scale, shift, slope = self.per_slot(inputs)
         x = computing.scaled(x, scale, shift, self.pre_act)
-        return self.compute_epilogue(computing.convolve(x, w, b, self.window, self.groups), residual)
+        return self.compute_epilogue(computing.convolve(x, w, b, self.window, self.groups), residual, slope)
 
     def lower(self, context: Lowering, node: Node) -> None:
         w = context.constant(node, "w")

@@ -12,21 +12,34 @@ import onnx
 
 from optgraph.base.errors import ModelError, NoKernelError
 from optgraph.base.in_range import out_of_range, overflow, stored
-from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, check_vector, fixed, present
+from optgraph.ir.op import (
+    Exporter,
+    Handlers,
+    Importer,
+    Inputs,
+    Node,
+    Op,
+    Outputs,
+    check_slope,
+    check_vector,
+    fixed,
+    present,
+)
 from optgraph.ir.values import IDENTITY, Act, Value, broadcast
 from optgraph.kernels import dense
 from optgraph.kernels.dense import DENSE
 from optgraph.kernels.frame.view import View, contiguous
-from optgraph.ops import exporting
+from optgraph.ops import computing, exporting
 from optgraph.ops.importing import KeepError, given, require_floating
 from optgraph.plan.lowering import Lowering
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gemm(Op):
-    """act(x @ w.T + b): x is [M, K], or images [M, C, H, W] of K = C·H·W elements each (`flatten`); w is [N, K]."""
+    """act(x @ w.T + b): x is [M, K], or images [M, C, H, W] of K = C·H·W elements each (`flatten`); w is [N, K]. slope:
+    of a PRelu."""
 
-    slots = ("x", "w", "b")
+    slots = ("x", "w", "b", "slope")
     act: Act = IDENTITY
 
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
@@ -34,6 +47,7 @@ class Gemm(Op):
         if len(x.shape) not in (2, 4) or len(w.shape) != 2 or math.prod(map(fixed, x.shape[1:])) != w.shape[1]:
             raise ModelError(f"cannot multiply {list(x.shape)} by the transpose of {list(w.shape)}")
         check_vector(inputs, 2, w.shape[0])
+        check_slope(self, inputs, w.shape[0], self.act)
         return (Value((x.shape[0], w.shape[0]), x.dtype),)
 
     def epilogue_field(self, node: Node) -> str:
@@ -56,16 +70,16 @@ class Gemm(Op):
     handlers: ClassVar[Handlers] = {"Gemm": from_onnx}
 
     def export(self, to: Exporter, node: Node) -> None:
-        x, *weights = (to.name(value) for value in node.inputs)
+        x, w, b = (to.name(node.get(slot)) for slot in ("x", "w", "b"))
         if len(to.value(node.inputs[0]).shape) == 4:
             x = to.emit("Flatten", [x])
-        y = to.emit("Gemm", [x, *weights], transB=1)
-        exporting.finish(to, node.output, y, self.act)
+        y = to.emit("Gemm", [x, w, b], transB=1)
+        exporting.finish(to, node.output, y, self.act, node.get("slope"))
 
     def compute(self, inputs: Inputs) -> Outputs:
-        x, w, b = self.per_slot(inputs)
+        x, w, b, slope = self.per_slot(inputs)
         y = x.flatten(1) @ w.T
-        return (self.act.apply(y if b is None else y + b),)
+        return (computing.activated(y if b is None else y + b, self.act, slope),)
 
     def lower(self, context: Lowering, node: Node) -> None:
         x, image = _flat(context.read(node.inputs[0]))
@@ -78,6 +92,7 @@ class Gemm(Op):
             # Logits stay float32: a softmax or a user reads them, and there are few.
             out=context.write(node.output, dtype="float32"),
             act=self.act,
+            slope=context.vector(node.get("slope")),
             precision=context.precision,
         )
 

@@ -11,7 +11,7 @@ from onnx import helper
 
 from optgraph.base.errors import ModelError
 from optgraph.ir.op import Exporter, Node
-from optgraph.ir.values import Act
+from optgraph.ir.values import Act, Value
 
 OPSET = 17  # of everything that asks for no later one; ONNX Runtime 1.22 and much older ones read it
 
@@ -44,8 +44,9 @@ _ONE = {
 }
 
 
-def activated(to: Exporter, x: str, act: Act, dtype: str) -> str:
-    """The ONNX name of act(x)."""
+def activated(to: Exporter, x: str, act: Act, value: Value, slope: str = "") -> str:
+    """The ONNX name of act(x), of a value of that type and rank. slope: the value of [C] that a PRelu reads."""
+    dtype = value.dtype
     match act.kind:
         case "identity":
             return x
@@ -57,6 +58,8 @@ def activated(to: Exporter, x: str, act: Act, dtype: str) -> str:
                 for bound, hint in ((act.a, "min"), (act.b, "max"))
             ]
             return to.emit("Clip", [x, *bounds])
+        case "prelu":
+            return to.emit("PRelu", [x, column(to, slope, len(value.shape))])
         case "leaky_relu":
             return to.emit("LeakyRelu", [x], alpha=act.a)
         case "silu":
@@ -108,9 +111,9 @@ def _gelu_by_tanh(to: Exporter, x: str, dtype: str) -> str:
     return to.emit("Mul", [to.emit("Mul", [x, half]), to.emit("Add", [to.emit("Tanh", [inner]), one])])
 
 
-def finish(to: Exporter, output: str, y: str, act: Act) -> None:
+def finish(to: Exporter, output: str, y: str, act: Act, slope: str = "") -> None:
     """Makes act(y) the graph's value `output`."""
-    to.bind(output, activated(to, y, act, to.value(output).dtype))
+    to.bind(output, activated(to, y, act, to.value(output), slope))
 
 
 def column(to: Exporter, vector: str, rank: int) -> str:
@@ -130,7 +133,7 @@ def scaled(to: Exporter, x: str, scale: str, shift: str, act: Act) -> str:
         y = to.emit("Mul", [y, column(to, scale, len(value.shape))])
     if shift and not _is_full(to, shift, 0):
         y = to.emit("Add", [y, column(to, shift, len(value.shape))])
-    return activated(to, y, act, value.dtype)
+    return activated(to, y, act, value)
 
 
 def _is_full(to: Exporter, value: str, number: int) -> bool:

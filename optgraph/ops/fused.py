@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optgraph.base.errors import ModelError, NoKernelError
-from optgraph.ir.op import Exporter, Inputs, Node, Op, Outputs, check_vector, image, present
+from optgraph.ir.op import Exporter, Inputs, Node, Op, Outputs, check_slope, check_vector, fixed, image, present
 from optgraph.ir.values import IDENTITY, Act, Pair, Segment, Value, Window
 from optgraph.kernels import pointwise, separable
 from optgraph.kernels.frame.ends import Epilogue, Prologue
@@ -81,7 +81,7 @@ class MergedPointwise(Op):
 class Separable(Windowed):
     """Depthwise k×k (dw is [C, 1, kh, kw]) → `mid` activation → pointwise (w is [Cout, C, 1, 1])."""
 
-    slots = ("x", "dw", "dw_b", "w", "b", "residual", "pre_scale", "pre_shift")
+    slots = ("x", "dw", "dw_b", "w", "b", "residual", "pre_scale", "pre_shift", "slope", "mid_slope")
     prologue_field = "pre_act"
     writes_channels = True
     takes_residual = 2
@@ -93,6 +93,7 @@ class Separable(Windowed):
             raise ModelError(f"weights {list(dw.shape)} and {list(w.shape)} do not fit {x.shape[1]} channels")
         for slot, length in ((2, x.shape[1]), (4, w.shape[0]), (6, x.shape[1]), (7, x.shape[1])):
             check_vector(inputs, slot, length)
+        check_slope(self, inputs, fixed(dw.shape[0]), self.mid, name="mid_slope")
         return self.infer_image(inputs, w.shape[0])
 
     def export(self, to: Exporter, node: Node) -> None:
@@ -100,14 +101,14 @@ class Separable(Windowed):
         dw, dw_b, w, b = (node.get(slot) for slot in ("dw", "dw_b", "w", "b"))
         channels = to.value(dw).shape[0]
         y = to.emit("Conv", [x, to.name(dw), to.name(dw_b)], group=channels, **self.window_attributes())
-        y = exporting.activated(to, y, self.mid, to.value(node.output).dtype)
+        y = exporting.activated(to, y, self.mid, to.value(node.output), node.get("mid_slope"))
         self.export_epilogue(to, node, to.emit("Conv", [y, to.name(w), to.name(b)], kernel_shape=(1, 1)))
 
     def compute(self, inputs: Inputs) -> Outputs:
-        x, dw, dw_b, w, b, residual, scale, shift = self.per_slot(inputs)
+        x, dw, dw_b, w, b, residual, scale, shift, slope, mid_slope = self.per_slot(inputs)
         x = computing.scaled(x, scale, shift, self.pre_act)
-        x = self.mid.apply(computing.convolve(x, dw, dw_b, self.window, groups=dw.shape[0]))
-        return self.compute_epilogue(computing.convolve(x, w, b), residual)
+        x = computing.activated(computing.convolve(x, dw, dw_b, self.window, dw.shape[0]), self.mid, mid_slope)
+        return self.compute_epilogue(computing.convolve(x, w, b), residual, slope)
 
     def lower(self, context: Lowering, node: Node) -> None:
         dw, w = context.constant(node, "dw"), context.constant(node, "w")
@@ -120,6 +121,7 @@ class Separable(Windowed):
             window=self.window,
             depthwise_bias=context.vector(node.get("dw_b")),
             mid=self.mid,
+            mid_slope=context.vector(node.get("mid_slope")),
             before=before(context, node, self.pre_act),
             after=after(context, node, self),
             precision=context.precision,
@@ -131,7 +133,7 @@ class Separable(Windowed):
 class PooledPointwise(Windowed):
     """Max pool over k×k windows → pointwise (w is [Cout, C, 1, 1])."""
 
-    slots = ("x", "w", "b", "residual")
+    slots = ("x", "w", "b", "residual", "slope")
     writes_channels = True
 
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
@@ -147,9 +149,9 @@ class PooledPointwise(Windowed):
         self.export_epilogue(to, node, to.emit("Conv", [y, w, b], kernel_shape=(1, 1)))
 
     def compute(self, inputs: Inputs) -> Outputs:
-        x, w, b, residual = self.per_slot(inputs)
+        x, w, b, residual, slope = self.per_slot(inputs)
         pooled = max_pool(self.pre_act.apply(x), self.window)
-        return self.compute_epilogue(computing.convolve(pooled, w, b), residual)
+        return self.compute_epilogue(computing.convolve(pooled, w, b), residual, slope)
 
     def lower(self, context: Lowering, node: Node) -> None:
         context.call(

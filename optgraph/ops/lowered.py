@@ -38,9 +38,9 @@ def before(context: Lowering, node: Node, act: Act) -> Prologue:
 
 
 def after(context: Lowering, node: Node, op: Ending) -> Epilogue:
-    """The epilogue of a node with slots b and residual."""
-    bias, residual = context.vector(node.get("b")), node.get("residual")
-    return Epilogue(bias, op.act, context.dense(node, residual) if residual else None, op.post)
+    """The epilogue of a node with slots b, residual and slope."""
+    bias, residual, slope = context.vector(node.get("b")), node.get("residual"), context.vector(node.get("slope"))
+    return Epilogue(bias, op.act, context.dense(node, residual) if residual else None, op.post, slope)
 
 
 def copied(context: Lowering, node: Node, x: View | Weight, out: View) -> None:

@@ -30,7 +30,7 @@ class Pool(Windowed):
     """Max or average pooling; `mode` is 'max' or 'average'. Average divides by the pixels inside the image,
     or by the whole window with count_include_pad."""
 
-    slots = ("x", "b", "residual")
+    slots = ("x", "b", "residual", "slope")
     prologue_field = "pre_act"
     writes_channels = True
     takes_residual = 3
@@ -74,10 +74,10 @@ class Pool(Windowed):
         return 19 if self.mode == "average" and self.dilation != (1, 1) else 0
 
     def compute(self, inputs: Inputs) -> Outputs:
-        x, b, residual = self.per_slot(inputs)
+        x, b, residual, slope = self.per_slot(inputs)
         x = self.pre_act.apply(x)
         y = max_pool(x, self.window) if self.mode == "max" else average_pool(x, self.window, self.count_include_pad)
-        return self.compute_epilogue(y if b is None else y + computing.channels(b, y), residual)
+        return self.compute_epilogue(y if b is None else y + computing.channels(b, y), residual, slope)
 
     def lower(self, context: Lowering, node: Node) -> None:
         context.call(

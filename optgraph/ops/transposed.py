@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import onnx
 
 from optgraph.base.errors import ModelError, NoKernelError
-from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, check_vector, fixed, present
+from optgraph.ir.op import (
+    Exporter,
+    Handlers,
+    Importer,
+    Inputs,
+    Node,
+    Op,
+    Outputs,
+    check_slope,
+    check_vector,
+    fixed,
+    present,
+)
 from optgraph.ir.values import IDENTITY, Act, Value, Window
 from optgraph.kernels import conv2d, pointwise
 from optgraph.kernels.conv2d import CONV2D
@@ -35,12 +47,13 @@ MOST_PHASES = 1024  # each has weights of its own, most of them zeros where the 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvTranspose(Op):
-    """act(transposed convolution of x + b); w is [Cin, Cout/groups, ...] for any number of spatial axes.
+    """act(transposed convolution of x + b); w is [Cin, Cout/groups, ...] for any number of spatial axes. slope: of a
+    PRelu.
 
     pads: begins then ends, which are cut off. extra: as many more pixels at the end, ONNX's output_padding.
     """
 
-    slots = ("x", "w", "b")
+    slots = ("x", "w", "b", "slope")
     writes_channels = True
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -59,6 +72,7 @@ class ConvTranspose(Op):
             raise ModelError(f"input has {x.shape[1]} channels, weight expects {cin} in {self.groups} groups")
         channels = fixed(columns) * self.groups
         check_vector(inputs, 2, channels)
+        check_slope(self, inputs, channels, self.act)
         sizes = tuple(self._length(axis, fixed(size)) for axis, size in enumerate(x.shape[2:]))
         if min(sizes) < 1:
             raise ModelError(f"pads {list(self.pads)} leave nothing of {list(x.shape)}")
@@ -82,13 +96,14 @@ class ConvTranspose(Op):
     def export(self, to: Exporter, node: Node) -> None:
         window: dict[str, Any] = {"kernel_shape": self.kernel, "strides": self.stride, "dilations": self.dilation}
         ends: dict[str, Any] = {"pads": self.pads, "output_padding": self.extra}
-        y = to.emit("ConvTranspose", [to.name(value) for value in node.inputs], group=self.groups, **window, **ends)
-        exporting.finish(to, node.output, y, self.act)
+        weights = [to.name(node.get(slot)) for slot in ("x", "w", "b")]
+        y = to.emit("ConvTranspose", weights, group=self.groups, **window, **ends)
+        exporting.finish(to, node.output, y, self.act, node.get("slope"))
 
     def compute(self, inputs: Inputs) -> Outputs:
         from torch.nn import functional as F
 
-        x, w, b = self.per_slot(inputs)
+        x, w, b, slope = self.per_slot(inputs)
         rank = len(self.kernel)
         if not 1 <= rank <= 3:
             raise ModelError(f"a transposed convolution over {rank} axes")
@@ -96,23 +111,23 @@ class ConvTranspose(Op):
         y = function(x, w, None, self.stride, 0, 0, self.groups, self.dilation)
         margins = [(-self.pads[axis], self.extra[axis] - self.pads[axis + rank]) for axis in reversed(range(rank))]
         y = F.pad(y, [margin for pair in margins for margin in pair])
-        return (self.act.apply(y if b is None else y + computing.channels(b, y)),)
+        return (computing.activated(y if b is None else y + computing.channels(b, y), self.act, slope),)
 
     def lower(self, context: Lowering, node: Node) -> None:
         x, out, w = context.read(node.inputs[0]), context.write(node.output), context.constant(node, "w")
-        op, b = self, node.get("b")
+        op, vectors = self, [node.get("b"), node.get("slope")]
         if len(self.kernel) == 1:  # an image of one row
             x, out, op = _row(x), _row(out), self._of_a_row()
         elif len(self.kernel) != 2:
             raise NoKernelError(f"a transposed convolution over {len(self.kernel)} axes")
-        if b and b not in context.graph.constants:
+        if any(vector and vector not in context.graph.constants for vector in vectors):
             raise NoKernelError("its bias is computed, not constant")
         if op.stride[0] * op.stride[1] > MOST_PHASES:
             raise NoKernelError(f"a stride of {list(self.stride)} has too many phases")
         phases = Phases(op.kernel, op.stride, op.pads[:2], op.dilation)
         how: dict[str, Any] = {"phases": phases, "groups": self.groups}
-        bias = context.weight(_bias, b, dtype="float32", **how) if b else None
-        ends = {"after": Epilogue(bias, self.act), "precision": context.precision}
+        bias, slope = (context.weight(_vector, v, dtype="float32", **how) if v else None for v in vectors)
+        ends = {"after": Epilogue(bias, self.act, slope=slope), "precision": context.precision}
         window = phases.window(x.shape[2:], out.shape[2:])
         height, width = window.over(*x.shape[2:])
         channels = out.shape[1] * op.stride[0] * op.stride[1]
@@ -238,7 +253,7 @@ def _matrix(w: Tensor, phases: Phases, groups: int) -> Tensor:
     return pointwise.pack(_weights(w, phases, groups))
 
 
-def _bias(b: Tensor, phases: Phases, groups: int) -> Tensor:
+def _vector(b: Tensor, phases: Phases, groups: int) -> Tensor:
     count = phases.stride[0] * phases.stride[1]
     return b.reshape(groups, 1, -1).expand(-1, count, -1).reshape(-1)
 

@@ -2,6 +2,8 @@
 
     y = post( act( op(pre(x)) + bias ) + residual )        pre(x) = pre_act(x * pre_scale + pre_shift)
 
+One of act and post may be a PRelu, with a slope a channel in the slot `slope`.
+
 Simplified graphs leave both empty, so that every operator has a standard ONNX equivalent; the fuse passes fill them in.
 Padding is applied after the prologue: a padded position contributes exactly zero (-inf to a max pool).
 """
@@ -17,9 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import onnx
 
 from optgraph.base.errors import FIX_INPUT, ModelError
-from optgraph.ir.op import Exporter, Importer, Node, Op, Outputs, image
+from optgraph.ir.op import Exporter, Importer, Node, Op, Outputs, check_slope, image
 from optgraph.ir.values import IDENTITY, Act, Dim, Pads, Pair, Value, Window
-from optgraph.ops import exporting
+from optgraph.ops import computing, exporting
 from optgraph.ops.importing import KeepError
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Windowed(Op):
-    """Base of the windowed operators; one without a slot `residual` takes none.
+    """Base of the windowed operators, which have slots `residual` and `slope`.
 
     takes_residual: whether a following addition may become its residual, 0 if not; of two operators that may, the one
     with the larger number takes it.
@@ -48,13 +50,14 @@ class Windowed(Op):
         return Window(self.kernel, self.stride, self.pads, self.dilation)
 
     def infer_image(self, inputs: Sequence[Value | None], channels: Dim) -> tuple[Value, ...]:
-        """The output, of that many channels. Raises ModelError if the window or the residual does not fit."""
+        """The output, of that many channels. Raises ModelError if the window, residual or slopes do not fit."""
         x = image(inputs)
         out = Value((x.shape[0], channels, *self.window.over(x.shape[2], x.shape[3])), x.dtype)
         slot = self.slots.index("residual")
         residual = inputs[slot] if slot < len(inputs) else None
         if residual is not None and residual.shape != out.shape:
             raise ModelError(f"residual of shape {list(residual.shape)} onto an output of {list(out.shape)}")
+        check_slope(self, inputs, channels, self.act, self.post)
         return (out,)
 
     def epilogue_field(self, node: Node) -> str:
@@ -66,13 +69,14 @@ class Windowed(Op):
         return {"kernel_shape": self.kernel, "strides": self.stride, "pads": self.pads, "dilations": self.dilation}
 
     def export_epilogue(self, to: Exporter, node: Node, y: str) -> None:
-        y = exporting.activated(to, y, self.act, to.value(node.output).dtype)
-        residual = node.get("residual")
-        exporting.finish(to, node.output, to.emit("Add", [y, to.name(residual)]) if residual else y, self.post)
+        residual, slope = node.get("residual"), node.get("slope")
+        y = exporting.activated(to, y, self.act, to.value(node.output), slope)
+        y = to.emit("Add", [y, to.name(residual)]) if residual else y
+        exporting.finish(to, node.output, y, self.post, slope)
 
-    def compute_epilogue(self, y: Tensor, residual: Tensor | None) -> Outputs:
-        y = self.act.apply(y)
-        return (self.post.apply(y if residual is None else y + residual),)
+    def compute_epilogue(self, y: Tensor, residual: Tensor | None, slope: Tensor | None) -> Outputs:
+        y = computing.activated(y, self.act, slope)
+        return (computing.activated(y if residual is None else y + residual, self.post, slope),)
 
 
 def read_window(

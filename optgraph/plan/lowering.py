@@ -138,7 +138,7 @@ class Lowering:
         return self.weight(pack, *sources, precision=self.precision, **options)
 
     def vector(self, value: str) -> Weight | None:
-        """A bias, scale or shift, kept in float32; None if it is absent. Raises NoKernelError if it is computed."""
+        """A bias, scale, shift or slope in float32; None if it is absent. Raises NoKernelError if it is computed."""
         if value and value not in self.graph.constants:
             raise NoKernelError("its bias is computed, not constant")
         return self.weight(as_is, value, dtype="float32") if value else None

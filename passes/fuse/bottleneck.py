@@ -111,6 +111,8 @@ def _rewrite(graph: Graph, found: _Found) -> None:
         conv.get("pre_scale"),
         conv.get("pre_shift"),
         rest,
+        node.get("slope"),
+        conv.get("slope"),
     )
     graph.replace_node(node, op, inputs, (*conv.origin, *(concat.origin if concat else ())))
     if concat:

@@ -80,7 +80,7 @@ def _rewrite(graph: Graph, found: _Found) -> None:
     )
     average = graph.add(
         replace(pool.op, act=conv.op.act, post=conv.op.post),
-        (product.output, conv.get("b"), conv.get("residual")),
+        (product.output, conv.get("b"), conv.get("residual"), conv.get("slope")),
         name=pool.name,
         origin=(*pool.origin, *conv.origin),
     )

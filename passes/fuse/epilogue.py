@@ -6,7 +6,10 @@
     f(x + y), no op fits ->  Binary{post=f}(x, y)
     f(concat(op1, op2))  ->  concat(op1{act=f}, op2{act=f})
 
-Legal: the absorbed value has no other reader and is no graph output; the slot is free; r has the shape of op(x).
+f may be a PRelu of a slope a channel, which then become an input of the operator; behind a concat, each gets its own.
+
+Legal: the absorbed value has no other reader and is no graph output; the slot is free; r has the shape of op(x); the
+slopes are constant, and the operator takes some and has none yet.
 No cycle can arise: r cannot depend on a value that only the addition reads.
 
 Either operand of an addition may be able to take it. The deeper one does, the other then being ready or running
@@ -20,8 +23,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import networkx as nx
+import numpy as np
 
 from optgraph.ir.graph import Graph, Node
+from optgraph.ir.values import IDENTITY, PRELU, Act
 from optgraph.ops import Activation, Binary, Concat
 from optgraph.ops.windowed import Windowed
 from optgraph.passes.rewrite import Outcome, Rule, sweep
@@ -56,14 +61,39 @@ def _field(node: Node | None) -> str:
     return node.op.epilogue_field(node) if node else ""
 
 
+def _act(node: Node) -> Act:
+    """What a node that is nothing but an activation applies; identity for any other."""
+    match node.op:
+        case Activation(act=act):
+            return act
+        case Binary(fn="prelu", post=post) if not post:
+            return PRELU
+    return IDENTITY
+
+
+def _slopes(graph: Graph, node: Node) -> np.ndarray | None:
+    """The slopes of a PRelu, [C]; None if they are computed or not one a channel."""
+    array, x = graph.constant(node.inputs[1]), graph.shape(node.inputs[0])
+    if array is None or len(x) < 2 or not isinstance(x[1], int):
+        return None
+    shape = (*[1] * (len(x) - array.ndim), *array.shape)
+    one_a_channel = array.ndim <= len(x) and array.size == shape[1] == x[1]
+    return array.reshape(-1) if one_a_channel else None
+
+
 def _match_activation(graph: Graph, node: Node) -> _Activated | None:
-    producer = graph.producer(node.inputs[0]) if isinstance(node.op, Activation) else None
+    producer = graph.producer(node.inputs[0]) if _act(node) else None
     if producer and isinstance(producer.op, Concat):
         return _Activated(node, [graph.producer(value) for value in producer.inputs], producer)
     return _Activated(node, [producer], None) if _field(producer) else None
 
 
 def _check_activation(graph: Graph, found: _Activated) -> str | None:
+    sloped = _act(found.activation).sloped
+    if sloped and _slopes(graph, found.activation) is None:
+        return "its slopes are not constants, one a channel"
+    if sloped and found.concat and isinstance(found.concat.op, Concat) and found.concat.op.axis != 1:
+        return "what is concatenated has not its channels"
     for node in (*found.producers, found.concat):
         if node and graph.sole_user(node.output) is None:
             return f"the output of '{node.name}' is also needed without the activation"
@@ -73,16 +103,26 @@ def _check_activation(graph: Graph, found: _Activated) -> str | None:
             return "not all that is concatenated can take an activation"
         if getattr(producer.op, field):
             return f"'{producer.name}' has an activation already"
+        if sloped and "slope" not in producer.op.slots:
+            return f"'{producer.name}' ({producer.op.kind}) takes no slope a channel"
+        if sloped and producer.get("slope"):
+            return f"'{producer.name}' has slopes already"
     return None
 
 
 def _fold_activation(graph: Graph, found: _Activated) -> None:
-    op, last = found.activation.op, found.concat
-    assert isinstance(op, Activation)
+    act, last, first = _act(found.activation), found.concat, 0
+    slopes = _slopes(graph, found.activation) if act.sloped else None
     for producer in found.producers:
         field = _field(producer)
         assert producer and field
-        changed = graph.update(producer, replace(producer.op, **{field: op.act}), origin=found.activation.origin)
+        inputs = producer.inputs
+        if slopes is not None:
+            end = first + int(graph.shape(producer.output)[1])
+            inputs = producer.inputs_with(slope=graph.add_constant(slopes[first:end], found.activation.inputs[1]))
+            first = end
+        op = replace(producer.op, **{field: act})
+        changed = graph.update(producer, op, inputs, found.activation.origin)
         last = last or changed
     assert last
     if found.concat:

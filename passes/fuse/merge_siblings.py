@@ -5,8 +5,8 @@
 so that x is read once, by one launch wide enough to fill the device.
 
 Legal: equal input, stride and prologue. The kernel applies one activation function, or none, to a segment, so other
-activations stay outside. A residual may depend on a sibling, which would close a cycle; so may a weight that is
-computed. Everything else a sibling reads is x, so none depends on another.
+activations stay outside, and so does a PRelu, whose slopes differ. A residual may depend on a sibling, which would
+close a cycle; so may a weight that is computed. Everything else a sibling reads is x, so none depends on another.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _match(graph: Graph) -> list[list[Node]]:
 
 def _shared_act(family: list[Node]) -> Act:
     """The activation function that most of a family have."""
-    acts = Counter(act for node in family if (act := _act(node)))
+    acts = Counter(act for node in family if (act := _act(node)) and not act.sloped)
     return max(acts, key=lambda act: (acts[act], str(act)), default=IDENTITY)
 
 
@@ -50,6 +50,8 @@ def _check(graph: Graph, node: Node, shared: Act) -> str | None:
         return "it adds a residual, which may depend on a sibling"
     if not all(v in graph.constants for v in node.inputs[1:] if v):
         return "its weights are computed and may depend on a sibling"
+    if node.op.act.sloped:
+        return "it has a slope a channel, and a segment has none"
     if node.op.act and node.op.act != shared:
         return f"its activation {node.op.act.kind} is not its siblings' {shared.kind}"
     return None

@@ -70,6 +70,8 @@ def _rewrite(graph: Graph, found: _Found) -> None:
         second.get("residual"),
         first.get("pre_scale"),
         first.get("pre_shift"),
+        second.get("slope"),
+        first.get("slope"),
     )
     graph.replace_node(second, op, inputs, first.origin)
     graph.remove(first)

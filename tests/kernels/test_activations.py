@@ -103,7 +103,7 @@ def test_reference(name: str) -> None:
 
 
 def test_every_kind_is_tested() -> None:
-    assert {act.kind for act in ACTS.values()} == set(KINDS)
+    assert {act.kind for act in ACTS.values()} == set(KINDS) - {"prelu"}  # which is no function of a number alone
 
 
 def test_unknown_kind() -> None:
