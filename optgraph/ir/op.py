@@ -52,7 +52,8 @@ class Op:
         return (present(inputs, 0),)
 
     def epilogue_field(self, node: Node) -> str:
-        """The field that takes an activation of the output of `node`, whose operator this is; '' if none does."""
+        """The field that takes an activation of the output of `node`, whose operator this is; '' if none does. A PRelu
+        needs a slot `slope` beside it."""
         return ""
 
     def export(self, to: Exporter, node: Node) -> None:
@@ -224,7 +225,7 @@ def check_vector(inputs: Sequence[Value | None], slot: int, length: Dim) -> None
 
 def check_slope(op: Op, inputs: Sequence[Value | None], length: Dim, *acts: Act, name: str = "slope") -> None:
     """Raises ModelError unless the slot has a slope a channel where just one of `acts` is a PRelu, and else nothing."""
-    slot = op.slots.index(name)
+    slot = op.slots.index(name) if name in op.slots else len(inputs)
     check_vector(inputs, slot, length)
     given = slot < len(inputs) and inputs[slot] is not None
     if sum(act.sloped for act in acts) != given:

@@ -38,8 +38,9 @@ def before(context: Lowering, node: Node, act: Act) -> Prologue:
 
 
 def after(context: Lowering, node: Node, op: Ending) -> Epilogue:
-    """The epilogue of a node with slots b, residual and slope."""
-    bias, residual, slope = context.vector(node.get("b")), node.get("residual"), context.vector(node.get("slope"))
+    """The epilogue of a node with slots b and residual, and perhaps slope."""
+    bias, residual = context.vector(node.get("b")), node.get("residual")
+    slope = context.vector(node.get("slope")) if "slope" in node.op.slots else None
     return Epilogue(bias, op.act, context.dense(node, residual) if residual else None, op.post, slope)
 
 

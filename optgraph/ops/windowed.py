@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Windowed(Op):
-    """Base of the windowed operators, which have slots `residual` and `slope`.
+    """Base of the windowed operators, which have a slot `residual`, and one `slope` or no PRelu.
 
     takes_residual: whether a following addition may become its residual, 0 if not; of two operators that may, the one
     with the larger number takes it.
@@ -69,12 +69,12 @@ class Windowed(Op):
         return {"kernel_shape": self.kernel, "strides": self.stride, "pads": self.pads, "dilations": self.dilation}
 
     def export_epilogue(self, to: Exporter, node: Node, y: str) -> None:
-        residual, slope = node.get("residual"), node.get("slope")
+        residual, slope = node.get("residual"), node.get("slope") if "slope" in self.slots else ""
         y = exporting.activated(to, y, self.act, to.value(node.output), slope)
         y = to.emit("Add", [y, to.name(residual)]) if residual else y
         exporting.finish(to, node.output, y, self.post, slope)
 
-    def compute_epilogue(self, y: Tensor, residual: Tensor | None, slope: Tensor | None) -> Outputs:
+    def compute_epilogue(self, y: Tensor, residual: Tensor | None, slope: Tensor | None = None) -> Outputs:
         y = computing.activated(y, self.act, slope)
         return (computing.activated(y if residual is None else y + residual, self.post, slope),)
 
