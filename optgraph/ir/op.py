@@ -220,7 +220,7 @@ def check_vector(inputs: Sequence[Value | None], slot: int, length: Dim) -> None
     """Raises ModelError if the optional input is not a vector of `length`."""
     value = inputs[slot] if slot < len(inputs) else None
     if value is not None and value.shape != (length,):
-        raise ModelError(f"a bias, scale or shift of shape {list(value.shape)} for {length} channels")
+        raise ModelError(f"a bias, scale, shift or slope of shape {list(value.shape)} for {length} channels")
 
 
 def check_slope(op: Op, inputs: Sequence[Value | None], length: Dim, *acts: Act, name: str = "slope") -> None:

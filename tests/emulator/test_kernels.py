@@ -1,7 +1,7 @@
 """Every kernel, compiled for both targets and launched by the runtime's driver code, against its float64 reference.
 
-Of the samples that a kernel declares, the first and the last, one that the copy engine fetches and one that splits its
-sums. Outputs are NaN before, and what surrounds them is to stay so.
+Of the samples that a kernel declares, the first and the last, one that the copy engine fetches, one that splits its
+sums and one with a slope a channel in its middle. Outputs are NaN before, and what surrounds them is to stay so.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def chosen(kernel: Kernel, target: Target) -> Iterable[Layer]:
     found = [sample for sample in found if target == SM_90 or not tile_of(sample).box]
     boxed = [sample for sample in found if tile_of(sample).box]
     split = [sample for sample in found if tile_of(sample).splits > 1]
-    trials = [found[0], found[-1], *boxed[:1], *split[:1]]
+    sloped = [sample for sample in found if "mid_slope" in sample.views()]
+    trials = [found[0], found[-1], *boxed[:1], *split[:1], *sloped[-1:]]
     return {str(sample): Layer(kernel, sample.typed("fp16")) for sample in trials}.values()
 
 

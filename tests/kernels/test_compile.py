@@ -79,7 +79,7 @@ def test_compiles_without_spills(name: str, target: Target, compiled: Results) -
     assert compiled[name, target].cubin.spill_bytes == 0
 
 
-BOXED = ("pointwise", "pointwise_segments", "pointwise_split", "conv2d", "conv2d_split")  # of stride 1
+BOXED = ("pointwise", "pointwise_segments", "pointwise_split", "conv2d", "conv2d_slopes", "conv2d_split")  # of stride 1
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)

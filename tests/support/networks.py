@@ -51,6 +51,12 @@ class Builder:
     def act(self, x: str, act: Act = RELU) -> str:
         return self.graph.add(Activation(act=act), (x,), origin=(f"act_{x}",)).output
 
+    def prelu(self, x: str) -> str:
+        """Slopes of both signs and over 1, as ONNX broadcasts them."""
+        channels, *rest = self.graph.shape(x)[1:]
+        slope = self.constant(channels, *[1] * len(rest))
+        return self.graph.add(Binary(fn="prelu"), (x, slope), origin=(f"prelu_{x}",)).output
+
     def affine(self, x: str) -> str:
         channels = int(self.graph.shape(x)[1])
         scale, shift = self.constant(channels, mean=1.0, scale=0.3), self.constant(channels)

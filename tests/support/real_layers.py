@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from optgraph.ir.values import IDENTITY, RELU, Act, Window
+from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels import bottleneck, conv2d, dense, depthwise, pointwise, pooled_pointwise, separable
 from optgraph.kernels.copy import COPY
 from optgraph.kernels.elementwise import ELEMENTWISE
@@ -48,6 +48,7 @@ def _products() -> Iterator[tuple[str, Kernel, Sample]]:
     yield "conv2d_split", kernel, conv2d.sample((1, 8, 8, 448), 384, SAME, after=ENDS)
     x = image(8, 299, 299, 3, dtype="float32", planes=True)
     yield "conv2d_stem", kernel, conv2d.sample((8, 299, 299, 3), 32, HALF, x=x, after=ENDS)
+    yield "conv2d_slopes", kernel, conv2d.sample((8, 28, 28, 128), 128, SAME, after=Epilogue(True, PRELU))
 
     kernel = bottleneck.BOTTLENECK
     shape = (64, 56, 56, 64)
@@ -59,6 +60,8 @@ def _products() -> Iterator[tuple[str, Kernel, Sample]]:
 
     before = Prologue(act=RELU)
     yield "separable", separable.SEPARABLE, separable.sample(MIDDLE, 728, SAME, depthwise_bias=False, before=before)
+    sample = separable.sample((8, 28, 28, 128), 128, SAME, mid=PRELU, after=Epilogue(True, PRELU))
+    yield "separable_slopes", separable.SEPARABLE, sample
     sample = pooled_pointwise.sample((8, 147, 147, 64), 80, HALF, after=ENDS)
     yield "pooled_pointwise", pooled_pointwise.POOLED_POINTWISE, sample
     yield "dense", dense.DENSE, dense.sample(image(1, 2048), 1000, bias=True)
