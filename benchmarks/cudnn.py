@@ -48,11 +48,13 @@ def cudnn(operands: Operands) -> Peer | None:
             return lambda: [_rows(convolve(x))]
         case "separable":
             kernel = _channels_last(t["depthwise"].permute(2, 0, 1)[:, None])
-            first = _convolution(kernel, t["window"], Epilogue(t["depthwise_bias"], mid), len(kernel))
+            middle = Epilogue(t["depthwise_bias"], mid, slope=t["mid_slope"])
+            first = _convolution(kernel, t["window"], middle, len(kernel))
             second = _convolution(_pointwise(t["weight"]), _POINT, after)
             return lambda: [_rows(second(first(x)))]
         case "bottleneck":
-            first = _convolution(_window(t["conv_weight"]), t["window"], Epilogue(t["conv_bias"], mid))
+            middle = Epilogue(t["conv_bias"], mid, slope=t["mid_slope"])
+            first = _convolution(_window(t["conv_weight"]), t["window"], middle)
             second = _convolution(_pointwise(t["weight"]), _POINT, after)
             if t["rest"] is None:
                 return lambda: [_rows(second(first(x)))]
@@ -80,7 +82,7 @@ def separate(operands: Operands, bind: Bind) -> Run | None:
             ]
         case "separable":
             middle = _empty(t["out"], t["depthwise"].shape[-1], t["weight"].dtype)
-            end = Epilogue(t["depthwise_bias"], t["mid"])
+            end = Epilogue(t["depthwise_bias"], t["mid"], slope=t["mid_slope"])
             first = depthwise.depthwise(
                 t["x"], t["depthwise"], middle, window=t["window"], before=t["before"], after=end
             )
@@ -92,7 +94,7 @@ def separate(operands: Operands, bind: Bind) -> Run | None:
             if t["rest"] is not None:
                 (joined[..., :-hidden] if t["rest_first"] else joined[..., hidden:]).copy_(t["rest"])
             common = {key: t[key] for key in ("window", "before", "precision") if key in t}
-            end = Epilogue(t["conv_bias"], t["mid"])
+            end = Epilogue(t["conv_bias"], t["mid"], slope=t["mid_slope"])
             first = conv2d.conv2d(t["x"], t["conv_weight"], middle, after=end, **common)
             launches = [first, _second(operands, joined)]
         case _:
@@ -127,6 +129,7 @@ def _convolution(
     bias = None if after.bias is None else after.bias.to(weight.dtype)
     fused_bias = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device) if bias is None else bias
     residual = None if after.residual is None else _images(after.residual)
+    slope = None if after.slope is None else after.slope.to(weight.dtype)[:, None, None]
     geometry = (window.stride, padding, window.dilation, groups)
 
     def convolve(x: torch.Tensor) -> torch.Tensor:
@@ -135,8 +138,8 @@ def _convolution(
             return torch.cudnn_convolution_relu(x, weight, fused_bias, *geometry)
         if x.is_cuda and residual is not None and not after.act and after.post == RELU:
             return torch.cudnn_convolution_add_relu(x, weight, residual, 1.0, fused_bias, *geometry)
-        y = after.act.apply(F.conv2d(x, weight, bias, *geometry))
-        return after.post.apply(y if residual is None else y + residual)
+        y = after.act.apply(F.conv2d(x, weight, bias, *geometry), slope)
+        return after.post.apply(y if residual is None else y + residual, slope)
 
     return convolve
 
