@@ -88,13 +88,13 @@ def test_the_jax_function_is_the_network(tmp_path) -> None:
 
 
 def all_kinds() -> Graph:
-    """Convolutions of every kind that the three networks have, merged 1×1 among them."""
+    """Convolutions of every kind that the three networks have, merged 1×1 among them, and slopes a channel."""
     b = Builder(channels=16, size=9)
     trunk = b.act(b.conv(b.x, 24, 3, stride=2))
     left, right = b.act(b.conv(trunk, 16, 1)), b.act(b.conv(trunk, 12, 1))
     joined = b.concat(b.act(b.conv(left, 8, (1, 3))), right)
     residual = b.act(b.add(trunk, b.conv(joined, 24, 1)))
-    separable = b.conv(b.depthwise(b.act(residual)), 24, 1)
+    separable = b.prelu(b.conv(b.prelu(b.depthwise(b.act(residual))), 24, 1))
     return b.done(b.add(separable, residual), b.conv(b.act(separable), 8, 1, stride=2))
 
 

@@ -53,8 +53,8 @@ class Builder:
 
     def prelu(self, x: str) -> str:
         """Slopes of both signs and over 1, as ONNX broadcasts them."""
-        channels, *rest = self.graph.shape(x)[1:]
-        slope = self.constant(channels, *[1] * len(rest))
+        channels, *sides = self.graph.shape(x)[1:]
+        slope = self.constant(int(channels), *[1] * len(sides))
         return self.graph.add(Binary(fn="prelu"), (x, slope), origin=(f"prelu_{x}",)).output
 
     def affine(self, x: str) -> str:
