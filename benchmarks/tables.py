@@ -87,6 +87,11 @@ def _outcome(schedule: int) -> Callable[[Row], str]:
     return lambda row: row["outcomes"][schedule]
 
 
+def _steps(kind: str) -> Callable[[Row], str]:
+    """Of a call, before → now; '–' where it could not be done before."""
+    return lambda row: " → ".join(f"{row[side][kind]:.0f}" if side in row else "–" for side in ("before", "now"))
+
+
 def _us(kind: str, target: str) -> Callable[[Row], str]:
     return lambda row: f"{row[kind][target]:.0f}"
 
@@ -232,6 +237,16 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
             "MB": lambda row: f"{row['code_mb']:.1f}",
             "cold, s": lambda row: f"{row['cold_seconds']:.0f}",
             "warm, s": lambda row: f"{row['warm_seconds']:.1f}",
+        },
+    ),
+    "host": (
+        "host",
+        "python -m benchmarks.host",
+        {
+            "Python functions": _steps("python"),
+            "functions in C": _steps("c"),
+            "torch operators": _steps("torch"),
+            "µs on this processor": _steps("us"),
         },
     ),
     "gpu": (

@@ -116,9 +116,11 @@ def build(wanted: Sequence[Use], progress: Progress = silent) -> list[Cubin]:
     """
     missing = [use for use in wanted if cubins.cached(use.key) is None]
     for use in missing:
-        code = use.variant.code
-        if code.module == "__main__" or "." in code.name:
-            raise InputError(f"kernel '{code.name}' is not in a module that a compiler process can import")
+        if not importable(use.variant):
+            raise InputError(
+                f"kernel '{use.variant.code.name}', or a function that it takes, is not in a module that a compiler "
+                "process can import"
+            )
     tasks: queue.SimpleQueue[Use] = queue.SimpleQueue()
     for use in missing:
         tasks.put(use)
@@ -140,6 +142,18 @@ def build(wanted: Sequence[Use], progress: Progress = silent) -> list[Cubin]:
     if None in found:
         raise OptgraphError("the kernels' sources changed while they were compiled: compile again")
     return [cubin for cubin in found if cubin]
+
+
+def compile_all(variants: Iterable[Variant], target: Target, progress: Progress = silent) -> None:
+    """Has the cubins of `variants` in the cache on disk. Arguments and errors as for `build`."""
+    build([Use(cubins.key(variant, target), variant, target, {}, 0) for variant in variants], progress)
+
+
+def importable(variant: Variant) -> bool:
+    """Whether another process finds the jit function and those that it takes: not if they are in a script, or within a
+    function."""
+    functions = (variant.code, *(value for _, value in variant.constants if isinstance(value, Jit)))
+    return all(function.module != "__main__" and "." not in function.name for function in functions)
 
 
 def _serve(tasks: queue.SimpleQueue[Use], tell: Callable[[], None]) -> None:

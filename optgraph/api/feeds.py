@@ -1,39 +1,59 @@
-"""What a call is given, against the inputs of a network: by name, of the right shapes and types, one batch."""
+"""What a call is given, against the inputs of a network: by name, of the right shapes and types, one batch; and what it
+gives back. A call that is right takes few steps: words are found for one that is not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
+from optgraph.base.arrays import to_array
 from optgraph.base.errors import InputError
-from optgraph.ir.values import BATCH, Value
+from optgraph.ir.values import BATCH, Shape, Value
 
 Array = np.ndarray | torch.Tensor
+ARRAYS = (np.ndarray, torch.Tensor)
+_CPU = torch.device("cpu")
 
 
-def named(x: Array | Mapping[str, Array], inputs: Iterable[str]) -> dict[str, Array]:
+def named(x: Array | Mapping[str, Array], inputs: Mapping[str, Value]) -> dict[str, Array]:
     """The inputs by name, whatever their shapes. Raises InputError for a mapping that has not just these."""
-    names = list(inputs)
+    if isinstance(x, ARRAYS) and len(inputs) == 1:
+        return {next(iter(inputs)): x}
     if isinstance(x, Mapping):
         feeds = dict(x)
-    elif len(names) == 1:
-        feeds = {names[0]: x}
+    elif len(inputs) == 1:
+        feeds = {next(iter(inputs)): x}
     else:
-        raise InputError(f"the network has {len(names)} inputs: pass a dict of {', '.join(names)}")
-    if set(feeds) != set(names):
-        raise InputError(f"the network's inputs are {', '.join(names)}; got {', '.join(feeds) or 'none'}")
+        raise InputError(f"the network has {len(inputs)} inputs: pass a dict of {', '.join(inputs)}")
+    if feeds.keys() != inputs.keys():
+        raise InputError(f"the network's inputs are {', '.join(inputs)}; got {', '.join(feeds) or 'none'}")
     return feeds
 
 
 def batch_of(feeds: Mapping[str, Array], inputs: Mapping[str, Value]) -> int:
     """How many images they are: 1 where no input has an open batch. Raises InputError unless they fit the inputs."""
-    found = [_checked(name, array, inputs[name]) for name, array in feeds.items()]
-    batches = sorted({batch for batch in found if batch is not None})
-    if len(batches) > 1:
-        raise InputError(f"inputs of different batch sizes: {batches}")
-    return batches[0] if batches else 1
+    batch = None
+    for name, array in feeds.items():
+        value = inputs[name]
+        _check(name, array, value)
+        if value.shape and value.shape[0] == BATCH:
+            if batch is not None and batch != array.shape[0]:
+                raise InputError(f"inputs of different batch sizes: {batch} and {array.shape[0]}")
+            batch = array.shape[0]
+    return 1 if batch is None else batch
+
+
+def given_back(results: Mapping[str, torch.Tensor], types: Mapping[str, torch.dtype], like: Array) -> dict[str, Array]:
+    """The results in these types, tensors where `like` is, or arrays."""
+    if not isinstance(like, torch.Tensor):
+        return {name: to_array(tensor.to(_CPU, types[name])) for name, tensor in results.items()}
+    moved: dict[str, Array] = {}
+    for name, tensor in results.items():
+        there = tensor.dtype is types[name] and tensor.device == like.device
+        moved[name] = tensor if there else tensor.to(like.device, types[name])
+    return moved
 
 
 def fits(feeds: Mapping[str, Array], inputs: Mapping[str, Value]) -> bool:
@@ -45,22 +65,31 @@ def fits(feeds: Mapping[str, Array], inputs: Mapping[str, Value]) -> bool:
     return True
 
 
-def _checked(name: str, array: Array, value: Value) -> int | None:
-    """Raises InputError unless `array` fits input `name`; returns its batch where that is free."""
-    expected = f"input '{name}' expects {value.dtype} of shape {shape_text(value.shape)}"
-    if not isinstance(array, np.ndarray | torch.Tensor):
-        raise InputError(f"{expected}, got a {type(array).__name__}: pass a numpy array or a torch tensor")
+def _check(name: str, array: Array, value: Value) -> None:
+    """Raises InputError unless `array` fits input `name`."""
+    if not isinstance(array, ARRAYS):
+        raise InputError(
+            f"{_expected(name, value)}, got a {type(array).__name__}: pass a numpy array or a torch tensor"
+        )
     dtype = str(array.dtype).removeprefix("torch.")
     if dtype != value.dtype:
         remedy = f"x.{'to' if isinstance(array, torch.Tensor) else 'astype'}(...{value.dtype})"
-        raise InputError(f"{expected}, got {dtype}: convert it, {remedy}")
-    shape = tuple(array.shape)
-    fits = len(shape) == len(value.shape) and all(
-        d >= 1 if isinstance(e, str) else d == e for d, e in zip(shape, value.shape, strict=True)
-    )
-    if not fits:
-        raise InputError(f"{expected}, got {shape_text(shape)}")
-    return shape[0] if value.shape and value.shape[0] == BATCH else None
+        raise InputError(f"{_expected(name, value)}, got {dtype}: convert it, {remedy}")
+    if not _fits(array.shape, value.shape):
+        raise InputError(f"{_expected(name, value)}, got {shape_text(array.shape)}")
+
+
+def _fits(shape: Sequence[int], expected: Shape) -> bool:
+    if len(shape) != len(expected):
+        return False
+    for size, wanted in zip(shape, expected, strict=True):
+        if size != wanted and not (isinstance(wanted, str) and size >= 1):
+            return False
+    return True
+
+
+def _expected(name: str, value: Value) -> str:
+    return f"input '{name}' expects {value.dtype} of shape {shape_text(value.shape)}"
 
 
 def shape_text(shape: Sequence[object]) -> str:

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 
 from optgraph.ahead.build import Use, build, find_all_uses, parse_targets
 from optgraph.ahead.cubins import Cubin
 from optgraph.api import artifact
-from optgraph.api.feeds import Array, batch_of, named, shape_text
+from optgraph.api.bound import Bound
+from optgraph.api.feeds import Array, batch_of, given_back, named, shape_text
 from optgraph.api.recipe import Made, Recipe, SourceModel, loaded
 from optgraph.api.sized import AtSize
 from optgraph.api.sizes import Sizes
-from optgraph.base.arrays import as_tensor, to_array
+from optgraph.base.arrays import as_tensor
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.devices import Target
 from optgraph.base.dtypes import check_dtype, torch_dtype
@@ -35,7 +35,7 @@ from optgraph.plan.plan import Plan
 from optgraph.plan.plans import Plans
 from optgraph.run.backends import Backend, kernel_target, make_backend, resolve_backend
 
-Result = Array | dict[str, np.ndarray] | dict[str, torch.Tensor]
+Result = Array | dict[str, Array]
 
 
 class Net:
@@ -70,8 +70,10 @@ class Net:
         size: Size | None = None,
         by_size: Sizes[Net] | None = None,
         like: Net | None = None,
+        progress: Progress = silent,
     ) -> None:
-        """by_size: what it is at other sizes. like: the same net at one of these, with which it shares what it can."""
+        """by_size: what it is at other sizes. like: the same net at one of these, with which it shares what it can.
+        progress: told of kernels that are compiled when they are first needed."""
         check_dtype(dtype)
         self.simplified = simplified
         self.fused = fused
@@ -84,11 +86,12 @@ class Net:
         self.backend = resolve_backend(backend)
         self.inputs: dict[str, Value] = {name: fused.values[name] for name in fused.inputs}
         self.outputs: dict[str, Value] = {public: fused.values[v] for public, v in fused.outputs.items()}
+        self._types = {public: torch_dtype(value.dtype) for public, value in self.outputs.items()}
         self.plans = plans or Plans(fused, dtype)
         self.size = size
         self._by_size = by_size
         shared = like.runtime if like is not None else None
-        self.runtime: Backend = make_backend(self.backend, simplified, self.plans, self.cubins, shared)
+        self.runtime: Backend = make_backend(self.backend, simplified, self.plans, self.cubins, shared, progress)
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -136,17 +139,18 @@ class Net:
         """
         feeds = named(x, self.inputs)
         net = self._for(feeds)
-        return net._run(feeds, batch_of(feeds, net.inputs))
-
-    def _run(self, feeds: dict[str, Array], batch: int) -> Result:
-        first = next(iter(feeds.values()))
+        batch = batch_of(feeds, net.inputs)
         tensors = {name: a if isinstance(a, torch.Tensor) else as_tensor(a) for name, a in feeds.items()}
-        results = self.runtime(tensors, batch)
-        if isinstance(first, torch.Tensor):
-            moved = {n: t.to(first.device, torch_dtype(self.outputs[n].dtype)) for n, t in results.items()}
-            return next(iter(moved.values())) if len(moved) == 1 else moved
-        arrays = {n: to_array(t.to(torch_dtype(self.outputs[n].dtype))) for n, t in results.items()}
-        return next(iter(arrays.values())) if len(arrays) == 1 else arrays
+        results = given_back(net.runtime(tensors, batch), net._types, next(iter(feeds.values())))
+        return next(iter(results.values())) if len(results) == 1 else results
+
+    def bind(self, batch: int = 1) -> Bound:
+        """The network on buffers of its own for `batch` images, to be run with no copies: see `Bound`.
+
+        One of several sizes is bound at its `size`; `net.at(height, width).bind()` is for another. Raises InputError
+        for a batch that the model does not take, ModelError for one over budget.
+        """
+        return Bound(self.runtime, self.inputs, batch)
 
     def plan(self, batch: int = 1, target: Target | None = None) -> Plan:
         """What the kernels would run for `batch` images; needs no GPU. Raises ModelError if it is over budget.
@@ -219,7 +223,7 @@ def compile(
     sizes: heights and widths to compile for, of an image whose own the model leaves open; other inputs have those they
         share with it by name. The net runs at any other, too, which is compiled when it first comes.
     targets: GPUs, such as 'sm_90', to compile the kernels for now, with no GPU: there, they need not be compiled again.
-    progress: told what is being compiled, and how much of it is done, 0 to 1.
+    progress: told what is being compiled, now or when a GPU first needs it, and how much of it is done, 0 to 1.
     ops: operators of your own, for the ONNX operators that their `handlers` name, custom domains included.
     keep_fp32: ONNX nodes whose regions stay in float32 (see `plan/kept.py`), or 'auto' for those that leave the range
         of fp16 on `inputs`, dicts of arrays by input name; on random images if there are none.
@@ -239,7 +243,7 @@ def compile(
         by_size = Sizes.made(recipe, open_image(recipe.proto, input_shape), checked_sizes(sizes))
     made = list(by_size.given.values()) if by_size else [recipe.make()]
     uses = find_all_uses([each.plans for each in made], batches, gpus)
-    return _net(made[0], by_size, backend, dtype, batches, build(uses, progress), uses)
+    return _net(made[0], by_size, backend, dtype, batches, build(uses, progress), uses, progress)
 
 
 def _net(
@@ -250,11 +254,12 @@ def _net(
     batches: Sequence[int],
     cubins: Sequence[Cubin],
     uses: Sequence[Use] = (),
+    progress: Progress = silent,
 ) -> Net:
     """The net that `made` is, the first of its sizes if it has several."""
     size = next(iter(by_size.given)) if by_size else None
     settled = backend, dtype, made.reports, batches, cubins, uses, made.plans
-    net = Net(made.simplified, made.fused, made.source, *settled, size, by_size)
+    net = Net(made.simplified, made.fused, made.source, *settled, size, by_size, progress=progress)
     if by_size and size:
         by_size.keep(size, net)
     return net
@@ -273,8 +278,10 @@ def load(
     ops: Sequence[type[Op]] = (),
     budget: Budget = DEFAULT,
     cubins: bool = True,
+    progress: Progress = silent,
 ) -> Net:
-    """Loads a saved net. ops: operators of your own that it contains. budget: what it may ask for.
+    """Loads a saved net. ops: operators of your own that it contains. budget: what it may ask for. progress: told what
+    is being compiled, when a GPU first needs it.
 
     cubins: use the file's, if it has some for this GPU. They are machine code, which the GPU will run unseen: for a
     file from where you would not run a program from, say False, and all kernels are compiled here.
@@ -290,4 +297,4 @@ def load(
         common = options.dtype, budget, ops, found.source_digest, options.keep_fp32
         recipe = Recipe.saved(sized.original, *common) if sized.original else None
         by_size = Sizes(sized.image, given, recipe)
-    return _net(first, by_size, backend, options.dtype, options.batches, found.cubins)
+    return _net(first, by_size, backend, options.dtype, options.batches, found.cubins, (), progress)

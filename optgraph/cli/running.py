@@ -104,7 +104,7 @@ def verify(
         for size in options.sizes_of(model):
             tell(f"reading {model.name}", 0.0)
             settings = options.ranged(model, input, size)
-            given = {"original": original, "size": size, **settings}
+            given = {"original": original, "size": size, "progress": tell, **settings}
             net, source = open_with_original(model, compiled_for(backend), **given)
             feeds = images.read_feeds(input or [], net.inputs)
             found[size] = verify_net(net, source, batch, progress=tell, inputs=feeds, backend=backend).to_json()

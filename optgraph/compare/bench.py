@@ -128,7 +128,7 @@ def bench(
         raise InputError("repeats and threads are at least 1")
     progress("compile", 0.0)
     settings = dtype, input_shape, original, outputs, budget, size, keep_fp32
-    net, source = open_with_original(model, backend, *settings)
+    net, source = open_with_original(model, backend, *settings, progress=progress)
     batch = fitting_batch(net.inputs, batch)
     feeds = example(net.inputs, batch, seed=0)
     threads = threads or torch.get_num_threads()

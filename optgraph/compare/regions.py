@@ -18,7 +18,7 @@ from optgraph.compare.original import Original
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.op import Op, Outputs
 from optgraph.ir.text import op_text
-from optgraph.run.engine import Tensors
+from optgraph.run.context import Tensors
 from optgraph.run.reference import Executor
 
 

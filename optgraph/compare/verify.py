@@ -129,7 +129,7 @@ def verify(
     Raises InputError if the original is missing or another one, or the batch or an input does not fit; and as `compile`
     and `load`.
     """
-    given = dtype, input_shape, original, outputs, budget, size, keep_fp32, inputs
+    given = dtype, input_shape, original, outputs, budget, size, keep_fp32, inputs, progress
     net, source = open_with_original(model, compiled_for(backend), *given)
     return verify_net(net, source, batch, seed, progress, inputs, backend)
 
@@ -239,6 +239,7 @@ def open_with_original(
     size: Size | None = None,
     keep_fp32: Sequence[str] | str = (),
     inputs: Sequence[Feeds] = (),
+    progress: Progress = silent,
 ) -> tuple[Net, Path]:
     """The net of an .onnx or .optgraph file, and the .onnx it came from. Arguments and errors as for `verify`."""
     path = Path(model)
@@ -246,9 +247,9 @@ def open_with_original(
         if original is not None:
             raise InputError(f"{path} is its own original: only an .optgraph file has another")
         sizes = [] if size is None else [size]
-        kept: dict[str, Any] = {"keep_fp32": keep_fp32, "inputs": inputs}
+        kept: dict[str, Any] = {"keep_fp32": keep_fp32, "inputs": inputs, "progress": progress}
         return compile(path, backend, dtype, input_shape, outputs=outputs, budget=budget, sizes=sizes, **kept), path
-    net = load(path, backend, budget=budget)
+    net = load(path, backend, budget=budget, progress=progress)
     net = net if size is None else net.at(*size)
     source = Path(original) if original is not None else path.parent / net.source.name
     if not source.is_file():

@@ -17,16 +17,30 @@ import torch
 from optgraph.ahead.cubins import Cubin
 from optgraph.base.arrays import as_tensor
 from optgraph.base.devices import INTERPRET, SM_90, Target
+from optgraph.base.dtypes import torch_dtype
 from optgraph.base.errors import InputError, OptgraphError
+from optgraph.base.progress import Progress, silent
 from optgraph.ir.graph import Graph
+from optgraph.ir.values import BATCH, Value
 from optgraph.onnx.narrowed import in_float32
 from optgraph.onnx.sessions import InnerValues, Running, session
 from optgraph.onnx.write import ModelWriter, to_onnx
 from optgraph.plan.plans import Plans
-from optgraph.run.engine import Engine, See, Tensors
+from optgraph.run.context import Tensors
+from optgraph.run.engine import Engine, See
 from optgraph.run.reference import Executor
 
 NAMES = ("auto", "triton", "interpret", "onnxruntime", "torch")
+
+
+class Buffers(Protocol):
+    """Where a backend reads and writes for one caller, by public name."""
+
+    inputs: dict[str, torch.Tensor]
+    outputs: dict[str, torch.Tensor]
+
+    def run(self) -> None:
+        """Leaves in `outputs` what the network makes of `inputs`."""
 
 
 class Backend(Protocol):
@@ -47,6 +61,9 @@ class Backend(Protocol):
         Gives what a call does: the outputs of a run as any user gets them.
         """
 
+    def bind(self, batch: int) -> Buffers:
+        """Buffers for so many images that no call uses, their inputs zero."""
+
 
 def resolve_backend(name: str) -> str:
     """'auto' as what it means here: 'triton' where there is a CUDA device, else 'onnxruntime'.
@@ -63,17 +80,24 @@ def resolve_backend(name: str) -> str:
 
 
 def make_backend(
-    name: str, simplified: Graph, plans: Plans, cubins: Sequence[Cubin] = (), like: Backend | None = None
+    name: str,
+    simplified: Graph,
+    plans: Plans,
+    cubins: Sequence[Cubin] = (),
+    like: Backend | None = None,
+    progress: Progress = silent,
 ) -> Backend:
     """The backend of a resolved name: kernels and torch run the fused graph, ONNX Runtime the simplified one.
 
-    cubins: kernels compiled ahead, for 'triton'. like: what runs the same network at another size.
+    cubins: kernels compiled ahead, for 'triton'. like: what runs the same network at another size. progress: told of
+    kernels that 'triton' compiles when they are first needed.
     """
     engine = like if isinstance(like, Engine) else None
     match name:
         case "triton":
             import_triton(name)
-            return Engine(plans, torch.device("cuda", torch.cuda.current_device()), cubins, like=engine)
+            device = torch.device("cuda", torch.cuda.current_device())
+            return Engine(plans, device, cubins, like=engine, progress=progress)
         case "interpret":
             if plans.dtype == "bf16":
                 raise InputError("Triton's interpreter cannot multiply bf16: use fp32, tf32 or fp16 with interpret")
@@ -92,6 +116,26 @@ def kernel_target(name: str) -> Target:
     return INTERPRET if name == "interpret" else SM_90
 
 
+class Copies:
+    """Buffers for a backend that computes in its own: inputs and outputs of the model's types, dense, on the CPU."""
+
+    def __init__(self, backend: Backend, batch: int) -> None:
+        graph = backend.graph
+        self._backend, self._batch = backend, batch
+        self.inputs = {name: _zeros(graph.values[name], batch) for name in graph.inputs}
+        self.outputs = {public: _zeros(graph.values[name], batch) for public, name in graph.outputs.items()}
+
+    def run(self) -> None:
+        for public, tensor in self._backend(self.inputs, self._batch).items():
+            out = self.outputs[public]
+            assert out.shape == tensor.shape, f"output '{public}' is {tensor.shape}, not {out.shape}"
+            out.copy_(tensor)
+
+
+def _zeros(value: Value, batch: int) -> torch.Tensor:
+    return torch.zeros([batch if size == BATCH else int(size) for size in value.shape], dtype=torch_dtype(value.dtype))
+
+
 class Torch:
     """The plain torch reference on the CPU, in float32; in float64 for a graph with doubles in it."""
 
@@ -107,6 +151,9 @@ class Torch:
         for node, values in self._executor.stream(feeds):
             see(node, dict(zip(node.outputs, values, strict=True)))
         return self(feeds, batch)
+
+    def bind(self, batch: int) -> Buffers:
+        return Copies(self, batch)
 
 
 class OnnxRuntime:
@@ -143,6 +190,9 @@ class OnnxRuntime:
         for node in nodes:
             see(node, {v: as_tensor(next(values)) for v in node.outputs if names[v] in exported})
         return self(feeds, batch)
+
+    def bind(self, batch: int) -> Buffers:
+        return Copies(self, batch)
 
     def _narrowed(self, model: onnx.ModelProto) -> onnx.ModelProto:
         return in_float32(model) if self._narrows else model

@@ -48,9 +48,15 @@ def capture(launches: Sequence[Callable[[], None]], schedule: Schedule) -> torch
     graph = torch.cuda.CUDAGraph()
     with _RECORDING:
         streams = _own_streams(schedule.streams)
+        # Not torch.cuda.graph, which waits for all that the device does, other streams too, and lets go of the memory
+        # that torch keeps: what is recorded allocates nothing, and needs nothing to be done.
         # thread_local: other threads may allocate and compile meanwhile.
-        with torch.cuda.graph(graph, stream=streams[0], capture_error_mode="thread_local"):
-            enqueue(launches, schedule, streams)
+        with torch.cuda.stream(streams[0]):
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                enqueue(launches, schedule, streams)
+            finally:
+                graph.capture_end()
     return graph
 
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from ctypes import byref, c_float, c_int, c_int32, c_int64, c_uint, c_uint32, c_uint64, c_void_p
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from optgraph.ahead import cubins
+from optgraph.ahead import build, cubins
 from optgraph.ahead.cubins import SCRATCH, Cubin, Parameter, TensorMap, runs_on
 from optgraph.base.devices import Target
 from optgraph.base.errors import OptgraphError
+from optgraph.base.progress import Progress, silent
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.variant import Block, Variant
 
@@ -37,10 +38,12 @@ class Kernels:
     """The kernels of a network on one CUDA device, each found or compiled once; threads may share it.
 
     found: cubins to use; those for other machines are left alone, and a kernel that is not among them is compiled.
-    library: stands in for libcuda in tests.
+    progress: told of that. library: stands in for libcuda in tests.
     """
 
-    def __init__(self, device: torch.device, found: Iterable[Cubin], library: Any = None) -> None:
+    def __init__(
+        self, device: torch.device, found: Iterable[Cubin], library: Any = None, progress: Progress = silent
+    ) -> None:
         index = torch.cuda.current_device() if device.index is None else device.index
         self._device = torch.device("cuda", index)
         self._driver = Driver(library or _library())
@@ -50,9 +53,19 @@ class Kernels:
         targets = {Target.parse(cubin.target) for cubin in self._found.values()}
         self._targets = sorted(targets, key=lambda target: target.number, reverse=True)
         self._target = Target(capability)
+        self._progress = progress
         self._functions: dict[Variant, tuple[Cubin, c_void_p]] = {}
         self._lock = threading.Lock()
         self.compiled = 0  # kernels that were not among `found`
+
+    def bind_all(self, launches: Sequence[Callable[[], None]]) -> list[Callable[[], None]]:
+        """`bind` of each, once the kernels that are nowhere yet are compiled, several at a time.
+
+        Raises OptgraphError if one does not compile.
+        """
+        with self._lock:
+            self._compile(dict.fromkeys(launch.variant for launch in launches if isinstance(launch, Launch)))
+        return list(map(self.bind, launches))
 
     def bind(self, launch: Callable[[], None]) -> Callable[[], None]:
         """What enqueues `launch` on torch's current stream. What is no Launch is itself."""
@@ -70,13 +83,33 @@ class Kernels:
                 self._functions[variant] = cubin, self._driver.load(cubin, self._device.index)
             return self._functions[variant]
 
+    def _compile(self, variants: Iterable[Variant]) -> None:
+        """Leaves those that are to be compiled in the cache on disk, where `_load` finds them."""
+        missing = [
+            variant
+            for variant in variants
+            if variant not in self._functions
+            and self._given(variant) is None
+            and build.importable(variant)
+            and cubins.cached(cubins.key(variant, self._target)) is None
+        ]
+        if len(missing) > 1:  # one takes less time here than another process does to start
+            build.compile_all(missing, self._target, self._progress)
+
     def _find(self, variant: Variant) -> Cubin:
+        given = self._given(variant)
+        if given is not None:
+            return given
+        self.compiled += 1
+        return cubins.obtain(variant, self._target)
+
+    def _given(self, variant: Variant) -> Cubin | None:
+        """The cubin among `found` that runs here."""
         for target in self._targets:
             cubin = self._found.get(cubins.key(variant, target))
             if cubin is not None and cubins.takes(cubin, variant):
                 return cubin
-        self.compiled += 1
-        return cubins.obtain(variant, self._target)
+        return None
 
 
 class Driver:

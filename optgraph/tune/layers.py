@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from optgraph.ahead import build, cubins
+from optgraph.ahead import build
 from optgraph.base.devices import INTERPRET, Target
 from optgraph.base.dtypes import ITEMSIZE
 from optgraph.base.errors import OptgraphError
@@ -127,9 +127,8 @@ def binder(launches: Sequence[Launch], device: torch.device) -> Bind:
     from optgraph.run.driver import Kernels
 
     target = target_of(device)
-    variants = {cubins.key(launch.variant, target): launch.variant for launch in launches}
     with suppress(OptgraphError):
-        build.build([build.Use(key, variant, target, {}, 0) for key, variant in variants.items()])
+        build.compile_all(dict.fromkeys(launch.variant for launch in launches), target)
     return Kernels(device, ()).bind
 
 

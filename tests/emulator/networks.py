@@ -16,7 +16,8 @@ from optgraph.plan.buffers import dry_launches
 from optgraph.plan.plan import Schedule
 from optgraph.plan.plans import Plans
 from optgraph.run.capture import enqueue
-from optgraph.run.engine import Context, Engine
+from optgraph.run.context import Context
+from optgraph.run.engine import Engine
 from tests.emulator.compiler import compile_all
 from tests.emulator.machine import Machine
 from tests.support.streams import Device, Stream
@@ -44,7 +45,7 @@ def constants(plans: Plans, batch: int, target: Target) -> Counter[str]:
 def prepared(plans: Plans, batch: int, machine: Machine) -> Iterator[Context]:
     """A context for `batch` images, each of whose launches the machine runs."""
     engine = Engine(plans, torch.device("cpu"), target=machine.target)
-    engine._prepare = machine.bind
+    engine._prepare = lambda launches: list(map(machine.bind, launches))
     with engine.context(batch) as context:
         yield context
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,8 @@ from optgraph.passes import pipeline
 from optgraph.plan.plan import Schedule
 from optgraph.plan.plans import Plans
 from optgraph.run.capture import capture, enqueue, recorded
-from optgraph.run.engine import Context, Engine
+from optgraph.run.context import Context
+from optgraph.run.engine import Engine
 from tests.support.networks import Builder, inception_a, inception_resnet, xception
 from tests.support.streams import Device, Stream
 
@@ -114,7 +114,6 @@ def test_what_is_no_kernel_runs_between_the_graphs_of_those_before_and_after(mon
 
 def test_capture_records_on_streams_that_nobody_else_has(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Stream] = []
-    options: dict[str, Any] = {}
     handles = iter(range(100, 200))
 
     def stream(handle: int, device: int) -> Stream:
@@ -122,26 +121,26 @@ def test_capture_records_on_streams_that_nobody_else_has(device: Device, monkeyp
         made.append(Stream())
         return made[-1]
 
-    @contextmanager
-    def recording(graph: object, **given: Any) -> Iterator[None]:
-        options.update(given, graph=graph)
-        yield
-        options["queues"] = [len(s.queue) for s in made]
+    class Graph:
+        def capture_begin(self, capture_error_mode: str) -> None:
+            # Else a thread that allocates meanwhile would fail, and spoil the recording.
+            assert capture_error_mode == "thread_local" and device.current is made[0]
+
+        def capture_end(self) -> None:
+            assert device.current is made[0]
+            self.queues = [len(s.queue) for s in made]
 
     monkeypatch.setattr("optgraph.run.capture._STREAMS", {})
     monkeypatch.setattr("optgraph.run.capture.new_stream", lambda: next(handles))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(torch.cuda, "ExternalStream", stream)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: "graph")
-    monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     ran: list[int] = []
     launches = [device.enqueued(lambda i=i: ran.append(i)) for i in range(5)]
-    assert capture(launches, SCHEDULE) == "graph"
-    assert options["graph"] == "graph" and options["stream"] is made[0] and len(made) == 3
-    # Else a thread that allocates meanwhile would fail, and spoil the recording.
-    assert options["capture_error_mode"] == "thread_local"
-    assert ran == [] and options["queues"] == [len(s.queue) for s in made]
+    graph = capture(launches, SCHEDULE)
+    assert isinstance(graph, Graph) and len(made) == 3
+    assert ran == [] and graph.queues == [len(s.queue) for s in made]
     device.run(made, seed=0)
     assert sorted(ran) == [0, 1, 2, 3, 4]
     capture(launches, SCHEDULE)
-    assert len(made) == 3 and options["stream"] is made[0]  # once a process
+    assert len(made) == 3  # once a process

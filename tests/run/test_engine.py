@@ -18,7 +18,8 @@ from optgraph.kernels.frame.work import Work
 from optgraph.passes import pipeline
 from optgraph.plan.plans import Plans
 from optgraph.run import reference
-from optgraph.run.engine import Context, Engine, with_workspaces
+from optgraph.run.context import Context, with_workspaces
+from optgraph.run.engine import Engine
 from tests.support.networks import Builder, inception_a, inception_resnet, preactivation_resnet, xception
 
 CPU = torch.device("cpu")

@@ -12,7 +12,8 @@ from optgraph.kernels.frame.sample import Operands
 from optgraph.passes import pipeline
 from optgraph.plan.lowering import lower
 from optgraph.plan.plans import Plans
-from optgraph.run.engine import Context, Engine
+from optgraph.run.context import Context
+from optgraph.run.engine import Engine
 from optgraph.tune.layers import Layer, layers
 from tests.support.gpu_checks import replay_differs, threads_differ, wrong_layers
 from tests.support.networks import Builder, inception_a, xception
