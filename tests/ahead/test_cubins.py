@@ -37,8 +37,8 @@ from optgraph.plan.buffers import Buffers
 from optgraph.plan.lowering import lower
 from optgraph.plan.plans import Plans
 from optgraph.plan.weights import Weights
+from optgraph.run.context import with_workspaces
 from optgraph.run.driver import Kernels
-from optgraph.run.engine import with_workspaces
 from tests.support.cli_models import call, classifier, ok, ok_json, saved
 from tests.support.cubin_samples import GPU, FakeCuda, sample
 from tests.support.networks import Builder

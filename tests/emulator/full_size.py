@@ -18,7 +18,7 @@ from optgraph.plan.buffers import Buffers
 from optgraph.plan.plan import Plan
 from optgraph.plan.plans import Plans
 from optgraph.plan.weights import Shapes
-from optgraph.run.engine import with_workspaces
+from optgraph.run.context import with_workspaces
 from tests.emulator.compiler import compile_all
 from tests.emulator.extents import Extents
 from tests.emulator.faults import FaultError

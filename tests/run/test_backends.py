@@ -12,7 +12,7 @@ from optgraph.ir.graph import Node
 from optgraph.ir.values import Value
 from optgraph.onnx.write import to_onnx
 from optgraph.run import reference
-from optgraph.run.engine import Tensors
+from optgraph.run.context import Tensors
 from tests.support.networks import Builder, inception_a
 from tests.support.two_inputs import shifted
 
