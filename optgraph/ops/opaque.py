@@ -52,9 +52,9 @@ class Opaque(Op):
         first, second = (inferred(importer, node, schema, batch) for batch in _BATCHES)
         values = []
         for (shape, dtype), (other, _) in zip(first, second, strict=True):
-            unknown = (f"{node.output[0]}.{i}" for i in range(len(shape)))
-            dims = tuple(_dimension(a, b) or u for a, b, u in zip(shape, other, unknown, strict=True))
-            values.append(Value(dims, dtype))
+            dims = [_dimension(a, b) for a, b in zip(shape, other, strict=True)]
+            named = (f"{node.output[0]}.{i}" if d is None else d for i, d in enumerate(dims))
+            values.append(Value(tuple(named), dtype))
         op = Opaque(op_type=node.op_type, domain=schema.domain, proto=node.SerializeToString(), values=tuple(values))
         importer.add(op, node.input, node.output)
 

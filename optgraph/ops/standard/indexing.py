@@ -65,7 +65,7 @@ def scatter_nd(form: Form, x: Tensor, indices: Tensor, updates: Tensor) -> Tenso
 
 
 def non_zero(form: Form, x: Tensor) -> Tensor:
-    return torch.nonzero(x).T if x.ndim else torch.zeros(1 if x else 0, 0).to(torch.int64)
+    return torch.nonzero(x).T  # of a scalar, ONNX asks for 0×1 or 0×0 too; ONNX Runtime gives 1×1 or 1×0
 
 
 def compress(form: Form, x: Tensor, condition: Tensor) -> Tensor:
