@@ -11,7 +11,7 @@ import onnx
 
 from optgraph.base.errors import FIX_INPUT, ModelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, fixed, present
-from optgraph.ir.values import Dim, Value, batches, per_image
+from optgraph.ir.values import BATCH, Dim, Value, batches, per_image
 from optgraph.kernels.elementwise import ELEMENTWISE
 from optgraph.kernels.frame.view import View
 from optgraph.ops import exporting
@@ -51,6 +51,10 @@ class Concat(Op):
     @staticmethod
     def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
         axis = axis_of(int(attrs.get("axis", 1)), len(importer.shape(node.input[0])))
+        shapes = [importer.shape(name) for name in node.input]
+        open_ends = [isinstance(shape[axis], str) for shape in shapes if axis < len(shape)]
+        if any(open_ends) and not all(open_ends):  # a batch and more
+            raise KeepError
         importer.add(Concat(axis=axis), node.input)
 
     handlers: ClassVar[Handlers] = {"Concat": from_onnx}
@@ -112,10 +116,14 @@ class Split(Op):
         shape = importer.shape(node.input[0])
         axis = axis_of(int(attrs.get("axis", 0)), len(shape))
         size, count = shape[axis], len(node.output)
-        if isinstance(size, str):
-            raise KeepError
         array = constant_operand(importer, node, 1)
         sizes = attrs.get("split") if array is None else array.tolist()
+        if isinstance(size, str):
+            if sizes is not None and size == BATCH:
+                whole = sum(sizes)
+                remedy = f"fix the batch to {whole} with --input-shape"
+                raise ModelError(f"pieces {sizes}, which only a batch of {whole} has", remedy)
+            raise KeepError
         if sizes is None:
             chunk = math.ceil(size / count)
             sizes = [chunk] * (count - 1) + [size - chunk * (count - 1)]

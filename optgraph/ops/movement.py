@@ -206,6 +206,9 @@ class Pad(Op):
             for i, axis in enumerate(axes):
                 full[int(axis) % rank], full[int(axis) % rank + rank] = pads[i], pads[i + len(axes)]
             pads = full
+        shape = importer.shape(node.input[0])
+        if any(isinstance(size, str) and (pads[i] or pads[i + rank]) for i, size in enumerate(shape)):
+            raise KeepError
         importer.add(Pad(pads=tuple(int(p) for p in pads), value=value, mode=mode), [node.input[0]])
 
     handlers: ClassVar[Handlers] = {"Pad": from_onnx}

@@ -26,7 +26,8 @@ from optgraph.ops.exporting import OPSET, element
 if TYPE_CHECKING:
     from torch import Tensor
 
-_BATCHES = (1009, 2003)  # primes, so that no product of other sizes is taken for one
+# Primes, so that no product of other sizes is taken for one; and the smallest, which a slice of two images may lack.
+_BATCHES = (1009, 2003, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +49,12 @@ class Opaque(Op):
     @staticmethod
     def from_schema(importer: Importer, node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> None:
         """Keeps `node` as it is; ONNX's own shape inference finds its outputs. Raises ModelError if it cannot."""
-        # It computes no size from a symbol, as Resize would have to: what comes out for two batch sizes tells.
-        first, second = (inferred(importer, node, schema, batch) for batch in _BATCHES)
+        # It computes no size from a symbol, as Resize would have to: what comes out for three batch sizes tells.
+        found = [inferred(importer, node, schema, batch) for batch in _BATCHES]
         values = []
-        for (shape, dtype), (other, _) in zip(first, second, strict=True):
-            dims = [_dimension(a, b) for a, b in zip(shape, other, strict=True)]
+        for outputs in zip(*found, strict=True):
+            dtype = outputs[0][1]
+            dims = [_dimension(*sizes) for sizes in zip(*(shape for shape, _ in outputs), strict=True)]
             named = (f"{node.output[0]}.{i}" if d is None else d for i, d in enumerate(dims))
             values.append(Value(tuple(named), dtype))
         op = Opaque(op_type=node.op_type, domain=schema.domain, proto=node.SerializeToString(), values=tuple(values))
@@ -176,14 +178,13 @@ class Opaque(Op):
             raise ModelError(f"ONNX opset {opset} has no such operator", "export it again") from None
 
 
-def _dimension(first: Dim, second: Dim) -> Dim | None:
-    """The dimension that is these two for _BATCHES; None for one that only data tells."""
-    if first == second and isinstance(first, int):
-        return first
-    if isinstance(first, int) and isinstance(second, int):
-        (factor, left), (again, left_again) = divmod(first, _BATCHES[0]), divmod(second, _BATCHES[1])
-        if factor == again and left == left_again == 0:
-            return batches(factor)
+def _dimension(*sizes: Dim) -> Dim | None:
+    """The dimension that is these for _BATCHES; None for one that only data tells."""
+    first = sizes[0]
+    if isinstance(first, int):
+        for dim in (first, batches(first // _BATCHES[0])):
+            if all(size == at(dim, batch) for size, batch in zip(sizes, _BATCHES, strict=True)):
+                return dim
     return None
 
 

@@ -10,7 +10,7 @@ import onnx
 
 from optgraph.base.errors import FIX_INPUT, ModelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, fixed, image, present
-from optgraph.ir.values import BATCH, Shape, Value, at, broadcast, per_image
+from optgraph.ir.values import BATCH, Dim, Shape, Value, at, batches, broadcast, per_image
 from optgraph.kernels.frame.view import View
 from optgraph.ops import exporting
 from optgraph.ops.importing import KeepError, constant_operand
@@ -96,7 +96,7 @@ class Tile(Op):
         x = present(inputs, 0)
         if len(self.repeats) != len(x.shape) or min(self.repeats, default=1) < 1:
             raise ModelError(f"repeats {list(x.shape)} {list(self.repeats)} times")
-        shape = (d if times == 1 else fixed(d) * times for d, times in zip(x.shape, self.repeats, strict=True))
+        shape = (_times(d, times) for d, times in zip(x.shape, self.repeats, strict=True))
         return (Value(tuple(shape), x.dtype),)
 
     @staticmethod
@@ -122,6 +122,11 @@ class Tile(Op):
             if self.repeats[axis] > 1:
                 x, out = _repeated(x, axis, self.repeats[axis]), out.split(axis, x.shape[axis])
         copied(context, node, x, out)
+
+
+def _times(dim: Dim, times: int) -> Dim:
+    factor = per_image(dim)
+    return batches(factor * times) if factor else dim if times == 1 else fixed(dim) * times
 
 
 def _repeated(view: View, axis: int, times: int) -> View:
