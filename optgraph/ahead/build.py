@@ -116,11 +116,8 @@ def build(wanted: Sequence[Use], progress: Progress = silent) -> list[Cubin]:
     """
     missing = [use for use in wanted if cubins.cached(use.key) is None]
     for use in missing:
-        if not importable(use.variant):
-            raise InputError(
-                f"kernel '{use.variant.code.name}', or a function that it takes, is not in a module that a compiler "
-                "process can import"
-            )
+        for function in scripted(use.variant):
+            raise InputError(f"kernel '{function.name}' is not in a module that a compiler process can import")
     tasks: queue.SimpleQueue[Use] = queue.SimpleQueue()
     for use in missing:
         tasks.put(use)
@@ -149,11 +146,10 @@ def compile_all(variants: Iterable[Variant], target: Target, progress: Progress 
     build([Use(cubins.key(variant, target), variant, target, {}, 0) for variant in variants], progress)
 
 
-def importable(variant: Variant) -> bool:
-    """Whether another process finds the jit function and those that it takes: not if they are in a script, or within a
-    function."""
+def scripted(variant: Variant) -> list[Jit]:
+    """The jit functions in it that another process does not find: those in a script, or within a function."""
     functions = (variant.code, *(value for _, value in variant.constants if isinstance(value, Jit)))
-    return all(function.module != "__main__" and "." not in function.name for function in functions)
+    return [function for function in functions if function.module == "__main__" or "." in function.name]
 
 
 def _serve(tasks: queue.SimpleQueue[Use], tell: Callable[[], None]) -> None:

@@ -90,7 +90,7 @@ class Kernels:
             for variant in variants
             if variant not in self._functions
             and self._given(variant) is None
-            and build.importable(variant)
+            and not build.scripted(variant)
             and cubins.cached(cubins.key(variant, self._target)) is None
         ]
         if len(missing) > 1:  # one takes less time here than another process does to start
