@@ -163,7 +163,8 @@ def window_size(size: Dim, kernel: int, stride: int, before: int, after: int, di
         raise ModelError(f"a window of {kernel} with stride {stride} and dilation {dilation}: all must be at least 1")
     length = (size + before + after - (kernel - 1) * dilation - 1) // stride + 1
     if length < 1:
-        raise ModelError(f"a window of {kernel} (dilation {dilation}) does not fit {size} + {before} + {after} pixels")
+        reason = f"a window of {kernel} (dilation {dilation}) does not fit {size} + {before} + {after} pixels"
+        raise ModelError(reason, "give the model larger images")
     return length
 
 

@@ -46,17 +46,17 @@ class Pool(Windowed):
         if importer.reads(node.output[1:]):  # the indices
             raise KeepError
         window = read_window(importer, node, attrs, attrs["kernel_shape"])
-        window["pads"], _ = _ceil(importer.shape(node.input[0]), window, attrs)
+        window["pads"], _ = _whole_windows(importer.shape(node.input[0]), window, attrs)
         importer.add(Pool(mode="max", **window), node.input)
 
     @staticmethod
     def from_average_pool(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
         window = read_window(importer, node, attrs, attrs["kernel_shape"])
         pads, x = window["pads"], node.input[0]
-        window["pads"], extended = _ceil(importer.shape(x), window, attrs)
+        window["pads"], extended = _whole_windows(importer.shape(x), window, attrs)
         counted = bool(attrs.get("count_include_pad", 0)) and any(window["pads"])
-        if counted and extended:
-            # What ceil_mode adds does not count, but `pads` do: they become part of the image.
+        if counted and extended and (importer.opset >= 19 or attrs.get("ceil_mode", 0)):
+            # What the last window lacks does not count, but `pads` do: they become part of the image.
             window["pads"] = tuple(after - before for after, before in zip(window["pads"], pads, strict=True))
             x = importer.add(Pad(pads=(0, 0, *pads[:2], 0, 0, *pads[2:])), [x], [""])
             counted = False
@@ -96,20 +96,28 @@ class Pool(Windowed):
 # ---- ONNX in
 
 
-def _ceil(x: Shape, window: dict[str, Any], attrs: dict[str, Any]) -> tuple[Pads, bool]:
-    """Pads with the rows and columns that ceil_mode adds at the end (a window must still start inside)."""
+def _whole_windows(x: Shape, window: dict[str, Any], attrs: dict[str, Any]) -> tuple[Pads, bool]:
+    """Pads with the rows and columns that the last window lacks, and whether there are any.
+
+    ceil_mode adds them (a window must still start inside). Without it, ONNX Runtime and ONNX's inference divide towards
+    0: one window is left if less than a stride is missing for it.
+    """
     pads = list(window["pads"])
-    if not attrs.get("ceil_mode", 0):
-        return window["pads"], False
     for i in range(2):
         size = x[2 + i]
-        if isinstance(size, str):
-            raise ModelError(f"ceil_mode needs a fixed size, not '{size}'", FIX_INPUT, "ceil_mode")
         stride, reach = window["stride"][i], (window["kernel"][i] - 1) * window["dilation"][i] + 1
+        if isinstance(size, str):
+            if not attrs.get("ceil_mode", 0):
+                continue
+            raise ModelError(f"ceil_mode needs a fixed size, not '{size}'", FIX_INPUT, "ceil_mode")
         padded = size + pads[i] + pads[i + 2]
-        count = math.ceil((padded - reach) / stride) + 1
-        if (count - 1) * stride >= size + pads[i]:
-            count -= 1
+        if attrs.get("ceil_mode", 0):
+            count = math.ceil((padded - reach) / stride) + 1
+            count -= (count - 1) * stride >= size + pads[i]
+        elif 0 < reach - padded < stride:
+            count = 1
+        else:
+            continue
         pads[i + 2] += max((count - 1) * stride + reach - padded, 0)
     extended = (pads[0], pads[1], pads[2], pads[3])
     return extended, extended != window["pads"]

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from optgraph import ops
+from optgraph.base.errors import ModelError
 from optgraph.ir.values import RELU, Act, Pads, Pair
+from optgraph.onnx.read import read
 from tests.support.definitions import ACT, POOL_WINDOWS, evaluate, per_channel, pool, rand
-from tests.support.onnx_checks import exported, imported, single, types, weights
+from tests.support.onnx_checks import agree, exported, imported, model, single, types, weights
 
 # ---- reference, against the definition
 
@@ -78,3 +80,25 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_import(name: str) -> None:
     imported(CASES[name])
+
+
+MISSING = {  # a window that the image of 9x7 does not fill, though less than a stride is missing
+    "down": {"kernel_shape": [11, 3], "strides": [3, 1]},
+    "across": {"kernel_shape": [2, 8], "strides": [1, 2], "dilations": [1, 1]},
+    "both, padded": {"kernel_shape": [12, 9], "strides": [3, 4], "pads": [1, 0, 0, 1]},
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+@pytest.mark.parametrize("opset", [11, 19])
+@pytest.mark.parametrize("op_type, counted", [("MaxPool", 0), ("AveragePool", 0), ("AveragePool", 1)])
+def test_a_window_that_the_image_does_not_fill(op_type: str, counted: int, opset: int, name: str) -> None:
+    attrs = {key: value for key, value in MISSING[name].items() if op_type == "MaxPool" or key != "dilations"}
+    attrs |= {"count_include_pad": 1} if counted else {}
+    assert agree(model([(op_type, "x", "y", attrs)], opset=opset)).keys() <= {"Pool", "Pad"}
+
+
+def test_a_window_that_misses_a_stride_is_refused() -> None:
+    """ONNX Runtime gives an empty tensor."""
+    with pytest.raises(ModelError, match=r"a window of 12 .* does not fit 9 \+ 0 \+ 0 pixels: give .* larger images"):
+        read(model([("MaxPool", "x", "y", {"kernel_shape": [12, 3], "strides": [3, 1]})]))

@@ -17,7 +17,7 @@ from optgraph.ops.standard.form import Form, Function, OutsideTorchError
 class Slide:
     """A window along one axis: `count` places, of `kernel` elements each; `before` and `after` are the padding.
 
-    beyond: what ceil_mode adds after the padding.
+    beyond: what the last window lacks after the padding.
     """
 
     kernel: int
@@ -45,7 +45,7 @@ def slides(form: Form, sizes: list[int], kernel: list[int]) -> list[Slide]:
             if auto == "SAME_LOWER":
                 before, after = after, before
         places = (size + before + after - reach) / stride
-        count = math.floor(places) + 1
+        count = int(places) + 1  # towards 0, as ONNX Runtime does where less than a stride is missing
         if form.integer("ceil_mode", 0):
             count = math.ceil(places) + 1
             count -= (count - 1) * stride >= size + before  # a window starts inside, or in the padding before it
@@ -79,12 +79,17 @@ def _total(x: Tensor, axis: int) -> Tensor:
 
 
 def average_pool(form: Form, x: Tensor) -> Tensor:
-    """Over the elements inside the image, and those of `pads` with count_include_pad; never those of ceil_mode."""
+    """Over the elements inside the image, and those of `pads` with count_include_pad; never those of ceil_mode.
+
+    ONNX Runtime counts all of a window that does not fit, until opset 19.
+    """
     window = slides(form, list(x.shape[2:]), form.get("kernel_shape"))
     inside = torch.ones_like(x[:1, :1])
     if form.integer("count_include_pad", 0):
-        inside = _padded(inside, window, 1.0, beyond=False)
-        inside = F.pad(inside, [m for s in reversed(window) for m in (0, s.beyond)])
+        whole = form.opset < 19 and not form.integer("ceil_mode", 0)
+        inside = _padded(inside, window, 1.0, beyond=whole)
+        if not whole:
+            inside = F.pad(inside, [m for s in reversed(window) for m in (0, s.beyond)])
     else:
         inside = _padded(inside, window, 0.0, beyond=True)
     total = _reduced(_padded(x, window, 0.0, beyond=True), window, _total)

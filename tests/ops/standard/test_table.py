@@ -168,6 +168,9 @@ CASES = [
     case("GlobalLpPool", 2, X, p=3),
     case("LpPool", 18, IMAGE, kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 1], p=2),
     case("LpPool", 11, real(2, 3, 9), kernel_shape=[3], p=3),
+    *(case("AveragePool", opset, real(2, 3, 9), kernel_shape=[12], strides=[3], pads=[1, 0], count_include_pad=1)
+      for opset in (11, 19)),
+    *(case(op, 18, real(2, 3, 4), kernel_shape=[5], strides=[2]) for op in ("MaxPool", "AveragePool", "LpPool")),
     *(case("AveragePool", 19, real(2, 3, 9), kernel_shape=[4], strides=[3], ceil_mode=1, pads=[1, 1],
            count_include_pad=c) for c in (0, 1)),
     case("AveragePool", 19, real(1, 2, 5, 4, 6), kernel_shape=[2, 2, 3], auto_pad="SAME_LOWER", strides=[2, 1, 2]),
