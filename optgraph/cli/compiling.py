@@ -53,8 +53,8 @@ def compile(
         list[str] | None,
         typer.Option(
             metavar="[NAME=]SOURCE",
-            help="Images, .npy files or a folder of them, as for verify: lists the regions that leave the range of "
-            "fp16 on them, which are what --keep-fp32 auto keeps.",
+            help="Images, .npy files or a folder of them, as for verify: what the regions that leave the range of fp16 "
+            "are looked for on, which --keep-fp32 auto keeps. Default: a random smooth image.",
         ),
     ] = None,
     *,
@@ -73,10 +73,11 @@ def compile(
       optgraph compile model.onnx -o features.optgraph --cut /global_pool/output_0
     """
     from optgraph.api import net
+    from optgraph.api.ranges import ranges
     from optgraph.base.files import check_output
     from optgraph.cli.images import read_feeds
     from optgraph.report import facts, tables
-    from optgraph.run.ranges import leaving
+    from optgraph.report.ranges import lines as range_lines
 
     batches, sizes = batch_sizes(batch), options.asked_sizes()
     if any_size and not sizes:
@@ -93,15 +94,14 @@ def compile(
         data = facts.net_dict(compiled, batches)
         data |= {"variants": facts.variants_dict(compiled), "passes": facts.passes_dict(compiled.reports)}
         data["output"] = str(output)
-        feeds = read_feeds(input or (), compiled.inputs)
-        kept = compiled.plans.keep
-        out = leaving(compiled.simplified, compiled.fused, compiled.dtype, feeds, kept)
-        data["out_of_range"] = [region.to_json() for region in out]
+        found = ranges(compiled, read_feeds(input or (), compiled.inputs))
+        data["out_of_range"] = None if found.regions is None else [region.to_json() for region in found.regions]
+        data["ranges"] = found.how
         compiled.save(output, any_size=any_size)
     variants = data["variants"]
     shown = [tables.passes_table(data["passes"]), tables.net_table(data)]
     lines = [f"wrote {output}"]
-    lines[:0] = [f"leaves fp16: {tables.leaving(region)}" for region in data["out_of_range"]]
+    lines[:0] = range_lines(data)
     if variants:
         shown.append(tables.variants_table(variants))
         lines.insert(0, tables.variants_line(variants))

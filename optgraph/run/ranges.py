@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from optgraph.base.dtypes import STORAGE
 from optgraph.ir.graph import Graph, Node
@@ -73,10 +74,10 @@ def leaving(
     for node in fused.nodes():
         if stored.issuperset(node.outputs):
             continue
-        ends = [extremes[value] for value in node.outputs if value in extremes]
-        largest = max((high for _, high in ends), default=0.0)
+        lowest = {value: extremes[value][0] for value in node.outputs if value in extremes}
+        largest = max((extremes[value][1] for value in lowest), default=0.0)
         largest = max(largest, *(inside.get(name, 0.0) for name in node.origin), 0.0)
-        small = [(extremes[v][0], readers[v]) for v in node.outputs if v in readers and extremes[v][0] < SMALLEST]
+        small = [(low, readers[v]) for v, low in lowest.items() if v in readers and low < SMALLEST]
         weight = _weight(fused, node)
         if largest > LARGEST:
             found.append(Leaving(node.name, node.origin, "large", largest))
@@ -99,20 +100,31 @@ def _weight(graph: Graph, node: Node) -> float:
     return max(sizes) if max(sizes) > LARGEST or not small else small[0]
 
 
-def _extremes(graph: Graph, inputs: Sequence[Mapping[str, np.ndarray]]) -> dict[str, tuple[float, float]]:
-    """By value that a node computes, the smallest number but 0 and the largest, in absolute terms."""
+def _extremes(
+    graph: Graph, inputs: Sequence[Mapping[str, np.ndarray]], wanted: Collection[str] | None = None
+) -> dict[str, tuple[float, float]]:
+    """By value that a node computes, the smallest number but 0 and the largest, in absolute terms.
+
+    wanted: the values looked at, None for all.
+    """
     executor = Executor(graph)
     found: dict[str, tuple[float, float]] = {}
     for feeds in inputs:
         for node, results in executor.stream(feeds):
             for value, result in zip(node.outputs, results, strict=True):
-                if result.is_floating_point() and result.numel():
+                if result.is_floating_point() and result.numel() and (wanted is None or value in wanted):
                     low, high = found.get(value, (math.inf, 0.0))
-                    size = result.abs()
-                    size = size[size.isfinite() & (size > 0)]
-                    if size.numel():
-                        found[value] = min(low, float(size.min())), max(high, float(size.max()))
+                    least, most = _ends(result)
+                    found[value] = min(low, least), max(high, most)
     return found
+
+
+def _ends(result: torch.Tensor) -> tuple[float, float]:
+    """The smallest and the largest of its numbers but 0 and those that are not finite; inf and 0 if there are none."""
+    size = result.abs()
+    if not size.max().isfinite():
+        size = torch.where(size.isfinite(), size, 0.0)
+    return float(torch.where(size > 0, size, math.inf).min()), float(size.max())
 
 
 def _readers(graph: Graph, extremes: Mapping[str, tuple[float, float]]) -> dict[str, str]:
@@ -154,12 +166,14 @@ def _inside(simplified: Graph, fused: Graph, inputs: Sequence[Mapping[str, np.nd
     if not hidden:
         return {}
     shown = {source.name for source in fused.sources.values()}
-    extremes = _extremes(simplified, inputs)
+    inside = {
+        node.output: node.origin
+        for node in simplified.nodes()
+        if node.output in simplified.sources
+        and simplified.sources[node.output].name not in shown
+        and not hidden.isdisjoint(node.origin)
+    }
     found: dict[str, float] = {}
-    for node in simplified.nodes():
-        source = simplified.sources.get(node.output)
-        if source is None or source.name in shown or hidden.isdisjoint(node.origin):
-            continue
-        _, high = extremes.get(node.output, (0.0, 0.0))
-        found.update({name: max(found.get(name, 0.0), high) for name in node.origin})
+    for value, (_, high) in _extremes(simplified, inputs, inside).items():
+        found.update({name: max(found.get(name, 0.0), high) for name in inside[value]})
     return found

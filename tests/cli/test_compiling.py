@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from optgraph.base.errors import ModelError
 from tests.support.cli_models import NODES, call, classifier, ok, ok_json, saved
 from tests.support.ranges import overflowing
 
@@ -151,3 +152,43 @@ def test_ranges_on_given_inputs(tmp_path: Path) -> None:
     assert "leaves fp16" not in ok("compile", path, *auto, "--input", bright)
     assert ok_json("compile", path, "--dtype", "fp16", "--input", dim)["out_of_range"] == []
     assert ok_json("verify", path, *auto, "--backend", "interpret", "--input", dim)["kept_fp32"] == []
+
+
+def test_ranges_on_a_made_up_image(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that `verify` compares on."""
+    path, half = tmp_path / "over.onnx", ("--dtype", "fp16")
+    onnx.save(overflowing(), path)
+    found = ok_json("compile", path, *half)
+    verified = json.loads(call("verify", path, *half, "--backend", "torch", "--json").stdout)
+    assert found["out_of_range"] == ok_json("compile", path, *half)["out_of_range"] != []
+    assert verified["out_of_range"] == []  # torch computes in float32
+    out = ok("compile", path, *half)
+    assert out.count("leaves fp16: ") == len(found["out_of_range"])
+    assert "range of fp16: these leave it, on a made-up input: --input looks on yours; --keep-fp32 auto keeps" in out
+    monkeypatch.setattr("optgraph.report.ranges.MOST", 1)
+    out = ok("compile", path, *half)
+    assert out.count("leaves fp16: ") == 1 and f"{len(found['out_of_range']) - 1} more regions leave it" in out
+    assert "range of fp16: no region leaves it, on a made-up input" in ok("compile", model, *half)
+    assert "range of fp16: no region leaves it, on a made-up input" in ok("compile", path, *half, "--keep-fp32", "auto")
+    for dtype in ("fp32", "bf16"):
+        assert "of fp16" not in ok("compile", path, "--dtype", dtype)
+
+
+def test_ranges_that_are_not_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, x, half = tmp_path / "over.onnx", tmp_path / "x.npy", ("--dtype", "fp16")
+    onnx.save(overflowing(), path)
+    np.save(x, np.ones((1, 3, 8, 8), np.float32))
+    monkeypatch.setattr("optgraph.api.ranges.MOST_FLOPS", 1e3)
+    assert ok_json("compile", path, *half)["out_of_range"] is None
+    assert "range of fp16: not looked for, which takes 0 GFLOP: give --input to have it done" in ok(
+        "compile", path, *half
+    )
+    assert ok_json("compile", path, *half, "--input", x)["out_of_range"] != []
+    monkeypatch.undo()
+
+    def refuse(*_: object) -> None:
+        raise ModelError("node 'gather': index 7 is out of bounds")
+
+    monkeypatch.setattr("optgraph.api.ranges.leaving", refuse)
+    out = ok("compile", path, *half)
+    assert "not known, for a made-up input will not do: give --input: node 'gather': index 7 is out of bounds" in out

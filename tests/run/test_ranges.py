@@ -89,3 +89,21 @@ def test_networks():
         regions = leaving(made.simplified, made.fused, "fp16", examples(made.inputs))
         assert {name for one in regions for name in one.onnx_nodes} >= set(names)
         assert "last" not in {name for one in regions for name in one.onnx_nodes}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_is_not_finite_or_zero_is_no_end():
+    x = np.array([0.0, np.inf, -np.inf, np.nan, 3.0, -1e-6]).reshape(1, 1, 2, 3)
+    graph = chain((NEG,), (LOG,), shape=x.shape)
+    (one,) = found(graph, x)
+    assert (one.region, one.end, one.reader) == ("node0", "small", "node1") and one.value == pytest.approx(1e-6)
+    assert found(graph, np.zeros(x.shape)) == found(graph, np.full(x.shape, np.nan)) == []
+
+
+def test_integers_have_no_range():
+    graph = Graph()
+    graph.add_input("x", Value((2, 3), "int64"))
+    two = graph.add_constant(np.array(2))
+    double = graph.add(Binary(fn="mul"), ["x", two], name="double").output
+    graph.outputs = {"y": graph.add(Binary(fn="div"), ["x", double], name="ratio").output}
+    assert leaving(graph, graph, "fp16", [{"x": np.arange(1, 7).reshape(2, 3)}]) == []
