@@ -239,6 +239,19 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
             "warm, s": lambda row: f"{row['warm_seconds']:.1f}",
         },
     ),
+    "loops": (
+        "loops",
+        "python -m benchmarks.loops",
+        {
+            "tile": lambda row: row["tile"],
+            "warps": lambda row: f"{row['warps']}",
+            "registers": lambda row: f"{row['registers']}",
+            "bytes spilled": lambda row: f"{row['spill_bytes']}",
+            "blocks an SM": lambda row: f"{row['blocks_per_sm']}",
+            "instructions a step": lambda row: f"{row['step']}",
+            "in all": lambda row: f"{row['instructions']}",
+        },
+    ),
     "host": (
         "host",
         "python -m benchmarks.host",

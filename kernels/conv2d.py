@@ -12,7 +12,9 @@ Three ways to fetch a block of x and weight:
   which writes the zeros of the padding itself. Where no tap moves along an axis, that axis merges with its neighbour
   (1xk: images with rows; kx1: rows with columns), so that boxes fit a 17x17 map.
 - gathered: block by block of channels within each tap, contiguous channels behind one mask per row.
-- flattened: for the few channels of an RGB stem, (r, s, c) as one axis, where a block of 32 holds all 27 of a 3x3.
+- flattened: for the few channels of an RGB stem, (r, s, c) as one axis, where a block of 32 holds all 27 of a 3x3. Its
+  kernel and channels are constants: each element has an address and a mask of its own, and integer instructions, not
+  bytes, would bind it. Others do not have them, for a network is to need few compiled kernels.
 
 Bound: FLOPs, 2*kh*kw*Cin for every output value; the taps of neighbouring pixels meet in L1 and L2.
 """
@@ -42,6 +44,7 @@ from optgraph.kernels.frame.variant import Block
 from optgraph.kernels.frame.work import work_of
 
 _FLATTEN_BELOW = 16  # channels of a group: the least depth of a tl.dot
+_FLATTEN_TAPS = 64  # bits of an integer, for the rows, the columns and what is beyond
 
 
 def conv2d(
@@ -67,7 +70,7 @@ def conv2d(
     before.check(groups * channels)
     after.check(tuple(out.shape))
 
-    flatten, target = channels < _FLATTEN_BELOW, target_of(x)
+    flatten, target = channels < _FLATTEN_BELOW and sum(window.kernel) < _FLATTEN_TAPS, target_of(x)
     boxed = None if before or flatten else _boxed(x, weight, window, (height, width))
     planned = planned_batch(x.shape[0], target)
     extent = boxed.boxes(planned)[:3] if boxed else (1, planned * height * width, 1)
@@ -75,6 +78,8 @@ def conv2d(
     plain, item = not before and after.residual is None, weight.element_size()
     problem = Gemm(extent, (columns,) * groups, depth, item, taps, plain=plain, tma=boxed is not None)
     tile = tile or choose(problem, target)
+    if flatten:  # a pipeline no longer than the loop
+        tile = replace(tile, num_stages=min(tile.num_stages, cdiv(depth, tile.block_k)))
     image, size, stride_c = Image.of(x), Output.of(out, channels, columns), strides4(x)[3]
     operands: dict[str, Any] = {"x": x, "weight": weight}
     boxes, row_tiles = Boxes(0, 0, 0, 0), cdiv(size.pixels, tile.block_m)
@@ -89,7 +94,15 @@ def conv2d(
     tensors = {**operands, "out": out, "workspace": unbound(workspace)}
     ends = {"pre": before.argument(), "end": after.argument()}
     numbers = {"size": size, "splits": tile.splits, "boxes": boxes}
-    ways = {"STRIDE_C": stride_c, "FLATTEN": flatten, "SPLIT": tile.splits > 1, "TMA": tile.box is not None}
+    known = (*window.kernel, channels) if flatten else (0, 0, 0)
+    ways = {
+        "STRIDE_C": stride_c,
+        "DILATED": window.dilation != (1, 1),
+        "SPLIT": tile.splits > 1,
+        "FLATTEN": flatten,
+        **dict(zip(("KH", "KW", "CHANNELS"), known, strict=True)),
+        "TMA": tile.box is not None,
+    }
     program = problem.program(tile, after.residual is not None)
     return Launch(
         "conv2d",
@@ -215,6 +228,8 @@ def samples() -> Iterator[tuple[str, Sample]]:
     for channels, pads, dilation in product([3, 20], [(0, 0, 0, 0), (0, 1, 2, 3), (2, 0, 0, 1)], [(1, 1), (2, 3)]):
         window = Window((3, 3), (2, 1), pads, dilation)
         yield "pads, strides, dilations", sample((2, 9, 11, channels), 5, window, tile=small)
+    for kernel in ((17, 16), (1, 63)):  # more rows and columns than an int has bits; than a long has
+        yield "large kernels", sample((1, 18, 64, 3), 5, Window(kernel, pads=(1, 0, 20, 0)), tile=small)
     for groups, channels, columns in ((2, 40, 60), (5, 15, 25), (7, 7, 7)):
         ends = {"before": Prologue(True, True, RELU), "after": Epilogue(True, residual=True)}
         yield "groups", sample((2, 7, 5, channels), columns, around, groups=groups, tile=small, **ends)

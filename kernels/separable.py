@@ -12,8 +12,10 @@ Bound: bytes on large maps, where d would cost a write and a read of the whole m
 the depthwise arithmetic, which every program repeats for its columns: hence wide blocks, and up to three of them side
 by side in one program, with an accumulator each.
 The depthwise sum is made in registers, straight in the layout of the product's A operand. With software pipelining the
-compiler would stage all shifted loads in shared memory (more than an SM has) and spill; so the loops have one stage,
-and the taps of one window row, unrolled, are the loads in flight.
+compiler would stage all shifted loads in shared memory (more than an SM has) and spill; so the loops have one stage.
+The weights and the taps of one window row, unrolled, are the loads in flight. Instructions are then what binds it, some
+600 a warp for 64 channels of 64 pixels. In fp16, if nothing comes before but a ReLU, the taps of a row are added in
+fp16, two channels an instruction, and the rows in float32: so a row's sum must not leave fp16 either.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ from optgraph.kernels.frame.rows import patch_rows
 from optgraph.kernels.frame.sample import Sample, image, vector, weight, window_sample
 from optgraph.kernels.frame.tile import Tile, cdiv, planned_batch
 from optgraph.kernels.frame.work import work_of
+
+_HALF_TAPS = 7
 
 
 def separable(
@@ -77,13 +81,16 @@ def separable(
     image, size, stride_c = Image.of(x), Output.of(out, channels, strip=strip), strides4(x)[3]
     weights = {"depthwise": depthwise, "depthwise_bias": depthwise_bias, "weight": weight}
     ends = {"pre": before.argument(), "mid": Scalar.of(mid, mid_slope), "end": after.argument()}
-    taps = {"STRIDE_C": stride_c, "KH": window.kernel[0], "KW": window.kernel[1], "STRIP": strip}
+    half = in_half(x, depthwise, window, before)
+    ways = {"STRIDE_C": stride_c, "DILATED": window.dilation != (1, 1), "HALF": half, "CLEAR": before.moves(0.0)}
+    taps = {"KH": window.kernel[0], "KW": window.kernel[1], "STRIP": strip}
     return Launch(
         "separable",
         ours("separable"),
         (cdiv(size.pixels, tile.block_m) * cdiv(columns, tile.columns),),
         {"x": x, **weights, "out": out, "image": image, "window": Sliding.of(window), **ends, "size": size},
         {
+            **ways,
             **taps,
             **product_constants(image, stride_c, channels, (columns, size.row, after.residual_row), precision, tile),
             "ACCUMULATORS": tile.accumulators,
@@ -92,6 +99,12 @@ def separable(
         work_of(x, out, window, {**weights, "mid_slope": mid_slope}, (before, after), program),
         problem,
     )
+
+
+def in_half(x: torch.Tensor, depthwise: torch.Tensor, window: Window, before: Prologue) -> bool:
+    """Whether the taps of a row are added in fp16: few enough for its rounding to be lost in that of d."""
+    plain = not before.affine and before.act in (IDENTITY, RELU)
+    return plain and x.dtype == depthwise.dtype == torch.float16 and window.kernel[1] <= _HALF_TAPS
 
 
 def pack_depthwise(weight: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ def identity(x, a, b):
 
 @triton.jit
 def relu(x, a, b):
-    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.maximum(x, tl.zeros_like(x), propagate_nan=tl.PropagateNan.ALL)  # in the type that x has
 
 
 @triton.jit

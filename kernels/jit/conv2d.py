@@ -10,13 +10,21 @@ from optgraph.kernels.jit.epilogue import activated, multiplicand, prologue, sto
 from optgraph.kernels.jit.split_k import joined, span
 
 
+@triton.jit
+def _bits(one, first, end, size: tl.constexpr):
+    """Bits first <= i < end, of the lowest `size`."""
+    end = tl.minimum(end, size)
+    return (one << end) - (one << tl.minimum(first, end))
+
+
 # fmt: off
 @triton.jit
 def conv2d(
     x, weight, out, workspace, image, window, pre, end,
     size, splits,
     boxes,  # TMA: the output as boxes see it, and from one kernel row to the next along its second axis
-    STRIDE_C: tl.constexpr, FLATTEN: tl.constexpr, SPLIT: tl.constexpr,
+    STRIDE_C: tl.constexpr, DILATED: tl.constexpr, SPLIT: tl.constexpr,
+    FLATTEN: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, CHANNELS: tl.constexpr,  # sizes known if it is flattened
     TMA: tl.constexpr, BOX0: tl.constexpr, BOX1: tl.constexpr, BOX2: tl.constexpr, PRECISION: tl.constexpr,
     ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
@@ -25,7 +33,11 @@ def conv2d(
     channels, columns = size.channels // ALIGN_K * ALIGN_K, size.columns // ALIGN_N * ALIGN_N
     stride_n, stride_h = image.stride_n // ALIGN_K * ALIGN_K, image.stride_h // ALIGN_K * ALIGN_K
     stride_w = image.stride_w // ALIGN_K * ALIGN_K
-    kh, kw, dilation_h, dilation_w = window.kernel_h, window.kernel_w, window.dilation_h, window.dilation_w
+    kh, kw, dilation_h, dilation_w = window.kernel_h, window.kernel_w, 1, 1
+    if DILATED:
+        dilation_h, dilation_w = window.dilation_h, window.dilation_w
+    if FLATTEN:
+        kh, kw, channels = KH, KW, CHANNELS
     tap_h, tap_w = dilation_h * stride_h, dilation_w * stride_w  # from one tap to the next
     # GROUP_M row tiles walk the columns together: both operands stay in L2.
     if TMA:
@@ -70,6 +82,10 @@ def conv2d(
         r_end = tl.where(m_mask, tl.cdiv(tl.maximum(image.height - top, 0), dilation_h), 0)
         s_first = tl.cdiv(tl.maximum(-left, 0), dilation_w)
         s_end = tl.cdiv(tl.maximum(image.width - left, 0), dilation_w)
+        if FLATTEN:
+            # The rows, and above them the columns, that are inside, as bits: one comparison an element, and not four.
+            one = tl.full((1,), 1, tl.int32 if KH + KW < 32 else tl.int64)
+            bits = _bits(one, r_first, r_end, KH) + (_bits(one, s_first, s_end, KW) << KH)  # [BLOCK_M]
         x_block = x_rows + (k * STRIDE_C)[None, :]  # [BLOCK_M, BLOCK_K]
         weight_block = weight + (k[:, None] * columns + n[None, :])  # [BLOCK_K, BLOCK_N]
 
@@ -77,43 +93,49 @@ def conv2d(
     blocks = tl.cdiv(channels, BLOCK_K)
     steps = tl.cdiv(kh * kw * channels, BLOCK_K) if FLATTEN else kh * kw * blocks
     first, last = 0, steps
+    # Where the loop is: counted, for to divide in every step would take as many instructions as all the rest of it.
+    r, s, base = 0, 0, 0
     if SPLIT:
         first, last = span(steps, tl.program_id(2), splits)
+        if not FLATTEN:
+            r, s, base = first // blocks // kw, first // blocks % kw, first % blocks * BLOCK_K
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for step in range(first, last):
         if FLATTEN:
             index = step * BLOCK_K + k
             c = index % channels
             tap = index // channels
-            r = tap // kw  # [BLOCK_K]
-            s = tap % kw
+            row, column = tap // kw, tap % kw  # [BLOCK_K]
             k_mask = index < kh * kw * channels
-            a_mask = (r_first[:, None] <= r[None, :]) & (r[None, :] < r_end[:, None])  # [BLOCK_M, BLOCK_K]
-            a_mask &= (s_first[:, None] <= s[None, :]) & (s[None, :] < s_end[:, None]) & k_mask[None, :]
-            a = tl.load(x_rows + (r * tap_h + s * tap_w + c * STRIDE_C)[None, :], a_mask, other=0.0)
+            # Beyond the last tap, a bit that no pixel has.
+            wanted = tl.where(k_mask, (one << row) + (one << (KH + column)), one << (KH + KW))[None, :]
+            a_mask = (bits[:, None] & wanted) == wanted  # [BLOCK_M, BLOCK_K]
+            a = tl.load(x_rows + (row * tap_h + column * tap_w + c * STRIDE_C)[None, :], a_mask, other=0.0)
             b = tl.load(weight_block + step * BLOCK_K * columns, k_mask[:, None] & n_mask[None, :], other=0.0)
         else:
-            tap = step // blocks
-            base = (step - tap * blocks) * BLOCK_K
-            r = tap // kw
-            s = tap % kw
             c = base + k
+            first_row = (r * kw + s) * channels + base  # of weight
             if TMA:
                 # Beyond the last channel of a tap x gives zeros, which silence the next tap's weights.
                 box = x.load([first0, first1 + (r - window.top) * boxes.step, first2 + s - window.left, base])
                 a = box.reshape(BLOCK_M, BLOCK_K)
-                b = weight.load([tap * channels + base, first_n])
+                b = weight.load([first_row, first_n])
             else:
                 k_mask = k < channels - base
                 inside = (r_first <= r) & (r < r_end) & (s_first <= s) & (s < s_end)  # [BLOCK_M]
                 a_mask = inside[:, None] & k_mask[None, :]
                 a = tl.load(x_block + (r * tap_h + s * tap_w + base * STRIDE_C), a_mask, other=0.0)
-                block = (tap * channels + base) * columns
-                b = tl.load(weight_block + block, k_mask[:, None] & n_mask[None, :], other=0.0)
+                b = tl.load(weight_block + first_row * columns, k_mask[:, None] & n_mask[None, :], other=0.0)
         if pre is not None:
             a = prologue(a, pre, first_channel + c, k_mask)
             a = tl.where(a_mask, a, 0.0)
         acc = tl.dot(multiplicand(a.to(b.dtype), PRECISION), b, acc, input_precision=PRECISION)
+        if not FLATTEN:
+            base += BLOCK_K
+            s += (base >= channels).to(tl.int32)
+            base = tl.where(base < channels, base, 0)
+            r += (s == kw).to(tl.int32)
+            s = tl.where(s < kw, s, 0)
 
     whole = True
     if SPLIT:

@@ -15,7 +15,8 @@ from optgraph.kernels.jit.epilogue import activated, multiplicand, parameter, st
 def separable(
     x, depthwise, depthwise_bias, weight, out, image, window, pre, mid, end,
     size,  # pixels: N*strips*STRIP*Wo
-    STRIDE_C: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, STRIP: tl.constexpr, PRECISION: tl.constexpr,
+    STRIDE_C: tl.constexpr, DILATED: tl.constexpr, HALF: tl.constexpr, CLEAR: tl.constexpr,
+    KH: tl.constexpr, KW: tl.constexpr, STRIP: tl.constexpr, PRECISION: tl.constexpr,
     ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, ACCUMULATORS: tl.constexpr,
 ):
@@ -23,7 +24,9 @@ def separable(
     channels, columns = size.channels // ALIGN_K * ALIGN_K, size.columns // ALIGN_N * ALIGN_N
     stride_n, stride_h = image.stride_n // ALIGN_K * ALIGN_K, image.stride_h // ALIGN_K * ALIGN_K
     stride_w = image.stride_w // ALIGN_K * ALIGN_K
-    dilation_h, dilation_w = window.dilation_h, window.dilation_w
+    dilation_h, dilation_w = 1, 1
+    if DILATED:
+        dilation_h, dilation_w = window.dilation_h, window.dilation_w
     tap_h, tap_w = dilation_h * stride_h, dilation_w * stride_w  # from one tap to the next
     # Columns vary fastest: programs that repeat a depthwise run together and read x from L2.
     tiles_n = tl.cdiv(columns, BLOCK_N * ACCUMULATORS)
@@ -44,6 +47,8 @@ def separable(
     origin = picture.to(tl.int64) * stride_n + top.to(tl.int64) * stride_h + left.to(tl.int64) * stride_w
     x_block = x + origin[:, None] + (k * STRIDE_C)[None, :]  # [BLOCK_M, BLOCK_K], may point before x
 
+    bits: tl.constexpr = tl.int16 if weight.dtype.element_ty.primitive_bitwidth == 16 else tl.int32
+    summed: tl.constexpr = tl.float16 if HALF else tl.float32
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     acc1, acc2 = acc, acc
     for base in tl.range(0, channels, BLOCK_K, num_stages=1):
@@ -54,26 +59,38 @@ def separable(
                 scale = tl.load(pre.scale + c, k_mask, other=0.0)[None, :]
             if pre.shift is not None:
                 shift = tl.load(pre.shift + c, k_mask, other=0.0)[None, :]
+        # Asked for before the taps, to be there after them. Of three blocks, the others would take too many registers.
+        w_block = weight + (c[:, None] * columns + n[None, :])  # [BLOCK_K, BLOCK_N]
+        w_mask = k_mask[:, None] & (n < columns)[None, :]
+        if ACCUMULATORS > 1:
+            # What is no number yet waits in registers: the compiler would wait for it, to put it into shared memory.
+            w_bits = tl.load(w_block.to(tl.pointer_type(bits), bitcast=True), w_mask, other=0)
+        else:
+            w = tl.load(w_block, w_mask, other=0.0)  # the registers are worth a second block on the SM
         d = tl.zeros((BLOCK_M, BLOCK_K), dtype=tl.float32)
         for r in tl.range(0, KH, num_stages=1):
             row_mask = (r_first <= r) & (r < r_end)
+            row = tl.zeros((BLOCK_M, BLOCK_K), dtype=summed)
             for s in tl.static_range(KW):
                 inside = (row_mask & (s_first <= s) & (s < s_end))[:, None] & k_mask[None, :]
-                a = tl.load(x_block + (base * STRIDE_C + r * tap_h + s * tap_w), inside, other=0.0).to(tl.float32)
+                a = tl.load(x_block + (base * STRIDE_C + r * tap_h + s * tap_w), inside, other=0.0).to(summed)
                 if pre is not None:
                     if pre.scale is not None:
                         a *= scale
                     if pre.shift is not None:
                         a += shift
-                    a = tl.where(inside, pre.act(a, pre.a, pre.b), 0.0)
-                tap = tl.load(depthwise + (r * KW + s) * channels + c, k_mask, other=0.0).to(tl.float32)
-                d += a * tap[None, :]
+                    a = pre.act(a, pre.a, pre.b)
+                    if CLEAR:
+                        a = tl.where(inside, a, 0.0)
+                tap = tl.load(depthwise + (r * KW + s) * channels + c, k_mask, other=0.0).to(summed)
+                row += a * tap[None, :]
+            d += row.to(tl.float32)
         if depthwise_bias is not None:
             d += tl.load(depthwise_bias + c, k_mask, other=0.0)[None, :]
         d = mid.fn(d, parameter(mid.a, c, k_mask), mid.b)
         a = multiplicand(d.to(weight.dtype.element_ty), PRECISION)
-        w_block = weight + (c[:, None] * columns + n[None, :])  # [BLOCK_K, BLOCK_N]; kept, it would take registers
-        w = tl.load(w_block, k_mask[:, None] & (n < columns)[None, :], other=0.0)
+        if ACCUMULATORS > 1:
+            w = w_bits.to(weight.dtype.element_ty, bitcast=True)
         acc = tl.dot(a, w, acc, input_precision=PRECISION)
         if ACCUMULATORS > 1:
             w = tl.load(w_block + BLOCK_N, k_mask[:, None] & (n + BLOCK_N < columns)[None, :], other=0.0)

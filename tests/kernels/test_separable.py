@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from optgraph.ir.values import RELU, Window
+from optgraph.ir.values import RELU, Act, Window
 from optgraph.kernels import pointwise
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.tile import Tile
@@ -27,14 +27,28 @@ def test_strips_of_a_wide_map(height: int, monkeypatch: pytest.MonkeyPatch) -> N
     check(SEPARABLE, sample((2, height, 21, 5), 7, AROUND, after=after, tile=Tile(32, 32, 32)))
 
 
-def test_nan_stays_nan_and_stays_in_its_window() -> None:
-    x = torch.ones(1, 5, 5, 16)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_nan_stays_nan_and_stays_in_its_window(dtype: torch.dtype) -> None:
+    x = torch.ones(1, 5, 5, 16, dtype=dtype)
     x[0, 0, 0, 3] = math.nan
-    out = torch.zeros(1, 5, 5, 4)
-    weights, before, after = (torch.ones(3, 3, 16), torch.ones(16, 4)), Prologue(act=RELU), Epilogue(act=RELU)
+    out = torch.zeros(1, 5, 5, 4, dtype=dtype)
+    weights = torch.ones(3, 3, 16, dtype=dtype), torch.ones(16, 4, dtype=dtype)
+    before, after = Prologue(act=RELU), Epilogue(act=RELU)
     separable(x, *weights, out, window=AROUND, mid=RELU, before=before, after=after)()
     assert out[0, :2, :2].isnan().all()
     assert not out[0, 2:].isnan().any() and not out[0, :, 2:].isnan().any()
+
+
+def test_only_plain_fp16_is_added_in_fp16() -> None:
+    def half(dtype: torch.dtype, before: Prologue = Prologue(), weights: torch.dtype | None = None) -> bool:
+        x, out = torch.zeros(1, 5, 5, 8, dtype=dtype), torch.zeros(1, 5, 5, 8, dtype=dtype)
+        depthwise, weight = torch.zeros(3, 3, 8, dtype=weights or dtype), torch.zeros(8, 8, dtype=weights or dtype)
+        return bool(separable(x, depthwise, weight, out, window=AROUND, before=before).constants["HALF"])
+
+    assert half(torch.float16) and half(torch.float16, Prologue(act=RELU))
+    assert not half(torch.float16, Prologue(act=Act("sigmoid")))
+    assert not half(torch.float16, Prologue(scale=torch.ones(8))) and not half(torch.float16, weights=torch.float32)
+    assert not half(torch.bfloat16) and not half(torch.float32)
 
 
 def test_packs_and_reference_are_two_onnx_convolutions() -> None:
