@@ -270,7 +270,7 @@ def samples() -> Iterator[tuple[str, Sample]]:
         before = Prologue(scale, shift, act)
         yield "prologue", sample((1, 5, 7, 19), 21, 30, around, before=before, tile=Tile(64, 32, 16))
     for after in (Epilogue(True, PRELU), Epilogue(True, RELU, residual=True, post=PRELU)):
-        yield "slopes", sample((1, 5, 6, 19), 70, 21, around, rest=20, mid=PRELU, after=after, tile=small)
+        yield "slopes", sample((1, 5, 6, 19), 70, 41, around, rest=20, mid=PRELU, after=after, tile=small)
     # A masked channel must not become sigmoid(0).
     for mid, act, residual in product([IDENTITY, Act("sigmoid")], [IDENTITY, Act("silu")], [None, True]):
         after = Epilogue(True, act, residual, RELU)

@@ -225,9 +225,9 @@ def test_it_moves_to_an_average_pool() -> None:
 
 def test_siblings_merge_without_it() -> None:
     b = Builder()
-    y = [b.conv(b.x, 5, act=RELU), b.prelu(b.conv(b.x, 6)), b.prelu(b.conv(b.x, 7)), b.conv(b.x, 8, act=RELU)]
+    y = [b.conv(b.x, 5, act=RELU), *(b.prelu(b.conv(b.x, 6 + i)) for i in range(3)), b.conv(b.x, 9, act=RELU)]
     after, outcome = applied(merge_siblings.run, prepared(b.done(*y)))
-    assert outcome.rewrites == 1 and kinds(after) == {"MergedPointwise": 1, "Conv": 2}
+    assert outcome.rewrites == 1 and kinds(after) == {"MergedPointwise": 1, "Conv": 3}
     assert {r.reason for r in outcome.refusals} == {"it has a slope a channel, and a segment has none"}
     kernels_agree(after)
 
