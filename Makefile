@@ -1,4 +1,4 @@
-# make test | demo | real | paper | gpu | clean. The first run makes .venv; Python 3.11 or newer, git and make are all it needs.
+# make test | demo | real | paper | gpu | carried | clean. The first run makes .venv; Python 3.11 or newer, git and make are all it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 # machine that cannot reach its index loses a second and goes on with whatever torch pip finds.
 HAS_GPU := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
 
-.PHONY: test demo real paper gpu clean
+.PHONY: test demo real paper gpu carried clean
 
 # One worker a core, each of one thread. A file's tests stay together, for they share what takes long to make; in the
 # order of the folders, which leaves short files for the end.
@@ -43,15 +43,19 @@ paper: $(INSTALLED)
 	$(BIN)/python -m benchmarks.paper
 	$(BIN)/python -m benchmarks.tables
 
-# With an NVIDIA GPU: tests, tuning, the race, for MINUTES; call it until all is done. Installs nothing: runs with .venv
-# if it is there, else with $(PYTHON), which needs torch, Triton and the like. Results go to OUT.
+# With an NVIDIA GPU: its steps (see benchmarks/README.md), for MINUTES; call it until all is done. Installs nothing: runs
+# with .venv if it is there, else with $(PYTHON), which needs torch, Triton and the like. Results go to OUT. CARRIED is a
+# file that `make carried` compiled where there is no GPU.
 OUT ?= benchmarks/results
 MINUTES ?= 9
-STEPS ?= tests,tune,race
+RUN := $(or $(wildcard $(BIN)/python),$(PYTHON))
 
 gpu:
-	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu_steps --out $(OUT) --minutes $(MINUTES) --steps $(STEPS) \
-		--commit "$(COMMIT)"
+	$(RUN) -m benchmarks.gpu --out $(OUT) --minutes $(MINUTES) --commit "$(COMMIT)" \
+		$(if $(STEPS),--steps $(STEPS)) $(if $(CARRIED),--carried $(CARRIED))
+
+carried: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu.carried
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "optgraph needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ": run make PYTHON=/path/to/python3.12")'

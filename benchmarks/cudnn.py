@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from optgraph.ir.values import IDENTITY, RELU, Window
-from optgraph.kernels import conv2d, depthwise, pointwise
+from optgraph.kernels import conv2d, depthwise, pointwise, pool
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.sample import Operands
@@ -48,12 +48,12 @@ def cudnn(operands: Operands) -> Peer | None:
             return lambda: [_rows(convolve(x))]
         case "separable":
             kernel = _channels_last(t["depthwise"].permute(2, 0, 1)[:, None])
-            middle = Epilogue(t["depthwise_bias"], mid, slope=t["mid_slope"])
+            middle = Epilogue(t["depthwise_bias"], mid, slope=t.get("mid_slope"))
             first = _convolution(kernel, t["window"], middle, len(kernel))
             second = _convolution(_pointwise(t["weight"]), _POINT, after)
             return lambda: [_rows(second(first(x)))]
         case "bottleneck":
-            middle = Epilogue(t["conv_bias"], mid, slope=t["mid_slope"])
+            middle = Epilogue(t["conv_bias"], mid, slope=t.get("mid_slope"))
             first = _convolution(_window(t["conv_weight"]), t["window"], middle)
             second = _convolution(_pointwise(t["weight"]), _POINT, after)
             if t["rest"] is None:
@@ -66,8 +66,8 @@ def cudnn(operands: Operands) -> Peer | None:
 
 
 def separate(operands: Operands, bind: Bind) -> Run | None:
-    """What one launch fuses, as calls of our own kernels: a merged 1×1 segment by segment, a separable convolution or a
-    bottleneck as its two. None if nothing is fused."""
+    """What one launch fuses, as calls of our own kernels: a merged 1×1 segment by segment, a separable convolution, a
+    bottleneck or a pooled 1×1 as its two. None if nothing is fused."""
     t = operands.arguments
     match operands.kernel.name:
         case "pointwise" if len(t["outs"]) > 1:
@@ -82,30 +82,41 @@ def separate(operands: Operands, bind: Bind) -> Run | None:
             ]
         case "separable":
             middle = _empty(t["out"], t["depthwise"].shape[-1], t["weight"].dtype)
-            end = Epilogue(t["depthwise_bias"], t["mid"], slope=t["mid_slope"])
+            end = Epilogue(t["depthwise_bias"], t.get("mid", IDENTITY), slope=t.get("mid_slope"))
             first = depthwise.depthwise(
-                t["x"], t["depthwise"], middle, window=t["window"], before=t["before"], after=end
+                t["x"], t["depthwise"], middle, window=t["window"], before=t.get("before", Prologue()), after=end
             )
+            launches = [first, _second(operands, middle)]
+        case "pooled_pointwise":
+            middle = _empty(t["out"], t["x"].shape[-1], t["weight"].dtype)
+            first = pool.pool(t["x"], middle, kind="max", window=t["window"], before=t.get("before", Prologue()))
             launches = [first, _second(operands, middle)]
         case "bottleneck":
             hidden = t["conv_weight"].shape[-1]
             joined = _empty(t["out"], t["weight"].shape[0], t["weight"].dtype)
-            middle = joined[..., -hidden:] if t["rest_first"] else joined[..., :hidden]
-            if t["rest"] is not None:
-                (joined[..., :-hidden] if t["rest_first"] else joined[..., hidden:]).copy_(t["rest"])
+            first, rest = t.get("rest_first", False), t.get("rest")
+            middle = joined[..., -hidden:] if first else joined[..., :hidden]
+            if rest is not None:
+                (joined[..., :-hidden] if first else joined[..., hidden:]).copy_(rest)
             common = {key: t[key] for key in ("window", "before", "precision") if key in t}
-            end = Epilogue(t["conv_bias"], t["mid"], slope=t["mid_slope"])
+            end = Epilogue(t["conv_bias"], t.get("mid", IDENTITY), slope=t.get("mid_slope"))
             first = conv2d.conv2d(t["x"], t["conv_weight"], middle, after=end, **common)
             launches = [first, _second(operands, joined)]
         case _:
             return None
-    calls = list(map(bind, launches))
+    calls = [bind(_with_workspace(launch, t["x"].device)) for launch in launches]
 
     def run() -> None:
         for call in calls:
             call()
 
     return run
+
+
+def _with_workspace(launch: Launch, device: torch.device) -> Launch:
+    if not launch.workspace:
+        return launch
+    return launch.with_workspace(torch.zeros(launch.workspace, dtype=torch.uint8, device=device))
 
 
 def _empty(out: torch.Tensor, channels: int, dtype: torch.dtype) -> torch.Tensor:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_report, record
+from benchmarks import record
+from benchmarks.gpu import report
 
 DOCUMENTS = (record.ROOT / "README.md", record.ROOT / "docs" / "results.md")
 MARKED = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -66,7 +67,7 @@ def _peer(name: str) -> Callable[[Row], str]:
 
 
 def _separate(row: Row) -> str:
-    return f"{gpu_report.geomean(row['separate']):.2f}" if row["separate"] else "–"
+    return f"{report.geomean(row['separate']):.2f}" if row["separate"] else "–"
 
 
 def _worst(backend: str) -> Callable[[Row], str]:
@@ -110,7 +111,7 @@ NETWORKS = "python -m benchmarks.networks --interpret"
 RACE = "make gpu"
 PAPER = "make paper"
 # What the rows of a table are, where the results are records in the order they were taken.
-GPU = {"gpu": gpu_report.networks, "gpu_layers": gpu_report.layers}
+GPU = {"gpu": report.networks, "gpu_layers": report.layers}
 # name -> (results file, the command that makes it, the columns)
 TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
     "networks": (
@@ -265,14 +266,14 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
     "gpu": (
         "gpu",
         RACE,
-        {"optgraph, ms": lambda row: f"{row['ms']:.3f}"} | {f"× {peer}": _peer(peer) for peer in gpu_report.PEERS},
+        {"optgraph, ms": lambda row: f"{row['ms']:.3f}"} | {f"× {peer}": _peer(peer) for peer in report.PEERS},
     ),
     "gpu_layers": (
         "gpu",
         RACE,
         {
             "layers": lambda row: f"{len(row['cudnn'])}",
-            "× cuDNN": lambda row: f"{gpu_report.geomean(row['cudnn']):.2f}",
+            "× cuDNN": lambda row: f"{report.geomean(row['cudnn']):.2f}",
             "worst of them": lambda row: f"{min(row['cudnn']):.2f}",
             "× separate calls": _separate,
         },

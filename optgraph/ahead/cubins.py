@@ -192,7 +192,7 @@ def obtain(variant: Variant, target: Target) -> Cubin:
     found = cached(name)
     if found is None:
         found = from_triton(variant, target, name, compiled(variant, target))
-        _keep(found)
+        keep(found)
     return found
 
 
@@ -205,7 +205,8 @@ def cached(name: str) -> Cubin | None:
     return None
 
 
-def _keep(cubin: Cubin) -> None:
+def keep(cubin: Cubin) -> None:
+    """Puts it into the cache on disk."""
     path = _path(cubin.key)
     path.parent.mkdir(parents=True, exist_ok=True)
     code = np.frombuffer(cubin.code, np.uint8)

@@ -10,7 +10,7 @@ from typing import Any
 
 from optgraph.base.files import replacing
 
-TRIES = 2  # of a task that ends its process
+TRIES = 2  # of a task that ends its process, or fails
 
 Record = dict[str, Any]
 Task = tuple[str, Callable[[], Record]]
@@ -21,7 +21,8 @@ class Store:
 
     identity: machine, versions, code: a file of another one counts as empty, as does one that cannot be read, so that
     records of two machines never stand side by side. about: what else the file says. begun: the tasks that never ended,
-    and how often each was begun: they broke the device, hung, or ran out of time with their process.
+    and how often each was begun: they broke the device, hung, or ran out of time with their process. failed: why, where
+    somebody watched.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], about: Mapping[str, Any] | None = None) -> None:
@@ -31,18 +32,31 @@ class Store:
         same = found if found.get("identity") == dict(identity) else {}
         self.records: dict[str, Record] = same.get("records", {})
         self.begun: dict[str, int] = same.get("begun", {})
+        self.failed: dict[str, str] = same.get("failed", {})
+
+    def begin(self, key: str) -> None:
+        """Notes, on disk too, that a task is about to be done."""
+        self.begun[key] = self.begun.get(key, 0) + 1
+        self._write()
 
     def add(self, key: str, record: Record) -> None:
         """Keeps a record, on disk too."""
         self.records[key] = record
         self.begun.pop(key, None)
+        self.failed.pop(key, None)
+        self._write()
+
+    def fail(self, key: str, reason: str) -> None:
+        """Keeps why a task that was begun has no record, on disk too."""
+        self.failed[key] = reason
         self._write()
 
     def _write(self) -> None:
-        content = self._header | ({"begun": self.begun} if self.begun else {}) | {"records": self.records}
+        open_ends = {"begun": self.begun, "failed": self.failed}
+        content = self._header | {name: found for name, found in open_ends.items() if found}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as file:
-            file.write((json.dumps(content, indent=1) + "\n").encode())
+            file.write((json.dumps(content | {"records": self.records}, indent=1) + "\n").encode())
 
     def complete(self, tasks: Iterable[Task], deadline: float, clock: Callable[[], float] = time.monotonic) -> bool:
         """Does the tasks whose keys are not there yet, until the clock passes `deadline`; whether none is left.
@@ -52,8 +66,7 @@ class Store:
         for key, task in self._in_order(tasks):
             if clock() >= deadline:
                 return False
-            self.begun[key] = self.begun.get(key, 0) + 1
-            self._write()
+            self.begin(key)
             self.add(key, task())
         return True
 

@@ -46,7 +46,7 @@ class Kernels:
     ) -> None:
         index = torch.cuda.current_device() if device.index is None else device.index
         self._device = torch.device("cuda", index)
-        self._driver = Driver(library or _library())
+        self._driver = Driver(library or open_library())
         capability = torch.cuda.get_device_capability(device)
         self._found = {cubin.key: cubin for cubin in found if runs_on(Target.parse(cubin.target), capability)}
         # Of several that would run here, the one for the newest target.
@@ -205,12 +205,13 @@ class Driver:
 def new_stream() -> int:
     """A stream of the current context, for the life of the process, which does not wait for the default one."""
     stream = c_void_p()
-    Driver(_library())._call("cuStreamCreate", byref(stream), c_uint(_NON_BLOCKING))
+    Driver(open_library())._call("cuStreamCreate", byref(stream), c_uint(_NON_BLOCKING))
     assert stream.value is not None
     return stream.value
 
 
-def _library() -> Any:
+def open_library() -> Any:
+    """libcuda. Raises OptgraphError if it is not here."""
     try:
         return ctypes.CDLL(_LIBRARY)
     except OSError:

@@ -8,7 +8,7 @@ Layers are grouped by what their tile depends on (`choice.Problem`); the first o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -62,9 +62,16 @@ def gpu_bench() -> Bench:
 
 def open_store(target: Target, folder: Path | None = None) -> Store:
     """The records of this GPU and these kernels, in `folder` or where the package looks for them."""
-    about = {"format": 1, "torch": version("torch"), "triton": version("triton"), "date": time.strftime("%Y-%m-%d")}
-    identity = {"device": torch.cuda.get_device_name(), "target": str(target), "kernels": digest()[:16]}
-    return Store(tuned.path(target, folder), identity, about)
+    return Store(tuned.path(target, folder), identity(target), about())
+
+
+def identity(target: Target) -> Record:
+    """What tuned tiles depend on: the GPU and the kernels."""
+    return {"device": torch.cuda.get_device_name(), "target": str(target), "kernels": digest()[:16]}
+
+
+def about() -> Record:
+    return {"format": 1, "torch": version("torch"), "triton": version("triton"), "date": time.strftime("%Y-%m-%d")}
 
 
 def tune(
@@ -81,24 +88,28 @@ def tune(
     progress: told what is being done, and how much of it, 0 to 1.
     """
     deadline = clock() + 60 * minutes
-    wanted = {p: layer for p, layer in problems(graph, dtype, batches, bench).items() if _key(p) not in store.records}
+    return store.complete(tasks(graph, dtype, batches, bench, store.records, progress), deadline, clock)
+
+
+def tasks(
+    graph: Graph, dtype: str, batches: Sequence[int], bench: Bench, done: Container[str], progress: Progress = silent
+) -> Iterator[Task]:
+    """What there is to tune of the fused `graph`, but for the keys in `done`: compiled when it is listed."""
+    found = problems(graph, dtype, batches, bench.target)
+    wanted = {problem: layer for problem, layer in found.items() if tuned.key(problem) not in done}
     progress("compiling", 0.0)
-    bind = bench.binder([launch for p, layer in wanted.items() for launch in _dry(p, layer, bench)], bench.device)
-
-    def tasks() -> Iterator[Task]:
-        for i, (problem, layer) in enumerate(wanted.items()):
-            progress(f"tuning {layer.name}", i / len(wanted))
-            yield _key(problem), lambda p=problem, k=layer: measure(p, k, bench, bind)  # type: ignore[misc]
-
-    return store.complete(tasks(), deadline, clock)
+    bind = bench.binder([launch for p, layer in wanted.items() for launch in dry(p, layer, bench.target)], bench.device)
+    for i, (problem, layer) in enumerate(wanted.items()):
+        progress(f"tuning {layer.name}", i / len(wanted))
+        yield tuned.key(problem), lambda p=problem, k=layer: measure(p, k, bench, bind)  # type: ignore[misc]
 
 
-def problems(graph: Graph, dtype: str, batches: Sequence[int], bench: Bench) -> dict[Problem, Layer]:
+def problems(graph: Graph, dtype: str, batches: Sequence[int], target: Target) -> dict[Problem, Layer]:
     """What tiles are chosen for in plans of `graph`, with a layer for each. Kernels without a choice are not there."""
     found: dict[Problem, Layer] = {}
     for batch in batches:
-        for layer in layers(lower(graph, batch, dtype, bench.target), graph):
-            problem = layer.dry(bench.target).problem
+        for layer in layers(lower(graph, batch, dtype, target), graph):
+            problem = layer.dry(target).problem
             if problem is not None:
                 found.setdefault(problem, layer)
     return found
@@ -158,12 +169,8 @@ def summary(store: Store) -> dict[str, Any]:
     }
 
 
-def _dry(problem: Problem, layer: Layer, bench: Bench) -> Iterator[Launch]:
+def dry(problem: Problem, layer: Layer, target: Target) -> Iterator[Launch]:
     """The launches of every tile to try, on memory that does not exist: for their variants."""
-    for tile in tried(problem, bench.target):
+    for tile in tried(problem, target):
         with suppress(ValueError):  # the kernel does not take it; `measure` says so
-            yield layer.dry(bench.target, tile)
-
-
-def _key(problem: Problem) -> str:
-    return tuned.key(problem)
+            yield layer.dry(target, tile)

@@ -224,7 +224,7 @@ def test_parameters_that_are_none(name: str) -> None:
 def test_the_cache_forgives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     assert cubins.cached(sample().key) is None
-    cubins._keep(sample())
+    cubins.keep(sample())
     assert cubins.cached(sample().key) == sample()
     (file,) = tmp_path.rglob("*.safetensors")
     other = "f" * 64

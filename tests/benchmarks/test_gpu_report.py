@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import gpu_report, peers, record, tables
+from benchmarks import peers, record, tables
+from benchmarks.gpu import report
 from optgraph.base.store import Store
 from optgraph.plan import lowering as lowering
 
@@ -29,14 +30,45 @@ def rows() -> list[dict[str, object]]:
     ]
 
 
-def test_the_summary_puts_figures_beside_targets() -> None:
-    text = "\n".join(gpu_report.summary(rows()))
-    assert "xception, batch 1" in text and "0.300 ms (target 0.22)" in text
-    assert "4.00 × torch.compile (target 3.0)" in text and "2.00 × torch eager\n" in text
-    assert "1.50 × torch.compile (target 2.0)" in text
-    assert "2.00 × cuDNN, mean of 2 (target 1.0)" in text and "1.00 × cuDNN, worst (target 0.85)" in text
-    assert "3.00 × our kernels called one by one (target 1.5)" in text
-    assert "1.25 s (target 1.5)" in text and "skipped: TensorRT: not here" in text
+def test_the_summary_has_every_figure() -> None:
+    text = "\n".join(report.summary(rows()))
+    assert "xception, batch 1" in text and "   0.300 ms\n" in text
+    assert "4.00 × torch.compile" in text and "2.00 × torch eager" in text and "1.50 × torch.compile" in text
+    assert "2.00 × cuDNN, mean of 2, worst 1.00" in text and "3.00 × our kernels called one by one" in text
+    assert "skipped: TensorRT: not here" in text
+
+
+def test_targets_stand_beside_what_was_reached() -> None:
+    found = {target.what: target for target in report.targets(rows())}
+    assert len(found) == 6 + 6 + 2 + 3
+    lines = {what: " ".join(str(target).split()) for what, target in found.items()}
+    compiled = "× torch.compile max-autotune"
+    assert lines[f"xception, batch 1, {compiled}"].endswith("≥ 3 4.00 yes")
+    assert lines[f"xception, batch 128, {compiled}"].endswith("≥ 2 1.50 NO")
+    assert lines[f"inception_v3, batch 128, {compiled}"].endswith("≥ 1.6 –")
+    assert lines["xception, batch 1, µs an image"].endswith("≤ 150 300.00 NO")
+    assert lines["xception, batch 128, µs an image"].endswith("≤ 55 78.12 NO")
+    assert lines["separable, × cuDNN's pair, geometric mean of 0"].endswith("≥ 1.8 –")
+    assert lines["convolutions, × cuDNN, geometric mean of 3"].endswith("≥ 1 1.59 yes")
+    assert lines["xception, cold start, s"].endswith("≤ 1.5 1.25 yes")
+
+
+def test_the_report_has_all_that_a_folder_has(tmp_path) -> None:
+    assert "targets on an H100" in "\n".join(report.report(tmp_path))  # of which nothing is there yet
+    us = {"fused": {"median": 20.0}, "separate": {"median": 10.0}}
+    question = {"value": 20.0, "unit": "µs", "predicted": [25.0, 35.0], "within": False, "us": us}
+    fused = {"kernel": "separable", "layer": "separable x 1×19×19×728", "batch": 1, "us": us, "ratio": 0.5}
+    for name, key, row in (
+        ("gpu_probe", "device", {"name": "NVIDIA H100", "free_gib": 78.123}),
+        ("gpu_questions", "separable, batch 1", question),
+        ("gpu_fused", "a", fused),
+        ("gpu_fused", "b", fused | {"ratio": 2.0}),
+    ):
+        Store(tmp_path / f"{name}.json", {}).add(key, row)
+    text = "\n".join(report.report(tmp_path))
+    assert "name NVIDIA H100; free_gib 78.1" in text
+    assert "20.00 µs, predicted 25 to 35" in text and "10.00 µs separate" in text
+    assert "1.00 × separate launches, mean of 2; 1 gain" in text and "0.50 × separable x 1×19×19×728" in text
 
 
 def test_the_tables_show_them(tmp_path, monkeypatch) -> None:
@@ -49,10 +81,10 @@ def test_the_tables_show_them(tmp_path, monkeypatch) -> None:
     assert "NVIDIA H100 80GB HBM3" in tables.table("gpu")
     assert "| conv2d, batch 8 | 2 | 2.00 | 1.00 | – |\n" in tables.table("gpu_layers")
     assert "| pointwise, batch 8 | 1 | 1.00 | 1.00 | 3.00 |\n" in tables.table("gpu_layers")
-    assert tuple(peers.PEERS) == gpu_report.PEERS
+    assert tuple(peers.PEERS) == report.PEERS
 
 
 def test_the_plot_is_a_picture(tmp_path) -> None:
     pytest.importorskip("matplotlib")
-    gpu_report.plot(rows(), tmp_path / "gpu.png", "a GPU")
+    report.plot(rows(), tmp_path / "gpu.png", "a GPU")
     assert (tmp_path / "gpu.png").read_bytes().startswith(b"\x89PNG")

@@ -1,117 +1,146 @@
-"""What `make gpu` does: steps in order while there is time, and what an earlier call left is gone on from."""
+"""What `make gpu` does around its steps: what an earlier call left, what processes are told, carried cubins."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import gpu_steps, record
-from optgraph.plan import lowering as lowering
-
-
-class Machine:
-    """Runs nothing, takes its time, and exits as told."""
-
-    def __init__(self, seconds: float, codes: dict[str, int]) -> None:
-        self.now, self._seconds, self._codes = 0.0, seconds, codes
-        self.commands: list[list[str]] = []
-        self.environment: dict[str, str] = {}
-
-    def execute(self, command: list[str], environment: dict[str, str], seconds: float) -> int:
-        assert seconds > 0
-        self.commands.append(command)
-        self.environment = environment
-        self.now += self._seconds
-        return next((code for word, code in self._codes.items() if word in command), 0)
+from benchmarks import record
+from benchmarks.gpu import carried, probe, steps
+from benchmarks.gpu.runner import Found
+from optgraph.ahead import cubins
+from optgraph.base.devices import SM_90
+from tests.support.cubin_samples import sample
+from tests.support.paths import ROOT
 
 
 @pytest.fixture
-def folders(tmp_path, monkeypatch) -> tuple[Path, Path]:
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     results = tmp_path / "results"
     (results / "tuned").mkdir(parents=True)
     (results / "gpu.json").write_text("old")
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     (results / "tuned" / "sm_90.json").write_text("tiles")
     monkeypatch.setattr(record, "RESULTS", results)
-    monkeypatch.setattr(record, "model", lambda name: Path(f"/{name}.onnx"))
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
     return results, tmp_path / "out"
 
 
-def steps(machine: Machine, out: Path, minutes: float = 9.0) -> dict[str, str]:
-    return gpu_steps.run(list(gpu_steps.STEPS), out, minutes, "abc", machine.execute, lambda: machine.now)
-
-
-def test_all_steps_run_in_order_with_the_time_that_is_left(folders) -> None:
-    machine = Machine(30.0, {})
-    assert steps(machine, folders[1]) == dict.fromkeys(gpu_steps.STEPS, "done")
-    tests, *tunes, race = machine.commands
-    assert "pytest" in tests and "--minutes" not in tests
-    assert [command[4] for command in tunes] == [f"/{name}.onnx" for name in record.NETWORKS]
-    assert [command[-1] for command in tunes] == ["8.50", "8.00", "7.50"]
-    assert "benchmarks.gpu" in race and race[-1] == "7.00" and "abc" in race
-    assert "TRITON_INTERPRET" not in machine.environment and machine.environment["OPTGRAPH_TEST_GPU"] == "1"
-    assert machine.environment["OPTGRAPH_TUNED"] == str(folders[1] / "tuned")
-    assert machine.environment["TORCHINDUCTOR_CACHE_DIR"] == str(folders[1] / "inductor")
-
-
-def test_what_an_earlier_call_left_is_taken_over_once(folders) -> None:
+def test_what_an_earlier_call_left_is_taken_over_once(folders: tuple[Path, Path]) -> None:
     results, out = folders
-    steps(Machine(1.0, {}), out)
+    steps.take_over(results, out)
     assert (out / "gpu.json").read_text() == "old" and (out / "tuned" / "sm_90.json").read_text() == "tiles"
     (out / "gpu.json").write_text("newer")
-    steps(Machine(1.0, {}), out)
+    steps.take_over(results, out)
     assert (out / "gpu.json").read_text() == "newer"
-    steps(Machine(1.0, {}), results)  # where they are the same folder
+    steps.take_over(results, results)  # where they are the same folder
 
 
-@pytest.mark.parametrize(
-    ("codes", "expected"),
-    [
-        ({"pytest": 1}, ("failed", "done", "done")),
-        ({"pytest": 5}, ("done", "done", "done")),  # all have passed before
-        ({"optgraph": 1, "benchmarks.gpu": 75}, ("done", "unfinished", "unfinished")),
-        ({"optgraph": 2, "benchmarks.gpu": 1}, ("done", "failed", "failed")),
-    ],
-)
-def test_exit_codes_are_understood(codes, expected, folders) -> None:
-    assert tuple(steps(Machine(1.0, codes), folders[1]).values()) == expected
+def test_processes_compile_kernels_and_find_tiles_and_what_torch_compiled(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    found = steps.environment(tmp_path, "abc")
+    assert "TRITON_INTERPRET" not in found and found["OPTGRAPH_TEST_GPU"] == "1" and found["OPTGRAPH_COMMIT"] == "abc"
+    assert found["OPTGRAPH_TUNED"] == str(tmp_path / "tuned")
+    assert found["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "inductor")
 
 
-def test_nothing_is_started_when_the_time_is_up(folders) -> None:
-    machine = Machine(100.0, {})
-    assert steps(machine, folders[1], minutes=3.0) == {"tests": "done", "tune": "unfinished", "race": "unfinished"}
-    assert len(machine.commands) == 2
+def test_the_steps_are_in_order_and_have_modules() -> None:
+    names = [step.name for step in steps.STEPS]
+    assert names == ["probe", "smoke", "questions", "tests", "fused", "tune", "race", "compile"]
+    assert set(names) - set(steps.DEFAULT) == {"compile"}
+    for step in steps.STEPS:
+        assert (ROOT / "benchmarks" / "gpu" / f"{step.module}.py").exists()
+    assert steps.CARRIED == carried.KEY
 
 
-def test_tests_that_passed_are_left_out_the_next_time(tmp_path, monkeypatch) -> None:
-    """What tests/gpu/conftest.py does where there is a GPU."""
-    from tests.gpu import conftest
-
-    chip = {"gpu": "one"}
-    monkeypatch.setattr(conftest, "_obstacle", lambda: "")
-    monkeypatch.setattr(record, "identity", lambda: chip)
-    monkeypatch.setenv("OPTGRAPH_TEST_PASSED", str(tmp_path / "gpu_tests.json"))
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    names = ["tests/gpu/test_a.py::test_1", "tests/gpu/test_a.py::test_2", "tests/test_b.py::test_1"]
-    for name, passed in zip(names, (True, False, True), strict=True):
-        report = SimpleNamespace(when="call", passed=passed, nodeid=name, duration=1.0)
-        conftest.pytest_runtest_logreport(report)
-
-    def left() -> list[str]:
-        items = [SimpleNamespace(nodeid=name, path=record.ROOT / name.partition("::")[0]) for name in names]
-        hooks = SimpleNamespace(hook=SimpleNamespace(pytest_deselected=lambda items: None))
-        conftest.pytest_collection_modifyitems(hooks, items)
-        return [item.nodeid for item in items]
-
-    assert left() == names[1:]
-    chip["gpu"] = "another"
-    assert left() == names
+def test_a_machine_without_a_gpu_is_told_so_in_a_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path / "out")]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if run.returncode and "libcuda" in run.stderr:
+        assert run.stderr == "make gpu needs an NVIDIA GPU: its driver, libcuda.so.1, is not here\n"
+        assert not (tmp_path / "out").exists()
+    else:
+        pytest.skip("there is one")
 
 
-def test_a_command_that_hangs_is_stopped() -> None:
-    sleep = ["python3", "-c", "import time; time.sleep(60)"]
-    assert gpu_steps.execute(sleep, {}, 0.2) == gpu_steps.UNFINISHED
-    assert gpu_steps.execute(["python3", "-c", "raise SystemExit(3)"], {}, 60.0) == 3
+# ---- carried cubins
+
+
+def test_carried_cubins_are_found_whichever_triton_compiled_them(tmp_path, monkeypatch) -> None:
+    made = [sample(key=f"{i}" * 64, code=b"\x7fELF" + bytes([i])) for i in range(3)]
+    carried.write(tmp_path / "new" / "c.safetensors", made)
+    assert carried.read(tmp_path / "new" / "c.safetensors") == made
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(cubins, "version", lambda name: "3.99.0")
+    assert carried.unpack(tmp_path / "new" / "c.safetensors") == 3
+    assert [cubins.cached(cubin.key) for cubin in made] == made
+    assert [path.parent.name for path in tmp_path.rglob("1*.safetensors")] == ["triton-3.99.0"]
+
+
+def test_processes_are_told_of_carried_cubins(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(steps.tempfile, "gettempdir", lambda: str(tmp_path))
+    told: list[str] = []
+    (tmp_path / "broken").write_bytes(b"nothing of the kind")
+    for path in (tmp_path / "none", tmp_path / "broken"):
+        assert steps.carry(path, told.append) == {} and "left out" in told[-1]
+    carried.write(tmp_path / "c.safetensors", [sample()])
+    found = steps.carry(tmp_path / "c.safetensors", told.append)
+    assert found["OPTGRAPH_CARRIED"] == carried.made_by(tmp_path / "c.safetensors")
+    monkeypatch.setenv("TRITON_CACHE_DIR", found["TRITON_CACHE_DIR"])
+    assert cubins.cached(sample().key) == sample()
+    monkeypatch.setenv("OPTGRAPH_CARRIED_FILE", found["OPTGRAPH_CARRIED_FILE"])
+    assert carried.file() == tmp_path / "c.safetensors"
+
+
+def test_cubins_that_do_not_load_are_given_up(folders: tuple[Path, Path], monkeypatch) -> None:
+    seen: list[bool] = []
+
+    class Fails:
+        def __init__(self, start: object, *_: object) -> None:
+            pass
+
+        def run(self) -> Found:
+            return Found(failed={carried.KEY: "the CUDA driver's cuModuleLoadData failed"})
+
+    def start(step: steps.Step, environment: dict[str, str]) -> None:
+        seen.append("TRITON_CACHE_DIR" in environment)
+
+    monkeypatch.setattr(steps, "Runner", Fails)
+    monkeypatch.setenv("HOME", "/root")
+    given = dict(os.environ) | dict.fromkeys(steps.CARRIED_NAMES, "x")
+    steps.run(steps.STEPS[:3], folders[1], 1.0, given, start, tell=lambda text: None)
+    assert seen == [True, False, False]
+
+
+def test_the_probe_loads_what_is_for_this_device(tmp_path, monkeypatch) -> None:
+    loaded: list[str] = []
+
+    class Loads:
+        def __init__(self, library: object) -> None:
+            pass
+
+        def load(self, cubin: cubins.Cubin, device: int) -> None:
+            loaded.append(cubin.target)
+
+    monkeypatch.setattr(probe, "Driver", Loads)
+    monkeypatch.setattr(probe, "open_library", lambda: None)
+    monkeypatch.setattr(probe.torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(probe.torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setenv("OPTGRAPH_CARRIED_FILE", str(tmp_path / "c"))
+    carried.write(tmp_path / "c", [sample(), sample(key="0" * 64, target="sm_80")])
+    assert probe.carried_cubins()["loaded"] == 1 and loaded == ["sm_90"]
+    carried.write(tmp_path / "c", [sample(target="sm_80")])
+    with pytest.raises(probe.WrongError, match="none of 1 carried cubins is for sm_90"):
+        probe.carried_cubins()
+
+
+def test_what_is_carried_is_what_smoke_and_questions_launch() -> None:
+    """The other steps' take their time to find; smoke and questions stand for them."""
+    from benchmarks.gpu import questions, smoke
+
+    for step in (smoke, questions):
+        keys = {cubins.key(launch.variant, SM_90) for launch in step.launches(SM_90)}
+        assert len(keys) > 5 and all(len(key) == 64 for key in keys)

@@ -174,7 +174,7 @@ def test_errors_are_the_drivers_words(cuda: FakeCuda) -> None:
 
 
 def test_a_stream_does_not_wait_for_the_default_one(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "_library", lambda: cuda)
+    monkeypatch.setattr(driver, "open_library", lambda: cuda)
     assert driver.new_stream() == 0x57A
     assert cuda.named("cuStreamCreate")[0][1].value == 1  # CU_STREAM_NON_BLOCKING
 
@@ -182,7 +182,7 @@ def test_a_stream_does_not_wait_for_the_default_one(cuda: FakeCuda, monkeypatch:
 def test_a_machine_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "_LIBRARY", "libno_such_driver.so.1")
     with pytest.raises(OptgraphError, match="needs NVIDIA's driver"):
-        driver._library()
+        driver.open_library()
 
 
 # ---- which cubin

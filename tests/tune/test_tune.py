@@ -89,7 +89,7 @@ def only(found: dict[Problem, Layer], name: str) -> tuple[Problem, Layer]:
 
 
 def test_each_problem_is_found_once_with_a_layer() -> None:
-    found = tune.problems(network(), "fp16", (1, 8, 8), bench(block))
+    found = tune.problems(network(), "fp16", (1, 8, 8), TARGET)
     assert sorted(layer.name for layer in found.values()) == ["conv2d", "conv2d", "pointwise", "pointwise"]
     assert {problem.m for problem in found} == {36, 8 * 36}
 
@@ -97,7 +97,7 @@ def test_each_problem_is_found_once_with_a_layer() -> None:
 def test_what_is_fastest_is_kept_and_chosen_from_then_on(tmp_path, monkeypatch) -> None:
     kept = store(tmp_path)
     assert tune.tune(network(), "fp16", (1,), bench(block), kept, minutes=10)
-    problem, layer = only(tune.problems(network(), "fp16", (1,), bench(block)), "pointwise")
+    problem, layer = only(tune.problems(network(), "fp16", (1,), TARGET), "pointwise")
     tried = tune.tried(problem, TARGET)
     default = choose(problem, TARGET)
     assert tried[0] == default
@@ -118,7 +118,7 @@ def test_what_is_fastest_is_kept_and_chosen_from_then_on(tmp_path, monkeypatch) 
 
 def test_a_gain_within_the_noise_keeps_the_default(tmp_path) -> None:
     kept = store(tmp_path)
-    problem, _ = only(tune.problems(network(), "fp16", (1,), bench(block)), "conv2d")
+    problem, _ = only(tune.problems(network(), "fp16", (1,), TARGET), "conv2d")
     default = choose(problem, TARGET)
     slower = bench(lambda launch: 1.0 if launch.constants["BLOCK_N"] == default.block_n else 0.99)
     tune.tune(network(), "fp16", (1,), slower, kept, minutes=10)
@@ -145,7 +145,7 @@ def test_a_wrong_tile_is_never_kept_however_fast(tmp_path, monkeypatch) -> None:
 
 
 def test_a_tile_that_cannot_run_is_rejected_with_the_reason(monkeypatch) -> None:
-    problem, layer = only(tune.problems(network(), "fp16", (1,), bench(block)), "conv2d")
+    problem, layer = only(tune.problems(network(), "fp16", (1,), TARGET), "conv2d")
     refused = tune.tried(problem, TARGET)[1]
     launch = Operands.launch
 
@@ -192,7 +192,7 @@ def test_it_stops_at_its_deadline_and_goes_on_at_the_next_call(tmp_path, monkeyp
 
 @pytest.mark.parametrize("damage", ["not json", "[]", '{"records": []}', '{"records": {"k": 1}}', None])
 def test_records_that_do_not_match_are_a_miss(damage, tmp_path, monkeypatch) -> None:
-    problem, _ = only(tune.problems(network(), "fp16", (1,), bench(block)), "conv2d")
+    problem, _ = only(tune.problems(network(), "fp16", (1,), TARGET), "conv2d")
     default = choose(problem, TARGET)
     stale = {"records": {tuned.key(problem): {"tile": tuned.record(replace(default, block_m=48))}}}
     (tmp_path / "sm_90.json").write_text(json.dumps(stale) if damage is None else damage)

@@ -1,14 +1,11 @@
-"""The race on a GPU: optgraph against its peers, whole networks and single layers, in float16.
+"""Step race: optgraph against its peers, whole networks and single layers, in float16.
 
-    python -m benchmarks.gpu [--minutes 10] [--out FOLDER] [--commit HASH] [--only SUBSTRING]
-
-Every measurement is kept in FOLDER/gpu.json when it is done, and the next call goes on from there, if device, versions
-and code are the same. Nothing is timed before the two sides' answers agree. FOLDER/gpu.png shows the networks.
+Nothing is timed before the two sides' answers agree. torch.compile, which compiles for minutes, is a step of its own
+(`compile.py`), and its races stand in the same file.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import subprocess
@@ -17,22 +14,31 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks import cudnn, gpu_report, peers, record
+from benchmarks import cudnn, peers, record
+from benchmarks.cost import fused
+from benchmarks.gpu import device
+from benchmarks.gpu.device import WrongError, about, check, settle
+from benchmarks.gpu.worker import Record, Task
 from optgraph.api import net
 from optgraph.base import config
-from optgraph.base.store import Record, Store, Task
+from optgraph.base.devices import Target
 from optgraph.compare.oracle import distance
+from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.tile import PLANNED_BATCHES
+from optgraph.plan.buffers import dry_launches
+from optgraph.plan.plans import Plans
 from optgraph.run.example import example
-from optgraph.tune.layers import Layer, binder, layers, target_of
+from optgraph.tune.layers import Bind, Layer, binder, layers, target_of
 from optgraph.tune.timing import Run, Timer, Times, captured, cuda_timer, interleaved
+
+__all__ = ["about", "identity", "launches", "settle", "tasks"]
 
 BATCHES = (1, 128, 8, 64)  # what matters most comes first, for time may run out
 LAYER_BATCHES = (1, 8, 128)
@@ -41,30 +47,45 @@ KERNELS = ("conv2d", "pointwise", "separable", "bottleneck")
 DTYPE = "fp16"
 BLOCKS = 21  # of runs, a side
 LAYER_RUNS = 20  # in one CUDA graph
-UNFINISHED = 75  # exit code: nothing is wrong, and there is more to do
 AGREEMENT = 1e-2  # relative L2 between the answers of two sides: twice what each may be from float32
+NETWORK_SECONDS, LAYER_SECONDS = 120.0, 30.0
+COMPILED = "torch.compile"
+
+
+def identity() -> dict[str, Any]:
+    """With the tiles that launches get."""
+    return device.identity() | {"tiles": record.digest(config.tuned_folder().glob("*.json"))}
 
 
 # ---- what is measured
 
 
-def tasks(folder: Path) -> Iterator[Task]:
+def tasks(folder: Path = record.MODELS) -> Iterator[Task]:
     """Every measurement: the quick ones first, then what matters most."""
-
-    def races(peer: str, *batches: int) -> Iterator[Task]:
-        for batch, name in itertools.product(batches, record.NETWORKS):
-            yield f"network {name} {batch} {peer}", lambda n=name, b=batch: network(n, b, peer, folder)
-
-    yield from races("torch eager", *BATCHES)
+    yield from races("torch eager", BATCHES, folder)
     for name in record.NETWORKS:
-        yield f"cold start {name}", lambda n=name: cold_start(n, folder)
-    for batch in BATCHES:
-        yield from races("torch.compile", batch)
-        if batch in LAYER_BATCHES:
-            yield from layer_tasks(batch, folder)
+        yield Task(f"cold start {name}", lambda n=name: cold_start(n, folder), NETWORK_SECONDS)
+    for batch in LAYER_BATCHES:
+        yield from layer_tasks(batch, folder)
     for peer in peers.PEERS:
-        if peer not in ("torch eager", "torch.compile"):
-            yield from races(peer, *BATCHES)
+        if peer not in ("torch eager", COMPILED):
+            yield from races(peer, BATCHES, folder)
+
+
+def races(peer: str, batches: tuple[int, ...], folder: Path, seconds: float = NETWORK_SECONDS) -> Iterator[Task]:
+    for batch, name in itertools.product(batches, record.NETWORKS):
+        run = lambda n=name, b=batch: network(n, b, peer, folder)  # noqa: E731
+        yield Task(f"network {name} {batch} {peer}", run, seconds)
+
+
+def launches(target: Target) -> Iterator[Launch]:
+    """Of the networks as they are raced, and of their layers by themselves."""
+    for name in record.NETWORKS:
+        plans = Plans(fused(name), DTYPE)
+        for batch in dict.fromkeys((*PLANNED_BATCHES, *LAYER_BATCHES)):
+            plan = plans.get(batch, target)
+            yield from (launch for launch in dry_launches(plan, plans.shapes) if launch is not None)
+            yield from (layer.dry(target) for layer in layers(plan, plans.graph))
 
 
 def network(name: str, batch: int, peer: str, folder: Path) -> Record:
@@ -83,8 +104,8 @@ def network(name: str, batch: int, peer: str, folder: Path) -> Record:
             ours.run()
         torch.cuda.synchronize()
         row["apart"], _ = distance(ours.result(), theirs.result())
-        if row["apart"] > AGREEMENT:
-            return row | {"skipped": f"the answers are {row['apart']:.1e} apart"}
+        if not row["apart"] <= AGREEMENT:
+            raise WrongError(f"the answers are {row['apart']:.1e} apart")
         timers = {theirs.run: theirs.timer}
         return row | race(
             {"ours": ours.run, "theirs": theirs.run}, lambda run, times: timers.get(run, cuda_timer)(run, times)
@@ -95,21 +116,21 @@ def layer_tasks(batch: int, folder: Path) -> Iterator[Task]:
     """The distinct convolutions of the three networks at one batch."""
     seen: set[Layer] = set()
     for name in record.NETWORKS:
-        for layer, count in _layers(name, batch, folder).items():
+        found = _layers(name, batch, folder)
+        bind = binder([layer.dry(target_of(_cuda())) for layer in found if layer.name in KERNELS], _cuda())
+        for layer, count in found.items():
             if layer not in seen and layer.name in KERNELS:
                 seen.add(layer)
                 key = f"layer {batch} {layer.key}"
-                yield (
-                    key,
-                    lambda k=layer, n=name, c=count: measure_layer(k, batch, _cuda()) | {"network": n, "count": c},
-                )
+                about_it = {"network": name, "count": count}
+                run = lambda k=layer, b=bind, a=about_it: measure_layer(k, batch, _cuda(), b) | a  # noqa: E731
+                yield Task(key, run, LAYER_SECONDS)
 
 
-def measure_layer(layer: Layer, batch: int, device: torch.device) -> Record:
+def measure_layer(layer: Layer, batch: int, device: torch.device, bind: Bind) -> Record:
     """One layer against cuDNN, and a fused one against our own kernels called one by one."""
     row: Record = {"kind": "layer", "layer": str(layer), "kernel": layer.name, "batch": batch, "peer": "cuDNN"}
     operands = layer.operands(device)
-    bind = binder([], device)
     launch, expected, theirs = bind(operands.launch()), operands.expected(), cudnn.cudnn(operands)
     assert theirs is not None
     try:
@@ -117,10 +138,10 @@ def measure_layer(layer: Layer, batch: int, device: torch.device) -> Record:
     except RuntimeError as reason:
         torch.cuda.synchronize()
         return row | {"skipped": _line(reason)}
-    error = operands.error(launch, expected)
     apart = max(distance(answer, value)[0] for answer, value in zip(answers, expected, strict=True))
-    if max(error, apart) > 2 * layer.bound:
-        return row | {"skipped": f"off by {error:.1e}, cuDNN by {apart:.1e}"}
+    if not apart <= 2 * layer.bound:
+        return row | {"skipped": f"cuDNN is off by {apart:.1e}"}
+    check(operands, launch, layer.bound, str(layer))
     sides: dict[str, Run] = {"ours": launch, "theirs": theirs}
     merged = layer.name == "pointwise"
     apiece = cudnn.separate(operands, bind) if batch in MERGED_BATCHES or not merged else None
@@ -181,11 +202,12 @@ def cold_start(name: str, folder: Path) -> Record:
 
 @cache
 def _net(name: str, folder: Path) -> net.Net:
-    """Loaded from an artifact that has all kernels, which all cores compiled."""
-    compiled = net.compile(
-        record.model(name, folder), "torch", DTYPE, batches=PLANNED_BATCHES, targets=[str(target_of(_cuda()))]
-    )
-    compiled.save(_artifact(name, folder))
+    """Loaded from an artifact that has all kernels, which all cores compiled: once, for all processes."""
+    if not _artifact(name, folder).exists():
+        compiled = net.compile(
+            record.model(name, folder), "torch", DTYPE, batches=PLANNED_BATCHES, targets=[str(target_of(_cuda()))]
+        )
+        compiled.save(_artifact(name, folder))
     return net.load(_artifact(name, folder), "triton")
 
 
@@ -194,35 +216,11 @@ def _cuda() -> torch.device:
 
 
 def _artifact(name: str, folder: Path) -> Path:
-    return folder / f"{name}.optgraph"
+    """Of this code and these tiles."""
+    version = record.digest([*config.tuned_folder().glob("*.json")]) + record.sources()
+    return folder / f"{name}-{version}.optgraph"
 
 
 @cache
 def _layers(name: str, batch: int, folder: Path) -> Counter[Layer]:
     return layers(_net(name, folder).plan(batch), _net(name, folder).fused)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0, help="start nothing new after this long")
-    parser.add_argument("--out", type=Path, default=record.RESULTS, help="where gpu.json is and goes")
-    parser.add_argument("--commit", default="", help="what is measured, where there is no git to ask")
-    parser.add_argument("--only", default="", help="measurements whose key contains this")
-    options = parser.parse_args()
-    if not torch.cuda.is_available():
-        sys.exit("benchmarks.gpu needs an NVIDIA GPU: torch sees none")
-    deadline = time.monotonic() + 60 * options.minutes
-    identity = record.identity() | {"tiles": record.digest(config.tuned_folder().glob("*.json"))}
-    store = Store(options.out / "gpu.json", identity, record.environment(options.commit) | {"dtype": DTYPE})
-    finished = store.complete((task for task in tasks(record.MODELS) if options.only in task[0]), deadline)
-    rows = list(store.records.values())
-    print("\n".join(gpu_report.summary(rows)))
-    print("\n".join(f"did not end, begun {times} times: {key}" for key, times in store.begun.items()))
-    with suppress(ImportError):  # without matplotlib there is no plot
-        gpu_report.plot(rows, options.out / "gpu.png", torch.cuda.get_device_name())
-    print(f"{len(rows)} measurements in {store.path}; " + ("all done" if finished else "call again for the rest"))
-    return 0 if finished else UNFINISHED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 
 import numpy as np
@@ -10,11 +11,15 @@ import onnx
 import pytest
 import torch
 
-from benchmarks import cudnn, gpu, peers
+from benchmarks import cudnn, peers
+from benchmarks.gpu import compile, race
+from benchmarks.gpu.device import WrongError
 from benchmarks.torch_module import Network
 from optgraph.api import net
+from optgraph.base.devices import SM_90
 from optgraph.base.store import Store
 from optgraph.ir.graph import Graph
+from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.sample import Operands
 from optgraph.onnx import write
 from optgraph.ops import bottleneck
@@ -107,12 +112,12 @@ def test_cudnn_computes_what_the_layer_does(monkeypatch) -> None:
     for layer in (*apart, *layers(lower(graph, 2), graph)):
         operands = layer.operands(CPU)
         peer = cudnn.cudnn(operands)
-        assert (peer is None) == (layer.name not in gpu.KERNELS)
+        assert (peer is None) == (layer.name not in race.KERNELS)
         if peer is not None:
             seen.add(layer.name)
             for found, expected in zip(peer(), operands.expected(), strict=True):
                 assert relative(found, expected) < 1e-5, str(layer)
-    assert seen == set(gpu.KERNELS)
+    assert seen == set(race.KERNELS)
 
 
 def test_separate_calls_compute_what_the_fused_one_does(monkeypatch) -> None:
@@ -220,8 +225,8 @@ def test_cudnn_may_search_for_layers_too(monkeypatch) -> None:
 
 def test_a_race_says_how_many_times_ours_each_other_takes(monkeypatch) -> None:
     times = {"ours": Times(2.0, 1.0, 3.0, 0.5, 21), "theirs": Times(6.0, 5.0, 7.0, 0.5, 21)}
-    monkeypatch.setattr(gpu, "interleaved", lambda sides, timer, blocks: times)
-    found = gpu.race({"ours": lambda: None, "theirs": lambda: None}, lambda run, repeats: 1.0, runs=2)
+    monkeypatch.setattr(race, "interleaved", lambda sides, timer, blocks: times)
+    found = race.race({"ours": lambda: None, "theirs": lambda: None}, lambda run, repeats: 1.0, runs=2)
     assert found["ratio"] == {"theirs": 3.0}
     assert found["ms"]["ours"] == {"median": 1.0, "min": 0.5, "max": 1.5, "iqr": 0.25, "blocks": 21}
 
@@ -235,12 +240,12 @@ def host_timer(run, repeats: int) -> float:
 
 @pytest.fixture
 def no_cuda(tmp_path, monkeypatch) -> None:
-    """What gpu.py asks of CUDA, done by the CPU; kernels are interpreted."""
+    """What race.py asks of CUDA, done by the CPU; kernels are interpreted."""
     compiled = net.compile(saved(tmp_path, classifier()), "interpret", "fp16")
-    monkeypatch.setattr(gpu, "_net", lambda name, folder: compiled)
-    monkeypatch.setattr(gpu, "cuda_timer", host_timer)
-    monkeypatch.setattr(gpu, "captured", lambda run, times=1: run)
-    monkeypatch.setattr(gpu, "BLOCKS", 2)
+    monkeypatch.setattr(race, "_net", lambda name, folder: compiled)
+    monkeypatch.setattr(race, "cuda_timer", host_timer)
+    monkeypatch.setattr(race, "captured", lambda run, times=1: run)
+    monkeypatch.setattr(race, "BLOCKS", 2)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
 
@@ -253,21 +258,24 @@ def torch_side(graph: Graph, x: torch.Tensor) -> peers.Side:
 @pytest.mark.usefixtures("no_cuda")
 def test_a_network_is_raced_if_the_answers_agree(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(peers.PEERS, "torch eager", torch_side)
-    found = gpu.network("xception", 2, "torch eager", tmp_path)
+    found = race.network("xception", 2, "torch eager", tmp_path)
     assert found["ratio"]["theirs"] > 0 and found["ms"]["ours"]["blocks"] == 2 and 0 < found["apart"] < 1e-2
-    assert "ms" not in gpu.network("xception", 2, "TensorRT", tmp_path)
+    assert "ms" not in race.network("xception", 2, "TensorRT", tmp_path)
 
-    def liar(graph: Graph, x: torch.Tensor) -> peers.Side:
+    def liar(graph: Graph, x: torch.Tensor, factor: float) -> peers.Side:
         side = torch_side(graph, x)
-        return peers.Side(side.run, lambda: 1.1 * side.result(), host_timer)
+        return peers.Side(side.run, lambda: factor * side.result(), host_timer)
 
     def broken(graph: Graph, x: torch.Tensor) -> peers.Side:
         raise RuntimeError("out of memory\nand more")
 
-    for peer, reason in ((liar, "apart"), (broken, "RuntimeError: out of memory")):
-        monkeypatch.setitem(peers.PEERS, "torch eager", peer)
-        found = gpu.network("xception", 2, "torch eager", tmp_path)
-        assert reason in found["skipped"] and "ms" not in found
+    monkeypatch.setitem(peers.PEERS, "torch eager", broken)
+    found = race.network("xception", 2, "torch eager", tmp_path)
+    assert "RuntimeError: out of memory" in found["skipped"] and "ms" not in found
+    for factor in (1.1, math.nan):
+        monkeypatch.setitem(peers.PEERS, "torch eager", lambda graph, x, f=factor: liar(graph, x, f))
+        with pytest.raises(WrongError, match="the answers are"):
+            race.network("xception", 2, "torch eager", tmp_path)
 
 
 @pytest.mark.usefixtures("no_cuda")
@@ -275,19 +283,29 @@ def test_a_layer_is_raced_if_both_are_right(monkeypatch) -> None:
     graph = all_kinds()
     pipeline.apply(graph, pipeline.FUSE)
     merged = next(k for k in layers(lower(graph, 1, "fp16"), graph) if len(k.operands(CPU).results()) > 1)
-    found = gpu.measure_layer(merged, 1, CPU)
+    found = race.measure_layer(merged, 1, CPU, as_it_is)
     assert set(found["ratio"]) == {"theirs", "separate"}
-    assert set(gpu.measure_layer(merged, 128, CPU)["ratio"]) == {"theirs"}
+    assert set(race.measure_layer(merged, 128, CPU, as_it_is)["ratio"]) == {"theirs"}
+    with monkeypatch.context() as patch:
+        patch.setattr(cudnn, "cudnn", lambda operands: lambda: [2.0 * t for t in operands.expected()])
+        assert "cuDNN is off by 1.0e+00" in race.measure_layer(merged, 1, CPU, as_it_is)["skipped"]
     monkeypatch.setattr(Operands, "launch", lambda self: lambda: None)
-    assert "off by inf" in gpu.measure_layer(merged, 1, CPU)["skipped"]
+    with pytest.raises(WrongError, match="off by inf"):
+        race.measure_layer(merged, 1, CPU, as_it_is)
+
+
+def as_it_is(launch: Launch) -> Launch:
+    return launch
 
 
 def test_every_measurement_has_a_key_of_its_own(monkeypatch, tmp_path) -> None:
     graph = all_kinds()
     pipeline.apply(graph, pipeline.FUSE)
-    monkeypatch.setattr(gpu, "_layers", lambda name, batch, folder: layers(lower(graph, batch, "fp16"), graph))
-    keys = [key for key, _ in gpu.tasks(tmp_path)]
+    monkeypatch.setattr(race, "_layers", lambda name, batch, folder: layers(lower(graph, batch, "fp16"), graph))
+    monkeypatch.setattr(race, "_cuda", lambda: CPU)
+    monkeypatch.setattr(race, "target_of", lambda device: SM_90)
+    keys = [task.key for task in (*race.tasks(tmp_path), *compile.tasks(tmp_path))]
     assert len(keys) == len(set(keys))
-    for batch in gpu.BATCHES:
+    for batch in race.BATCHES:
         assert {f"network xception {batch} {peer}" for peer in peers.PEERS} <= set(keys)
-    assert sum(key.startswith("layer") for key in keys) > 3 * len(gpu.KERNELS)
+    assert sum(key.startswith("layer") for key in keys) > 3 * len(race.KERNELS)

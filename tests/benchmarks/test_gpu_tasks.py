@@ -1,0 +1,305 @@
+"""What the steps of `make gpu` do, on the CPU: small launches, and a device that computes something else or lies about
+its time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu import chain, device, fused, probe, questions, smoke, suite, tune
+from benchmarks.gpu.device import WrongError
+from benchmarks.gpu.worker import flaw
+from optgraph.base.devices import SM_90
+from optgraph.ir.values import RELU, Window
+from optgraph.kernels import conv2d, pointwise, separable
+from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.sample import Operands
+from optgraph.kernels.frame.tile import Tile
+from optgraph.tune.layers import Bind, Layer
+from optgraph.tune.timing import Run
+from optgraph.tune.tune import Bench
+from tests.support.kernel_checks import CPU, KERNELS
+
+SAME = Window((3, 3), pads=(1, 1, 1, 1))
+
+
+def right(launch: Launch) -> Run:
+    return launch
+
+
+def wrong(lie: str) -> Bind:
+    """A device that computes nothing, or something else: by more than rounding, and not by much."""
+
+    def bind(launch: Launch) -> Run:
+        if lie == "nothing":
+            return lambda: None
+
+        def run() -> None:
+            launch()
+            for out in launch.work.writes:
+                out.mul_(1.0 + 4e-3)
+
+        return run
+
+    return bind
+
+
+def bench(bind: Bind, milliseconds: float = 1.0) -> Bench:
+    return Bench(CPU, SM_90, lambda launches, device: bind, lambda run, times: run, lambda run, repeats: milliseconds)
+
+
+# ---- smoke
+
+
+def test_smoke_tries_every_kernel_the_copy_engine_and_split_sums() -> None:
+    found = smoke.trials()
+    assert {layer.name for layer in found.values()} == {kernel.name for kernel in KERNELS}
+    assert sum(key.endswith("copy engine") for key in found) >= 2 and sum(key.endswith("split") for key in found) >= 2
+
+
+@pytest.mark.parametrize("key", smoke.trials())
+def test_a_right_kernel_is_within_half_of_the_bound_and_a_wrong_one_is_not(key: str) -> None:
+    """The bound is what the arithmetic predicts: kernels in the interpreter are off by a quarter to a half of it."""
+    layer = smoke.trials()[key]
+    row = smoke.smoke(layer, bench(right))
+    assert row["error"] <= row["bound"] / 2 and row["bound"] <= 1e-3
+    for lie in ("nothing", "scaled"):
+        with pytest.raises(WrongError, match="off by"):
+            smoke.smoke(layer, bench(wrong(lie)))
+
+
+SANITIZED = """========= COMPUTE-SANITIZER
+== conv2d ==
+== pool ==
+{more}========= ERROR SUMMARY: {count} error{s}
+"""
+INVALID = "========= Invalid __global__ read of size 16 bytes\n=========     at _pool+0x1230\n"
+
+
+def test_what_the_sanitizer_finds_is_told_with_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = next(iter(smoke.trials().values()))
+    monkeypatch.setattr(smoke, "trials", lambda: {"conv2d": layer, "pool": layer})
+    clean = SANITIZED.format(more="", count=0, s="s")
+    assert smoke.judged("memcheck", clean, 0) == {"kernels": 2}
+    with pytest.raises(WrongError, match="memcheck: 1 found, first in pool: Invalid __global__ read of size 16 bytes"):
+        smoke.judged("memcheck", SANITIZED.format(more=INVALID, count=1, s=""), 0)
+    with pytest.raises(WrongError, match="1 of 2 kernels ran, the last conv2d"):
+        smoke.judged("memcheck", clean.replace("== pool ==\n", ""), 0)
+    with pytest.raises(WrongError, match="exit code 1"):
+        smoke.judged("memcheck", clean, 1)
+    with pytest.raises(WrongError, match="no summary, exit code -11, after conv2d"):
+        smoke.judged("racecheck", "== conv2d ==\n", -11)
+    race = clean.replace("ERROR SUMMARY: 0 errors", "RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)")
+    assert smoke.judged("racecheck", race, 0) == {"kernels": 2}
+    with pytest.raises(WrongError, match="racecheck: 3 found"):
+        smoke.judged("racecheck", race.replace("SUMMARY: 0", "SUMMARY: 3"), 0)
+    assert "not supported" in smoke.judged("memcheck", "========= Error: Device not supported\n", 1)["skipped"]
+    monkeypatch.setattr(smoke.shutil, "which", lambda name: None)
+    assert smoke.sanitized("memcheck", 1.0) == {"skipped": "compute-sanitizer is not here"}
+
+
+def test_the_sanitizer_watches_this_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a sanitizer that only says what it was asked to watch, and one that hangs."""
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text('#!/bin/sh\necho "== pool =="\nshift 5\necho "ran $*"\n')
+    tool.chmod(0o755)
+    monkeypatch.setattr(smoke.shutil, "which", lambda name: str(tool))
+    with pytest.raises(WrongError, match="no summary, exit code 0, after pool"):
+        smoke.sanitized("memcheck", 10.0)
+    tool.write_text('#!/bin/sh\necho "== pool =="\nexec sleep 20\n')
+    with pytest.raises(WrongError, match="did not end within 0 s, after pool"):
+        smoke.sanitized("memcheck", 0.2)
+
+
+# ---- questions
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The questions on launches that the interpreter has done in no time."""
+    tile = Tile(32, 32, 32)
+    layers = {
+        "middle": Layer(separable.SEPARABLE, separable.sample((1, 5, 5, 32), 32, SAME, tile=tile).typed("fp16")),
+        "stem": Layer(conv2d.CONV2D, conv2d.sample((1, 9, 9, 3), 16, SAME, tile=tile).typed("fp16")),
+        "wide": Layer(pointwise.POINTWISE, pointwise.sample((1, 5, 5, 64), 32).typed("fp16")),
+        "point": Layer(pointwise.POINTWISE, pointwise.sample((1, 5, 5, 64), 32, tile=tile).typed("fp16")),
+    }
+    monkeypatch.setattr(questions, "middle", lambda batch: layers["middle"])
+    monkeypatch.setattr(questions, "stem", lambda batch: layers["stem"])
+    monkeypatch.setattr(questions, "wide", lambda: layers["wide"])
+    monkeypatch.setattr(questions, "equals", lambda: {"conv2d": layers["stem"], "pointwise": layers["point"]})
+    monkeypatch.setattr(questions, "L2_TILES", (tile,))
+
+
+QUESTIONS: dict[str, Callable[[Bench, Bind], dict]] = {
+    "separable, batch 128": lambda bench, bind: questions.separable_728(128, bench, bind),
+    "separable, batch 1": lambda bench, bind: questions.separable_728(1, bench, bind),
+    "L2 rate": questions.l2_rate,
+    "stem, batch 128": questions.stem_time,
+    "A from registers": questions.from_registers,
+}
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_question_is_answered_beside_its_prediction_or_not_at_all(name: str) -> None:
+    row = QUESTIONS[name](bench(right), right)
+    assert row["value"] > 0 and row["predicted"][0] <= row["predicted"][1] and row["unit"]
+    assert row["within"] == (row["predicted"][0] <= row["value"] <= row["predicted"][1])
+    for lie in ("nothing", "scaled"):
+        with pytest.raises(WrongError, match="off by"):
+            QUESTIONS[name](bench(wrong(lie)), wrong(lie))
+    for milliseconds in (0.0, 1e-9):
+        with pytest.raises(WrongError, match="is the least that the device can take"):
+            QUESTIONS[name](bench(right, milliseconds), right)
+    try:
+        nan = QUESTIONS[name](bench(right, math.nan), right)
+    except (WrongError, ValueError):  # refused at once, or where blocks are counted
+        return
+    assert flaw(nan)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_chain_that_loses_launches_is_no_measurement(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chained(device: torch.device, early_: bool, lost: int) -> tuple[Run, Callable[[Run], int]]:
+        return (lambda: None), lambda run: chain.LENGTH - (lost if early_ == early else 0)
+
+    monkeypatch.setattr(chain, "chain", lambda device, e: chained(device, e, 0))
+    row = questions.dependent(bench(right))
+    assert row["value"] == pytest.approx(1e3 / device.LAUNCHES / chain.LENGTH)
+    assert set(row["us"]) == {"plain", "programmatic"}
+    monkeypatch.setattr(chain, "chain", lambda device, e: chained(device, e, 1))
+    with pytest.raises(WrongError, match="49 of 50 dependent launches"):
+        questions.dependent(bench(right))
+
+
+def test_every_question_has_launches_to_compile_before() -> None:
+    names = [launch.kernel for launch in questions.launches(SM_90)]
+    assert names.count("separable") == 2 and names.count("depthwise") == 2 and names.count("conv2d") == 2
+    assert all(launch.tile.box for launch in (layer.dry(SM_90) for layer in questions.equals().values()))
+    (conv, point) = (layer.dry(SM_90) for layer in questions.equals().values())
+    assert sum(conv.work.flops.values()) == sum(point.work.flops.values())
+
+
+# ---- fused against separate
+
+
+def test_separate_launches_have_the_scratch_memory_that_they_need() -> None:
+    found = [launch for layer in fused.layers().values() for launch in fused.apart(layer, SM_90)]
+    assert any(launch.workspace for launch in found) and all(launch.bound for launch in found)
+
+
+def test_what_the_networks_fuse_is_found_whether_or_not_it_pays() -> None:
+    found = fused.layers()
+    assert {layer.name for layer in found.values()} == {"separable", "bottleneck", "pooled_pointwise"}
+    separables = [key for key, layer in found.items() if layer.name == "separable"]
+    assert len(separables) >= 3 * 10
+    for layer in found.values():
+        assert len(fused.apart(layer, SM_90)) == 2
+    assert "1×19×19×728" in " ".join(map(str, found.values()))
+
+
+SMALL = {
+    "separable": Layer(separable.SEPARABLE, separable.sample((1, 5, 5, 24), 32, SAME, mid=RELU).typed("fp16")),
+    "pooled": Layer(
+        fused.pooled_pointwise.POOLED_POINTWISE, fused.pooled_pointwise.sample((1, 7, 7, 24), 32, SAME).typed("fp16")
+    ),
+    "bottleneck": Layer(
+        fused.bottleneck.BOTTLENECK, fused.bottleneck.sample((1, 5, 5, 24), 16, 32, SAME, rest=16).typed("fp16")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_one_launch_and_several_are_timed_if_all_are_right(name: str) -> None:
+    launches: list[Launch] = []
+    row = fused.measure(SMALL[name], bench(right), lambda launch: launches.append(launch) or launch)
+    assert len(launches) == 3 and all(launch.bound for launch in launches)
+    assert row["ratio"] == 1.0 and row["batch"] == 1 and row["channels"] == 24
+    for lie in ("nothing", "scaled"):
+        with pytest.raises(WrongError, match="off by"):
+            fused.measure(SMALL[name], bench(right), wrong(lie))
+
+    def second_is_wrong(launch: Launch) -> Run:
+        return wrong("scaled")(launch) if launch.kernel == "pointwise" else launch
+
+    with pytest.raises(WrongError, match="separate launches of"):
+        fused.measure(SMALL[name], bench(right), second_is_wrong)
+    with pytest.raises(WrongError, match="is the least"):
+        fused.measure(SMALL[name], bench(right, 0.0), right)
+
+
+# ---- tests, tune, probe
+
+TESTS = """
+import pytest
+pytestmark = pytest.mark.gpu
+@pytest.fixture
+def broken(): raise RuntimeError("no such device")
+def test_right(): pass
+def test_wrong(): assert 1 == 2, "off by 0.3"
+@pytest.mark.skip
+def test_skipped(): pass
+def test_fixture(broken): pass
+"""
+
+
+def test_each_test_is_a_task_and_only_one_that_passes_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\nmarkers = ["gpu"]\n')
+    (tmp_path / "test_some.py").write_text(TESTS)
+    monkeypatch.setattr(suite.record, "ROOT", tmp_path)
+    tasks = {task.key.partition("::")[2]: task for task in suite.tasks(".")}
+    assert list(tasks) == ["test_right", "test_wrong", "test_skipped", "test_fixture"]
+    assert tasks["test_right"].run()["seconds"] >= 0
+    for name, reason in (
+        ("test_wrong", "failed in call: AssertionError: off by 0.3"),
+        ("test_skipped", "skipped in setup"),
+        ("test_fixture", "failed in setup: RuntimeError: no such device"),
+    ):
+        with pytest.raises(WrongError, match=reason):
+            tasks[name].run()
+    with pytest.raises(WrongError, match="it did not run"):
+        suite.passed("test_some.py::test_none")
+
+
+def test_a_launch_without_a_right_tile_is_a_failure() -> None:
+    row = {"kernel": "conv2d", "tried": 0, "rejected": ["Tile(...): off by 1.0e+00, bound 2.0e-03"]}
+    with pytest.raises(WrongError, match=r"no tile is right: Tile.* off by"):
+        tune.with_tile(row)
+    assert tune.with_tile(row | {"tile": {}})["tile"] == {}
+
+
+def test_a_copy_that_copies_nothing_is_no_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    found = probe.ceilings("cpu", 1000, 32)
+    assert found["copy_tb_s"] > 0 and found["product_tflops"] > 0
+    monkeypatch.setattr(probe, "_seconds", lambda run: 1e-3)
+    with pytest.raises(WrongError, match="differs"):
+        probe.ceilings("cpu", 1000, 32)
+
+
+def test_a_tool_that_is_not_there_or_hangs_is_a_row() -> None:
+    assert probe.version_of("no-such-tool") == {"path": None, "version": "not here"}
+    assert "FileNotFoundError" in probe.output(["/no/such/tool"])
+    assert probe.packages()["torch"] == torch.__version__ and probe.compiler()["headers"] in (True, False)
+
+
+def test_a_number_that_is_none_is_found_anywhere() -> None:
+    assert flaw({"a": [1.0, {"b": (2.0, math.inf)}]}) == "a.1.b.1 is inf" and flaw(math.nan) == "it is nan"
+    assert not flaw({"a": [1.0, "nan", None, True, {"b": 2}]})
+
+
+def test_a_result_that_is_nan_is_wrong() -> None:
+    operands = Operands(SMALL["separable"].kernel, SMALL["separable"].sample, CPU)
+    launch = operands.launch()
+
+    def run() -> None:
+        launch()
+        operands.arguments["out"][0, 0, 0, 0] = math.nan
+
+    with pytest.raises(WrongError, match="off by inf"):
+        device.check(operands, run, 1.0, "it")
