@@ -1,6 +1,6 @@
 """Tests that need an NVIDIA GPU, where they are skipped without one: `make gpu`, which does them one by one, or
 
-    OPTGRAPH_TEST_GPU=1 python -m pytest -m gpu tests/gpu
+OPTGRAPH_TEST_GPU=1 python -m pytest -m gpu tests/gpu
 """
 
 from __future__ import annotations
