@@ -185,7 +185,8 @@ class Operands:
         if not output and self._random is not None:
             # Weights of such a scale that sums of products keep the size of their terms.
             scale = math.prod(view.shape[:-1]) ** -0.5 if view.base == WEIGHT else 1.0
-            tensor.copy_(torch.randn(view.shape, generator=self._random, device=self._device) * scale)
+            once = tensor[tuple(slice(1 if stride == 0 else None) for stride in view.strides)]
+            once.copy_(torch.randn(once.shape, generator=self._random, device=self._device) * scale)
         return tensor
 
 

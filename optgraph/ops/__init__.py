@@ -2,11 +2,13 @@
 
 from optgraph.ops.bottleneck import Bottleneck
 from optgraph.ops.conv import Conv
-from optgraph.ops.dense import Gemm, MatMul
+from optgraph.ops.dense import Gemm
 from optgraph.ops.elementwise import Activation, Affine, Binary, Cast
 from optgraph.ops.fused import MergedPointwise, PooledPointwise, Separable
 from optgraph.ops.group_norm import GroupNorm, MeanVarianceNorm
 from optgraph.ops.joining import Concat, Gather, Slice, Split
+from optgraph.ops.layer_norm import LayerNorm
+from optgraph.ops.matmul import MatMul
 from optgraph.ops.movement import Identity, Pad, Reshape, Transpose
 from optgraph.ops.normalise import LRN, BatchNorm, Hardmax, Softmax
 from optgraph.ops.opaque import Opaque
@@ -35,6 +37,7 @@ __all__ = [
     "GroupNorm",
     "Hardmax",
     "Identity",
+    "LayerNorm",
     "MatMul",
     "MeanVarianceNorm",
     "MergedPointwise",

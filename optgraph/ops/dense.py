@@ -1,4 +1,4 @@
-"""Matrix products."""
+"""Fully connected layers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from optgraph.ir.op import (
     fixed,
     present,
 )
-from optgraph.ir.values import IDENTITY, Act, Value, broadcast
+from optgraph.ir.values import IDENTITY, Act, Value
 from optgraph.kernels import dense
 from optgraph.kernels.dense import DENSE
 from optgraph.kernels.frame.view import View, contiguous
@@ -128,36 +128,7 @@ def _bias(importer: Importer, name: str, beta: float, columns: int) -> str:
     return importer.add_constant(stored(row, array.dtype), name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class MatMul(Op):
-    """x @ y, the leading axes broadcast as in numpy."""
-
-    slots = ("x", "y")
-
-    def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
-        x, y = present(inputs, 0), present(inputs, 1)
-        if len(x.shape) < 2 or len(y.shape) < 2 or x.shape[-1] != y.shape[-2]:
-            raise ModelError(f"cannot multiply {list(x.shape)} by {list(y.shape)}")
-        return (Value((*broadcast(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1]), x.dtype),)
-
-    @staticmethod
-    def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
-        require_floating(importer, node.input[0])
-        if min(len(importer.shape(name)) for name in node.input) < 2:
-            raise KeepError
-        importer.add(MatMul(), node.input)
-
-    handlers: ClassVar[Handlers] = {"MatMul": from_onnx}
-
-    def export(self, to: Exporter, node: Node) -> None:
-        exporting.one_node(to, node, "MatMul")
-
-    def compute(self, inputs: Inputs) -> Outputs:
-        x, y = self.per_slot(inputs)
-        return (x @ y,)
-
-
-OPS = (Gemm, MatMul)
+OPS = (Gemm,)
 
 
 def _flat(view: View) -> tuple[View, dict[str, Any]]:

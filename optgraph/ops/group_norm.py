@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,11 +11,18 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from optgraph.base.errors import ModelError
+from optgraph.base.errors import ModelError, NoKernelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, present
 from optgraph.ir.values import Value
+from optgraph.kernels.elementwise import ELEMENTWISE
+from optgraph.kernels.frame.ends import Prologue
+from optgraph.kernels.frame.view import View
+from optgraph.kernels.normalise import NORMALISE
 from optgraph.ops import exporting
-from optgraph.ops.importing import axis_of, constant_operand
+from optgraph.ops.importing import KeepError, axis_of, constant_operand
+from optgraph.ops.lines import lines
+from optgraph.ops.lowered import copied
+from optgraph.plan.lowering import Lowering
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +59,20 @@ class GroupNorm(Op):
                 vectors[slot - 1] = importer.add_constant(np.repeat(vector, channels // op.groups), op.slots[slot])
         importer.add(op, [x, *vectors])
 
-    handlers: ClassVar[Handlers] = {"GroupNormalization": from_onnx}
+    @staticmethod
+    def from_instances(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
+        shape = importer.shape(node.input[0])
+        channels = shape[1] if len(shape) >= 3 else 0
+        if not isinstance(channels, int) or not channels:
+            raise KeepError
+        importer.add(GroupNorm(groups=channels, epsilon=float(attrs.get("epsilon", 1e-5))), node.input)
+
+    handlers: ClassVar[Handlers] = {"GroupNormalization": from_onnx, "InstanceNormalization": from_instances}
 
     def export(self, to: Exporter, node: Node) -> None:
+        if to.value(node.inputs[0]).shape[1] == self.groups:
+            exporting.one_node(to, node, "InstanceNormalization", epsilon=self.epsilon)
+            return
         if to.opset >= 21:
             exporting.one_node(to, node, "GroupNormalization", num_groups=self.groups, epsilon=self.epsilon)
             return
@@ -76,6 +95,40 @@ class GroupNorm(Op):
 
         x, scale, b = self.per_slot(inputs)
         return (F.group_norm(x, self.groups, scale, b, self.epsilon),)
+
+    def lower(self, context: Lowering, node: Node) -> None:
+        """A channel a group is one launch, more are two: a line of the first meets several scales."""
+        x, out = context.read(node.inputs[0]), context.write(node.output)
+        batch, channels, *sides = x.shape
+        pixels = math.prod(sides)
+        scale, shift = (context.vector(node.get(slot)) for slot in ("scale", "b"))
+        lone = self.groups == channels
+        rows = batch, self.groups, channels // self.groups * pixels
+        given, made = x.reshaped(rows), out.reshaped(rows) if lone else None
+        if given is None:
+            copy = context.scratch(node, rows, "rows")
+            copied(context, node, x, _seen(copy, x.shape))
+            given = copy
+        if made is None:
+            made = context.scratch(node, rows, "normalised")
+        before, after = lines(rows, given, made, (2,), whole=True)
+        own = {"scale": scale, "shift": shift, "by_line": True} if lone else {}
+        context.call(NORMALISE, node, x=before, out=after, epsilon=self.epsilon, **own)
+        if made.base == out.base:
+            return
+        if lone:
+            copied(context, node, _seen(made, x.shape), out)
+            return
+        if len(sides) != 2:
+            raise NoKernelError(f"groups of channels of rank {len(x.shape)}")
+        context.call(ELEMENTWISE, node, x=_seen(made, x.shape).nhwc, out=out.nhwc, before=Prologue(scale, shift))
+
+
+def _seen(rows: View, shape: tuple[int, ...]) -> View:
+    """Rows as an image."""
+    found = rows.reshaped(shape)
+    assert found is not None
+    return found
 
 
 _SMALL = 1e-9  # ONNX's, added to the deviation

@@ -12,6 +12,7 @@ from optgraph.base.errors import FIX_INPUT, ModelError, NoKernelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, present
 from optgraph.ir.values import Value, volume
 from optgraph.kernels import lrn as kernel
+from optgraph.kernels.frame.view import contiguous
 from optgraph.kernels.softmax import SOFTMAX
 from optgraph.ops import exporting
 from optgraph.ops.importing import FOR_INFERENCE, KeepError, axis_of
@@ -135,7 +136,10 @@ class Softmax(Op):
         # Probabilities stay float32: a user reads them, and there are few.
         few = self.axis == 1 and all(d == 1 for d in shape[2:])
         dtype = "float32" if few or context.graph.is_output(node.output) else None
-        x, out = context.read(node.inputs[0]), context.write(node.output, dtype=dtype)
+        x = context.read(node.inputs[0])
+        # Scores of attention lie row by row, and go on so.
+        rows = dtype is None and self.axis == len(shape) - 1 and x.strides == contiguous(x.shape)
+        out = context.write_in_order(node.output) if rows else context.write(node.output, dtype=dtype)
         x, out = lines(shape, x, out, (self.axis,), whole=True)
         context.call(SOFTMAX, node, x=x, out=out, log=self.log)
 

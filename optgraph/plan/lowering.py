@@ -97,13 +97,18 @@ class Lowering:
             self._views[value] = self._buffer(value, self.shape(value), dtype or self._value_dtype(value))
         return self._views[value]
 
+    def write_in_order(self, value: str) -> View:
+        """Where to put `value`: a new buffer in the order of its axes, images too, unless it has a place."""
+        if value not in self._views:
+            shape, dtype = self.shape(value), self._value_dtype(value)
+            self._sizes[value] = math.prod(shape) * ITEMSIZE[dtype]
+            self._views[value] = View.whole(value, shape, dtype)
+        return self._views[value]
+
     def write_as(self, value: str, shape: Sequence[int]) -> View:
         """Where to put `value`, seen as another shape with the same elements in order."""
-        seen = _laid_out("", self.shape(value), self.storage).reshaped(shape)
-        if seen is None and value not in self._views:  # images whose pixels are no rows of that shape
-            name, dtype = value, self._value_dtype(value)
-            self._sizes[name] = math.prod(shape) * ITEMSIZE[dtype]
-            self._views[value] = View.whole(name, self.shape(value), dtype)
+        if _laid_out("", self.shape(value), self.storage).reshaped(shape) is None:
+            self.write_in_order(value)  # images whose pixels are no rows of that shape
         found = self.write(value).reshaped(shape)
         assert found is not None
         return found
@@ -186,11 +191,13 @@ class Lowering:
             node.op.place(self, node)
         for node in self.graph.nodes():
             self._enter(node)
+            before = len(self._calls)
             try:
                 if any(value and self.graph.values[value].dtype == DOUBLE for value in (*node.inputs, *node.outputs)):
                     raise NoKernelError("it computes doubles")
                 node.op.lower(self, node)
             except NoKernelError as error:
+                del self._calls[before:]
                 self.fallback(node, str(error) or f"no kernel for {node.op.kind}")
         self._enter(None)
         outputs: dict[str, View | Weight] = {}

@@ -8,9 +8,12 @@ import pytest
 from optgraph import ops
 from optgraph.base.errors import ModelError
 from optgraph.ir.graph import Graph
+from optgraph.ir.values import Value
 from optgraph.onnx.read import read
+from optgraph.plan.lowering import lower
 from tests.support.definitions import evaluate, per_channel, rand
 from tests.support.onnx_checks import agree, exported, model, single, types, weights
+from tests.support.run_checks import kernels_agree
 
 
 def test_reference() -> None:
@@ -45,6 +48,39 @@ def test_what_does_not_fit_is_refused(groups: int, length: int, opset: int) -> N
     inits = {"s": weights(length), "b": weights(length)}
     with pytest.raises(ModelError, match=r"node .y. \(GroupNorm\w*\): .*(groups|channel)"):
         read(model([("GroupNormalization", "x s b", "y", {"num_groups": groups})], inits, opset=opset))
+
+
+@pytest.mark.parametrize("shape", [("n", 4, 9, 7), ("n", 4, 9), ("n", 4, 2, 3, 5)])
+def test_a_group_a_channel_is_instance_normalization(shape: tuple[object, ...]) -> None:
+    inits = {"s": weights(4) + 1, "b": weights(4)}
+    proto = model([("InstanceNormalization", "x s b", "y", {"epsilon": 0.1})], inits, shape)
+    assert agree(proto) == {"GroupNorm": 1}
+    assert types(exported(read(proto))) == ["InstanceNormalization"]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_kernel(groups: int, dtype: str) -> None:
+    expected = {"normalise": 1} if groups == 4 else {"normalise": 1, "elementwise": 1}
+    graph = single(ops.GroupNorm(groups=groups), weights(4) + 1, weights(4))
+    assert kernels_agree(graph, 3, dtype).launches_by_kernel() == expected
+
+
+@pytest.mark.parametrize("shape", [("N", 4, 9), ("N", 4, 2, 3, 5)])
+def test_kernel_of_other_ranks(shape: tuple[int | str, ...]) -> None:
+    kernels_agree(single(ops.GroupNorm(groups=4), weights(4) + 1, weights(4), shape=shape), 3)
+    (fallback,) = lower(single(ops.GroupNorm(groups=2), weights(4), weights(4), shape=shape), 3).fallbacks
+    assert "groups of channels of rank" in fallback.reason
+
+
+@pytest.mark.parametrize("groups", [1, 4, 8])
+def test_kernel_of_images_whose_channels_lie_innermost(groups: int) -> None:
+    graph = Graph()
+    x, w = graph.add_input("x", Value(("N", 4, 9, 7))), graph.add_constant(weights(8, 4, 1, 1), "w")
+    vectors = [graph.add_constant(weights(8) + 1, "scale"), graph.add_constant(weights(8), "b")]
+    y = graph.add(ops.GroupNorm(groups=groups), [graph.add(ops.Conv(kernel=(1, 1)), [x, w]).output, *vectors]).output
+    graph.outputs = {"y": y}
+    kernels_agree(graph, 3)
 
 
 # ---- over axes

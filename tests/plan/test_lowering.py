@@ -104,7 +104,7 @@ def test_a_residual_that_is_not_channels_last_is_copied() -> None:
         (ops.LRN(size=3), ("N", 4, 5), "LRN of rank 3"),
         (ops.Pad(pads=(0, 1, 1, 1, 1, 0, 0, 1, 1, 1)), ("N", 4, 5, 5, 5), r"pads axes [1, 2, 3, 4] of rank 5"),
         (ops.Resize(axes=(2, 3), scales=(2.0, 2.0)), ("N", 4, 5, 5, 5), "along axes [2, 3] of rank 5"),
-        (ops.MatMul(), ("N", 5, 5), "no kernel for MatMul"),
+        (ops.Hardmax(axis=1), ("N", 5), "no kernel for Hardmax"),
     ],
 )
 def test_what_has_no_kernel_falls_back_with_a_reason(op, shape, reason) -> None:

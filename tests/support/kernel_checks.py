@@ -16,6 +16,8 @@ from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.sample import Sample
 from optgraph.kernels.global_pool import GLOBAL_POOL
 from optgraph.kernels.lrn import LRN
+from optgraph.kernels.matmul import MATMUL
+from optgraph.kernels.normalise import NORMALISE
 from optgraph.kernels.pad import PAD
 from optgraph.kernels.pointwise import POINTWISE
 from optgraph.kernels.pool import POOL
@@ -29,7 +31,7 @@ from optgraph.tune.layers import Layer
 KERNELS = (
     *(POINTWISE, CONV2D, BOTTLENECK, SEPARABLE, POOLED_POINTWISE, DEPTHWISE, POOL),
     *(GLOBAL_POOL, DENSE, SOFTMAX, ELEMENTWISE, LRN, PAD, REDUCE),
-    *(COPY, RESAMPLE),
+    *(COPY, RESAMPLE, MATMUL, NORMALISE),
 )
 CPU = torch.device("cpu")
 

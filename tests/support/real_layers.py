@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
-from optgraph.kernels import bottleneck, conv2d, dense, depthwise, pointwise, pooled_pointwise, separable
+from optgraph.kernels import (
+    bottleneck,
+    conv2d,
+    dense,
+    depthwise,
+    matmul,
+    normalise,
+    pointwise,
+    pooled_pointwise,
+    separable,
+)
 from optgraph.kernels.copy import COPY
 from optgraph.kernels.elementwise import ELEMENTWISE
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.kernel import Kernel
-from optgraph.kernels.frame.sample import Sample, image, prologue, vector, window_sample
+from optgraph.kernels.frame.sample import Sample, image, prologue, vector, weight, window_sample
 from optgraph.kernels.global_pool import GLOBAL_POOL
 from optgraph.kernels.lrn import LRN
 from optgraph.kernels.pad import PAD
@@ -66,6 +76,10 @@ def _products() -> Iterator[tuple[str, Kernel, Sample]]:
     yield "pooled_pointwise", pooled_pointwise.POOLED_POINTWISE, sample
     yield "dense", dense.DENSE, dense.sample(image(1, 2048), 1000, bias=True)
     yield "dense_batched", dense.DENSE, dense.sample(image(64, 2048), 1000, bias=True)
+    heads, scores = image(8, 197, 12, 64), image(8, 12, 197, 197)  # attention, of 768 channels
+    yield "matmul", matmul.MATMUL, matmul.sample(heads.permute(0, 2, 1, 3), heads.permute(0, 2, 3, 1), scores)
+    rows = image(1, 1, 1576, 768)
+    yield "matmul_weight", matmul.MATMUL, matmul.sample(rows, weight(1, 1, 768, 768), rows)
 
 
 def _windows() -> Iterator[tuple[str, Kernel, Sample]]:
@@ -98,6 +112,9 @@ def _rows() -> Iterator[tuple[str, Kernel, Sample]]:
         yield name, SOFTMAX, Sample({"x": image(1, 1, 8, columns), "out": image(1, 1, 8, columns)})
     x, out = (image(8, 16, 4, 8400).permute(0, 2, 3, 1) for _ in range(2))
     yield "softmax_apart", SOFTMAX, Sample({"x": x, "out": out})
+    yield "normalise", normalise.NORMALISE, normalise.sample(image(1, 8, 197, 768), image(1, 8, 197, 768))
+    x, out = (image(8, 784, 1, 64).permute(0, 2, 3, 1) for _ in range(2))
+    yield "normalise_apart", normalise.NORMALISE, normalise.sample(x, out, by_line=True)
     yield "reduce", REDUCE, Sample({"x": image(8, 1, 196, 768), "out": image(8, 1, 196, 1), "kind": "mean"})
     x, out = image(8, 49, 1, 768).permute(0, 2, 3, 1), image(8, 1, 1, 768).permute(0, 1, 3, 2)
     yield "reduce_apart", REDUCE, Sample({"x": x, "out": out, "kind": "max"})
