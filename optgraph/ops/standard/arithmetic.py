@@ -103,7 +103,6 @@ FUNCTIONS: dict[str, Function] = {
     "Or": _plain(torch.logical_or),
     "Pow": power,
     "Sub": _plain(torch.sub),
-    "Sum": _folded(torch.add),
     "Where": where,
     "Xor": _plain(torch.logical_xor),
 }

@@ -11,10 +11,6 @@ from torch import Tensor
 from optgraph.ops.standard.form import Form, Function, OutsideTorchError
 
 
-def identity(form: Form, x: Tensor) -> Tensor:
-    return x
-
-
 def dropout(form: Form, x: Tensor, *training: Tensor | None) -> Tensor | tuple[Tensor, ...]:
     """For inference, which drops nothing: the mask is all true."""
     if len(training) == 2 and training[1] is not None and bool(training[1]):
@@ -44,10 +40,6 @@ def unsqueeze(form: Form, x: Tensor, operand: Tensor | None = None) -> Tensor:
     for axis in sorted(axis % (x.ndim + len(axes)) for axis in axes):
         x = x.unsqueeze(axis)
     return x
-
-
-def transpose(form: Form, x: Tensor) -> Tensor:
-    return x.permute(form.get("perm") or list(reversed(range(x.ndim))))
 
 
 def expand(form: Form, x: Tensor, target: Tensor) -> Tensor:
@@ -116,16 +108,6 @@ def pad(
     return x
 
 
-def depth_to_space(form: Form, x: Tensor) -> Tensor:
-    n, c, h, w = x.shape
-    b = form.get("blocksize")
-    if form.text("mode", "DCR") == "DCR":
-        blocks = x.reshape(n, b, b, c // (b * b), h, w).permute(0, 3, 4, 1, 5, 2)
-    else:
-        blocks = x.reshape(n, c // (b * b), b, b, h, w).permute(0, 1, 4, 2, 5, 3)
-    return blocks.reshape(n, c // (b * b), h * b, w * b)
-
-
 def space_to_depth(form: Form, x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     b = form.get("blocksize")
@@ -165,11 +147,9 @@ def center_crop_pad(form: Form, x: Tensor, target: Tensor) -> Tensor:
 FUNCTIONS: dict[str, Function] = {
     "CenterCropPad": center_crop_pad,
     "Concat": concat,
-    "DepthToSpace": depth_to_space,
     "Dropout": dropout,
     "Expand": expand,
     "Flatten": flatten,
-    "Identity": identity,
     "Pad": pad,
     "Reshape": reshape,
     "ReverseSequence": reverse_sequence,
@@ -178,6 +158,5 @@ FUNCTIONS: dict[str, Function] = {
     "Split": split,
     "Squeeze": squeeze,
     "Tile": tile,
-    "Transpose": transpose,
     "Unsqueeze": unsqueeze,
 }

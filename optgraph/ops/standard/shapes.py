@@ -47,14 +47,6 @@ def eye_like(form: Form, x: Tensor) -> Tensor:
     return (places == form.integer("k", 0)).to(dtype)
 
 
-def cast(form: Form, x: Tensor) -> Tensor:
-    return x.to(dtype_of(form.get("to")))
-
-
-def cast_like(form: Form, x: Tensor, like: Tensor) -> Tensor:
-    return x.to(like.dtype)
-
-
 def one_hot(form: Form, indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
     """values: off and on. An index from -depth to -1 counts from the end; one outside of that is off everywhere."""
     count = int(depth.item())
@@ -73,8 +65,6 @@ def triangle(form: Form, x: Tensor, diagonal: Tensor | None = None) -> Tensor:
 
 
 FUNCTIONS: dict[str, Function] = {
-    "Cast": cast,
-    "CastLike": cast_like,
     "ConstantOfShape": constant_of_shape,
     "EyeLike": eye_like,
     "OneHot": one_hot,

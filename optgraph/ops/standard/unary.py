@@ -1,4 +1,4 @@
-"""Each element by itself: mathematics and activations."""
+"""Each element by itself, and what is as easily said: what `Activation` and `Softmax` leave."""
 
 from __future__ import annotations
 
@@ -16,50 +16,6 @@ _SELU = (1.67326319217681884765625, 1.05070102214813232421875)
 def _plain(function: Callable[[Tensor], Tensor]) -> Function:
     """Of a torch function that does the same."""
     return lambda form, x: function(x)
-
-
-def elu(form: Form, x: Tensor) -> Tensor:
-    return _elu(x, form.number("alpha", 1.0))
-
-
-def _elu(x: Tensor, alpha: float) -> Tensor:
-    return torch.where(x > 0, x, alpha * torch.expm1(x))
-
-
-def selu(form: Form, x: Tensor) -> Tensor:
-    alpha, gamma = _SELU
-    return form.number("gamma", gamma) * _elu(x, form.number("alpha", alpha))
-
-
-def celu(form: Form, x: Tensor) -> Tensor:
-    alpha = form.number("alpha", 1.0)
-    return torch.where(x > 0, x, alpha * torch.expm1(x / alpha))
-
-
-def leaky_relu(form: Form, x: Tensor) -> Tensor:
-    return torch.where(x < 0, form.number("alpha", 0.01) * x, x)
-
-
-def thresholded_relu(form: Form, x: Tensor) -> Tensor:
-    return torch.where(x > form.number("alpha", 1.0), x, torch.zeros_like(x).where(~x.isnan(), x))
-
-
-def gelu(form: Form, x: Tensor) -> Tensor:
-    if form.text("approximate", "none") == "tanh":
-        return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
-
-
-def _softplus(x: Tensor) -> Tensor:
-    return torch.logaddexp(x, torch.zeros_like(x))  # torch's own is x itself from 20 on
-
-
-def hard_sigmoid(form: Form, x: Tensor) -> Tensor:
-    return (form.number("alpha", 0.2) * x + form.number("beta", 0.5)).clamp(0, 1)
-
-
-def hard_swish(form: Form, x: Tensor) -> Tensor:
-    return x * (x / 6 + 0.5).clamp(0, 1)
 
 
 def swish(form: Form, x: Tensor) -> Tensor:
@@ -109,39 +65,20 @@ def log_softmax(form: Form, x: Tensor) -> Tensor:
     return _over_axis(form, x, torch.log_softmax)
 
 
-def hardmax(x: Tensor, axis: int) -> Tensor:
-    """One at the first largest element along `axis`, zero elsewhere."""
-    largest = x == x.amax(axis, keepdim=True)
-    return (largest & (largest.cumsum(axis) == 1)).to(x.dtype)
-
-
 FUNCTIONS: dict[str, Function] = {
     **{
         name: _plain(getattr(torch, name.lower()))
         for name in (
-            *("Abs", "Neg", "Exp", "Log", "Sqrt", "Floor", "Ceil", "Round", "Sign", "Erf", "Reciprocal"),
-            *("Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Tanh", "Asinh", "Acosh", "Atanh"),
-            *("Sigmoid", "Relu", "IsNaN"),
+            *("Abs", "Neg", "Sign", "Relu", "IsNaN"),
+            *("Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh"),
         )
     },
     "BitwiseNot": _plain(torch.bitwise_not),
-    "Celu": celu,
     "Clip": clip,
-    "Elu": elu,
-    "Gelu": gelu,
-    "HardSigmoid": hard_sigmoid,
-    "HardSwish": hard_swish,
-    "Hardmax": lambda form, x: _over_axis(form, x, hardmax),
     "IsInf": is_inf,
-    "LeakyRelu": leaky_relu,
     "LogSoftmax": log_softmax,
-    "Mish": _plain(lambda x: x * torch.tanh(_softplus(x))),
     "Not": _plain(torch.logical_not),
-    "Selu": selu,
     "Shrink": shrink,
     "Softmax": softmax,
-    "Softplus": _plain(_softplus),
-    "Softsign": _plain(lambda x: x / (1 + x.abs())),
     "Swish": swish,
-    "ThresholdedRelu": thresholded_relu,
 }

@@ -57,24 +57,21 @@ TRUTH = ints(3, 4, low=0, high=2, dtype=np.bool_)
 SEQUENCE = real(5, 2, 3)
 GRID = RNG.uniform(-1.4, 1.4, (1, 4, 3, 2)).astype(np.float32)
 
-PLAIN = "Abs Neg Exp Floor Ceil Round Sign Erf Reciprocal Sin Cos Tan Sinh Cosh Tanh Asinh Atan Sigmoid Relu IsNaN"
-ACTIVATIONS = "Elu Selu Celu LeakyRelu ThresholdedRelu HardSigmoid HardSwish Softplus Softsign Mish Shrink Softmax"
+PLAIN = "Tan Sinh Cosh Asinh Atan IsNaN Shrink Softmax"
+WHOLE = "Abs Neg Sign Relu"  # floating numbers have an operator of ours
 COMPARED = "Equal Greater GreaterOrEqual Less LessOrEqual"
 REDUCED = "L1 L2 LogSumExp Max Mean Min Prod Sum SumSquare"
 
 CASES = [
     *(case(op, 16, 3 * real(3, 7)) for op in PLAIN.split()),
-    *(case(op, 20, np.abs(real(3, 7)) + 1) for op in ("Log", "Sqrt", "Acosh")),
+    *(case(op, 16, ints(3, 7, dtype=np.int32)) for op in WHOLE.split()),
+    case("Acosh", 20, np.abs(real(3, 7)) + 1),
     *(case(op, 20, np.tanh(real(3, 7))) for op in ("Asin", "Acos", "Atanh")),
-    *(case(op, 18, 8 * real(3, 7)) for op in ACTIVATIONS.split()),
-    *(case("Gelu", 20, 3 * real(3, 7), approximate=how) for how in ("none", "tanh")),
-    case("Round", 16, f32(0.5, 1.5, 2.5, -0.5, -1.5)),
     case("IsInf", 20, f32(1, np.inf, -np.inf, np.nan), detect_negative=0),
     case("Clip", 6, real(3, 7), min=-0.5, max=0.4),
     case("Clip", 13, real(3, 7), scalar(0.5), scalar(-0.5)),
     case("Clip", 13, ints(4, 5), None, scalar(3, np.int64)),
-    *(case(op, opset, X, axis=a) for op in ("Softmax", "LogSoftmax", "Hardmax") for opset in (11, 13) for a in (1, 2)),
-    case("Hardmax", 11, TIES, axis=1),
+    *(case(op, opset, X, axis=a) for op in ("Softmax", "LogSoftmax") for opset in (11, 13) for a in (1, 2)),
     *(case(op, 14, real(3, 1, 4), real(2, 1)) for op in ("Add", "Sub", "Mul", "Div")),
     *(case(op, 14, ints(3, 4), ints(3, 4, low=1)) for op in ("Add", "Sub", "Mul", "Div")),
     *(case(op, 16, TIES, TIES[:1]) for op in COMPARED.split()),
@@ -86,7 +83,7 @@ CASES = [
     case("Mod", 13, ints(3, 4), scalar(4, np.int64)),
     case("Mod", 13, ints(3, 4), scalar(-4, np.int64)),
     case("Mod", 13, real(3, 4), scalar(0.3), fmod=1),
-    *(case(op, 13, real(3, 4), real(4), real(3, 1)) for op in ("Min", "Max", "Sum", "Mean")),
+    *(case(op, 13, real(3, 4), real(4), real(3, 1)) for op in ("Min", "Max", "Mean")),
     case("Where", 16, np.array([[True], [False]]), real(2, 3), real(3)),
     *(case("BitShift", 11, U8, U8 % 7, direction=way) for way in ("LEFT", "RIGHT")),
     *(case(op, 18, B8, B8[::-1]) for op in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")),
@@ -113,7 +110,6 @@ CASES = [
     case("Range", 11, scalar(1, np.int64), scalar(12, np.int64), scalar(4, np.int64)),
     case("Range", 11, scalar(5), scalar(0), scalar(-0.7)),
     case("EyeLike", 9, real(3, 4), k=1),
-    case("Cast", 13, f32(-1.7, 2.5, 300), to=TensorProto.INT32),
     case("OneHot", 11, i64(0, 2, -1, 5), scalar(3, np.int64), f32(-1, 4), axis=0),
     *(case("Trilu", 14, real(4, 5), scalar(k, np.int64), upper=u) for k in (-1, 1) for u in (0, 1)),
     case("Reshape", 14, X, i64(0, -1, 7)),
@@ -122,8 +118,6 @@ CASES = [
     case("Squeeze", 13, real(1, 3, 1)),
     case("Unsqueeze", 11, real(3), axes=[0, 2]),
     case("Unsqueeze", 13, real(3), i64(-1, 0)),
-    case("Transpose", 13, X),
-    case("Transpose", 13, X, perm=[1, 0, 3, 2]),
     case("Expand", 13, real(3, 1), i64(2, 1, 4)),
     case("Tile", 13, real(3, 2), i64(2, 3)),
     case("Concat", 13, real(3, 2), real(3, 1), axis=-1),
@@ -136,7 +130,6 @@ CASES = [
     *(case("Pad", 13, IMAGE, i64(0, 0, 2, 3, 0, 0, 1, 2), mode=m) for m in ("constant", "edge", "reflect")),
     case("Pad", 19, IMAGE, i64(2, 3, 1, 2), None, i64(-1, 2), mode="wrap"),
     case("Pad", 18, ints(2, 3), i64(1, 2), scalar(9, np.int64), i64(1)),
-    *(case("DepthToSpace", 13, real(1, 8, 2, 3), blocksize=2, mode=m) for m in ("DCR", "CRD")),
     case("SpaceToDepth", 13, real(1, 2, 4, 6), blocksize=2),
     case("ReverseSequence", 10, real(4, 3, 2), i64(1, 4, 2)),
     case("ReverseSequence", 10, real(3, 4), i64(1, 4, 2), batch_axis=0, time_axis=1),
@@ -243,8 +236,8 @@ def test_function(found: Case) -> None:
 
 
 def test_every_function_is_among_the_cases() -> None:
-    # ONNX Runtime 1.31 has no Det-22, nor a Swish, CumProd or CastLike: their tests are ONNX's own.
-    assert set(FUNCTIONS) - {found.op for found in CASES} == {"CastLike", "CumProd", "Det", "Identity", "Swish"}
+    # ONNX Runtime 1.31 has no Det-22, nor a Swish or CumProd: their tests are ONNX's own.
+    assert set(FUNCTIONS) - {found.op for found in CASES} == {"CumProd", "Det", "Swish"}
 
 
 @pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div", "Pow", "Greater"])
