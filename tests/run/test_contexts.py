@@ -15,7 +15,7 @@ from optgraph.run import reference
 from optgraph.run.context import Context
 from optgraph.run.engine import Engine
 from tests.support.fake_gpu import FakeGpu, Graph, Stream
-from tests.support.networks import xception
+from tests.support.networks import Builder, xception
 
 GPU = torch.device("cuda", 0)
 
@@ -49,10 +49,12 @@ def test_a_gpu_records_its_first_run_and_replays_it_later(gpu: FakeGpu) -> None:
 def test_what_is_replayed_computes_what_the_launches_did(monkeypatch: pytest.MonkeyPatch) -> None:
     """An H100's plan, its launches interpreted."""
     gpu = FakeGpu(monkeypatch)
-    run = engine()
+    b = Builder(channels=4, size=5)
+    graph = b.done(b.conv(b.act(b.conv(b.x, 6, 3)), 3))
+    run = Engine(Plans(graph, "fp32"), GPU)
     for seed in range(3):
-        x = images(seed=seed)
-        expected = reference.run(xception(), {"x": x}, torch.float64)["y0"]
+        x = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(seed))
+        expected = reference.run(graph, {"x": x}, torch.float64)["y0"]
         assert float((run({"x": x}, 1)["y0"] - expected).norm() / expected.norm()) < 1e-6
     assert gpu.done.count("replay") == 2
 

@@ -5,10 +5,12 @@ Memory is the CPU's. A launch runs at once, or becomes part of the graph that is
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from optgraph.kernels.frame.launch import Launch
 from optgraph.plan.buffers import Buffers
 from optgraph.plan.weights import Weights
 from optgraph.run import context
+from optgraph.run.engine import _INTERPRETER
 
 CPU = torch.device("cpu")
 Run = Callable[[], None]
@@ -71,18 +74,30 @@ class Graph:
             launch()
 
 
+class _Thread(threading.local):
+    """What torch has for each thread."""
+
+    recording: Graph | None = None
+    stream: Stream | None = None
+
+
+def interpreted(launch: Run) -> None:
+    """The launch, run by Triton's interpreter, which is one at a time."""
+    with _INTERPRETER, np.errstate(all="ignore"):
+        launch()
+
+
 class FakeGpu:
     """What torch takes for an H100, the only one.
 
-    compute: what runs a launch, by default Triton's interpreter. done: what was asked of it, in order. recording: the
-    graph that is recorded, ours or the caller's. current: the stream that is.
+    compute: what runs a launch, by default Triton's interpreter. done: what was asked of it, in order. Of this thread,
+    recording: the graph that is recorded, ours or the caller's; current: the stream that is.
     """
 
-    def __init__(self, patch: pytest.MonkeyPatch, compute: Callable[[Run], None] = lambda launch: launch()) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch, compute: Callable[[Run], None] = interpreted) -> None:
         self.compute = compute
         self.done: list[str] = []
-        self.recording: Graph | None = None
-        self.current = Stream(self)
+        self._thread, self._default = _Thread(), Stream(self)
         cuda: dict[str, Any] = {
             "is_available": lambda: True,
             "current_device": lambda: 0,
@@ -108,6 +123,18 @@ class FakeGpu:
         patch.setattr("optgraph.run.capture.new_stream", lambda: 1)
         patch.setattr("optgraph.run.driver.Kernels", lambda *given, **options: self)
 
+    @property
+    def recording(self) -> Graph | None:
+        return self._thread.recording
+
+    @recording.setter
+    def recording(self, graph: Graph | None) -> None:
+        self._thread.recording = graph
+
+    @property
+    def current(self) -> Stream:
+        return self._thread.stream or self._default
+
     def bind(self, launch: Run) -> Run:
         """As `Kernels.bind`."""
         return (lambda: self._enqueue(launch)) if isinstance(launch, Launch) else launch
@@ -117,17 +144,18 @@ class FakeGpu:
         return list(map(self.bind, launches))
 
     def _enqueue(self, launch: Run) -> None:
-        if self.recording is None:
+        recording = self.recording
+        if recording is None:
             self.done.append("launch")
             self.compute(launch)
         else:
-            self.recording.launches.append(lambda: self.compute(launch))
+            recording.launches.append(lambda: self.compute(launch))
 
     @contextmanager
     def on(self, stream: Stream) -> Iterator[None]:
         """As torch.cuda.stream."""
-        outer, self.current = self.current, stream
+        outer, self._thread.stream = self._thread.stream, stream
         try:
             yield
         finally:
-            self.current = outer
+            self._thread.stream = outer

@@ -1,14 +1,20 @@
-"""What the GPU tests check, for any device: `tests/tune/test_layers.py` runs it in the interpreter on small graphs."""
+"""What the GPU tests check, for any device: `tests/tune/test_layers.py` and `tests/run/test_gpu_tests.py` run it in the
+interpreter on small graphs."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import torch
 
+from optgraph.api.net import Net
+from optgraph.compare.oracle import allowed, coarseness
+from optgraph.kernels.frame.kernel import Kernel
 from optgraph.run.engine import Engine
-from optgraph.tune.layers import Bind, Layer
+from optgraph.run.reference import Executor
+from optgraph.tune.layers import Bind, Layer, binder
 
 
 def wrong_layers(layers: Iterable[Layer], device: torch.device, bind: Bind = lambda launch: launch) -> list[str]:
@@ -27,6 +33,28 @@ def wrong_layers(layers: Iterable[Layer], device: torch.device, bind: Bind = lam
         if not error <= layer.bound:
             lines.append(f"{layer}: off by {error:.1e}, bound {layer.bound:.1e}")
     return lines
+
+
+def wrong_samples(kernel: Kernel, dtype: str, device: torch.device) -> tuple[int, list[str]]:
+    """How many of the kernel's samples there are in a dtype, and those that are wrong, as `wrong_layers` says it.
+
+    tf32 is a dtype only of what multiplies.
+    """
+    samples = [sample for _, sample in kernel.samples() if dtype != "tf32" or "precision" in sample.arguments]
+    found = [Layer(kernel, sample.typed(dtype)) for sample in samples]
+    launches = []
+    for layer in found:
+        with suppress(Exception):  # `wrong_layers` says which, and why
+            launches.append(layer.operands(device).launch())
+    return len(found), wrong_layers(found, device, binder(launches, device))
+
+
+def predicted(net: Net, images: torch.Tensor) -> float:
+    """How far apart, in relative L2, two answers of a net to the images may be that differ in the order of their sums
+    only: `verify`'s bound, of what rounding to the net's dtype does by our own arithmetic."""
+    feeds = {next(iter(net.inputs)): images.cpu().numpy()}
+    exact = {name: tensor.numpy() for name, tensor in Executor(net.fused, torch.float64)(feeds).items()}
+    return allowed(net.dtype, coarseness(net, net.dtype, [feeds], [exact], dict.fromkeys(exact, 0.0)))
 
 
 def replay_differs(engine: Engine, first: torch.Tensor, second: torch.Tensor) -> list[str]:
@@ -53,16 +81,19 @@ def replay_differs(engine: Engine, first: torch.Tensor, second: torch.Tensor) ->
 
 
 def threads_differ(engine: Engine, images: Sequence[torch.Tensor], threads: int = 2, rounds: int = 3) -> list[str]:
-    """Which images get another answer, in any bit, when several threads run the engine at a time."""
+    """Which images get another answer, in any bit, or none, when several threads run the engine at a time."""
     (name,) = engine.plan(len(images[0])).inputs
     expected = [engine({name: image}, len(image)) for image in images]
     wrong: list[str] = []
 
     def work(start: int) -> None:
-        for _ in range(rounds):
-            for i in range(start, len(images), threads):
+        for i in list(range(start, len(images), threads)) * rounds:
+            try:
                 found = engine({name: images[i]}, len(images[i]))
-                wrong.extend(f"image {i}: {o}" for o in found if not torch.equal(found[o], expected[i][o]))
+            except Exception as reason:  # a thread that ends with it would end in silence
+                wrong.append(f"image {i}: {type(reason).__name__}: {reason}")
+                continue
+            wrong.extend(f"image {i}: {o}" for o in found if not torch.equal(found[o], expected[i][o]))
 
     running = [threading.Thread(target=work, args=(start,)) for start in range(threads)]
     for thread in running:

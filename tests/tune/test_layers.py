@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import pytest
 import torch
@@ -129,3 +130,16 @@ def test_threads_that_share_a_context_are_found(monkeypatch) -> None:
     answers = iter(range(1000))
     monkeypatch.setattr(Engine, "__call__", lambda self, feeds, batch: {"y": torch.tensor(next(answers))})
     assert len(threads_differ(run, images, rounds=1)) == len(images)
+
+
+def test_a_thread_that_fails_is_found(monkeypatch) -> None:
+    run, call = engine(xception()), Engine.__call__
+    images = [torch.randn(1, *(int(d) for d in xception().shape("x")[1:])) for _ in range(2)]
+
+    def broken(self: Engine, feeds: dict[str, torch.Tensor], batch: int) -> dict[str, torch.Tensor]:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("out of memory")
+        return call(self, feeds, batch)
+
+    monkeypatch.setattr(Engine, "__call__", broken)
+    assert threads_differ(run, images, rounds=1) == [f"image {i}: RuntimeError: out of memory" for i in (0, 1)]
