@@ -43,7 +43,8 @@ class Context:
     """The buffers and bound launches of one plan on one device; for one use at a time, between `begin` and `end`.
 
     inputs: the tensors that it reads, by name. outputs: by public name, what a run leaves, until the next: N×C×H×W as
-    the model's, with the strides and in the type that the plan has. types: what `results` makes of these.
+    the model's, with the strides and in the type that the plan has.
+    types: the model's, of the outputs.
     """
 
     def __init__(
@@ -56,10 +57,10 @@ class Context:
     ) -> None:
         self.plan = plan
         self._device = device
-        self._types = types
         self._buffers = Buffers(plan, weights, device)
         self.inputs = self._buffers.inputs
         self.outputs = {public: self._buffers.output(public) for public in plan.outputs}
+        self._types = {public: torch.promote_types(out.dtype, types[public]) for public, out in self.outputs.items()}
         launches = [self._buffers.bind(call) for call in plan.calls]
         self._kernels = [isinstance(launch, Launch) for launch in launches]
         self._launches = prepare(with_workspaces(launches, plan.schedule.stream, device))
@@ -122,7 +123,7 @@ class Context:
             yield call
 
     def results(self) -> dict[str, torch.Tensor]:
-        """Copies of the outputs, by public name, dense and in the model's types."""
+        """Copies of the outputs, by public name, dense, in the model's types where these lose no bit."""
         dense = torch.contiguous_format
         return {
             public: tensor.to(self._types[public], copy=True, memory_format=dense)

@@ -103,7 +103,7 @@ def test_a_network_that_answers_wrong_is_not_timed(model, monkeypatch):
         return Outcome(1)
 
     broken = net.compile(model, "torch", fuse_passes=(*FUSE, Pass("sabotage", "sabotage", run)))
-    monkeypatch.setattr(benchmark, "open_with_original", lambda *_: (broken, model))
+    monkeypatch.setattr(benchmark, "open_with_original", lambda *_, **__: (broken, model))
     monkeypatch.setattr(benchmark, "interleave", lambda *_: pytest.fail("timed"))
     with pytest.raises(OptgraphError, match=r"output 'y0' is off by .* run verify"):
         quick(model, "torch")
