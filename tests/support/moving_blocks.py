@@ -33,7 +33,13 @@ def resize(to: Builder, x: Image) -> Image:
     how = {"mode": mode, "coordinate_transformation_mode": coordinates}
     if mode == "nearest":
         how["nearest_mode"] = to.pick("floor", "round_prefer_floor", "ceil")
-    return x._replace(name=to.node("Resize", x.name, "", to.weight([1.0, 1.0, down, across]), **how), **size)
+    if to.maybe():
+        target = ["", to.weight([1.0, 1.0, down, across])]
+    else:
+        batch = to.node("Shape", x.name)
+        batch = to.node("Slice", batch, _ints(to, 0), _ints(to, 1))
+        target = ["", "", to.node("Concat", batch, _ints(to, x.c, *size.values()), axis=0)]
+    return x._replace(name=to.node("Resize", x.name, *target, **how), **size)
 
 
 def transposed(to: Builder, x: Image) -> Image:
@@ -104,9 +110,40 @@ def repeated(to: Builder, x: Image) -> Image:
     if x.h * x.w > 100:
         return x
     if kind == "Tile":
-        return to.conv(Image(to.node("Tile", x.name, _ints(to, 1, 1, 2, 1)), x.c, 2 * x.h, x.w), 4)
+        times = to.pick((1, 2, 1), (2, 1, 1), (1, 1, 3), (2, 1, 2))
+        sizes = [times * size for times, size in zip(times, x[1:], strict=True)]
+        return to.conv(Image(to.node("Tile", x.name, _ints(to, 1, *times)), *sizes), 4)
     other = to.act(x)
     return Image(to.node("Concat", x.name, other.name, axis=3), x.c, x.h, 2 * x.w)
 
 
-MOVING = (shuffle, resize, transposed, dealt, tokens, reordered, margin, repeated)
+def coordinates(to: Builder, x: Image) -> Image:
+    """Constants beside the channels or the pixels, the same for each image of the batch, as CoordConv has them."""
+    axis = to.pick(1, 2, 3)
+    sizes = [1 if axis == i else size for i, size in enumerate(x[1:], start=1)]
+    constant = to.weight(to.rng.normal(size=(1, *sizes)))
+    batch = to.node("Gather", to.node("Shape", x.name), _ints(to, 0), axis=0)
+    constant = to.node("Expand", constant, to.node("Concat", batch, _ints(to, *sizes), axis=0))
+    parts = [x.name, constant] if to.maybe() else [constant, x.name]
+    return x._replace(name=to.node("Concat", *parts, axis=axis), **{"_chw"[axis]: x[axis] + 1})
+
+
+def anchors(to: Builder, x: Image) -> Image:
+    """A detector's head: channels as anchors of their scores, scores last; and back."""
+    count = to.pick(2, 3)
+    if x.c % count:
+        return x
+    scores = x.c // count
+    y = to.node("Reshape", x.name, _ints(to, 0, count, scores, x.h, x.w))
+    y = to.node("Transpose", y, perm=[0, 1, 3, 4, 2])
+    rows = to.node("Reshape", y, _ints(to, 0, -1, scores))
+    rows = to.node(to.pick("Sigmoid", "Softmax", "Tanh"), rows)
+    if to.maybe():  # of another level of the pyramid
+        more = to.node("Slice", rows, _ints(to, 0), _ints(to, 2), _ints(to, 1))
+        both = to.node("Concat", rows, more, axis=1)
+        rows = to.node("Slice", both, _ints(to, 0), _ints(to, count * x.h * x.w), _ints(to, 1))
+    y = to.node("Transpose", to.node("Reshape", rows, _ints(to, 0, count, x.h, x.w, scores)), perm=[0, 1, 4, 2, 3])
+    return x._replace(name=to.node("Reshape", y, _ints(to, 0, x.c, x.h, x.w)))
+
+
+MOVING = (shuffle, resize, transposed, dealt, tokens, reordered, margin, repeated, coordinates, anchors)

@@ -28,12 +28,15 @@ def _prelu(to: Builder, x: Image) -> Image:
 
 def _reduced(to: Builder, x: Image) -> Image:
     """A gate by a reduction over some axes, and a softmax over one."""
-    axes = to.pick([1], [2], [3], [2, 3], [1, 2], [1, 3])
+    axes = to.pick([1], [2], [3], [2, 3], [1, 2], [1, 3], [1, 2, 3])
     kind = to.pick("ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceSum")
+    keep = to.pick(1, 0)
     if kind == "ReduceSum" or to.opset >= 18:
-        gate = to.node(kind, x.name, to.weight(axes, np.int64), keepdims=1)
+        gate = to.node(kind, x.name, to.weight(axes, np.int64), keepdims=keep)
     else:
-        gate = to.node(kind, x.name, axes=axes, keepdims=1)
+        gate = to.node(kind, x.name, axes=axes, keepdims=keep)
+    if not keep:
+        gate = to.node("Unsqueeze", gate, to.weight(axes, np.int64))
     soft = to.node(to.pick("Softmax", "LogSoftmax"), x.name, axis=to.pick(1, 2, 3, -1))
     return x._replace(name=to.node("Add", to.node("Mul", x.name, to.node("Sigmoid", gate)), soft))
 
@@ -46,4 +49,23 @@ def _hard_swish(to: Builder, x: Image) -> Image:
     return x._replace(name=to.node("Mul", x.name, to.node("Mul", clip, to.weight(1 / 6))))
 
 
-ARITHMETIC = (_arithmetic, _prelu, _reduced, _hard_swish)
+def _attention(to: Builder, x: Image) -> Image:
+    """Pixels as rows, normalised, each a mean of all by how like they are."""
+    if x.h * x.w > 100:
+        return x
+    rows = to.node("Reshape", x.name, to.weight([0, x.c, x.h * x.w], np.int64))
+    rows = to.node("Transpose", rows, perm=[0, 2, 1])
+    if to.opset >= 17:
+        rows = to.node("LayerNormalization", rows, to.vector(x.c), to.vector(x.c), axis=-1)
+    query, key, value = (to.node("MatMul", rows, to.weight(to.rng.normal(0, x.c**-0.5, (x.c, x.c)))) for _ in range(3))
+    likeness = to.node("MatMul", query, to.node("Transpose", key, perm=[0, 2, 1]))
+    mixed = to.node("MatMul", to.node("Softmax", likeness, axis=-1), value)
+    back = to.node("Reshape", to.node("Transpose", mixed, perm=[0, 2, 1]), to.weight([0, x.c, x.h, x.w], np.int64))
+    return x._replace(name=to.node("Add", x.name, back))
+
+
+def _instance_norm(to: Builder, x: Image) -> Image:
+    return x._replace(name=to.node("InstanceNormalization", x.name, to.vector(x.c), to.vector(x.c), epsilon=0.1))
+
+
+ARITHMETIC = (_arithmetic, _prelu, _reduced, _hard_swish, _attention, _instance_norm)
