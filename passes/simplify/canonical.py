@@ -12,6 +12,7 @@ from optgraph.passes.simplify import (
     layout_ends,
     merge_chains,
     spelled_activations,
+    spelled_prelu,
 )
 
 STEPS = (
@@ -24,6 +25,7 @@ STEPS = (
     combine_activations.run,
     # Of clips merged.
     spelled_activations.run,
+    spelled_prelu.run,
     # Asks which activation came before.
     fold_pad.run,
 )
