@@ -47,6 +47,21 @@ def test_files_are_there(document: Path) -> None:
     assert not missing
 
 
+@EACH
+def test_tests_are_there(document: Path) -> None:
+    named = re.findall(r"(tests/[\w/]+\.py)::(\w+)", document.read_text())
+    missing = [f"{file}::{name}" for file, name in named if f"def {name}(" not in (ROOT / file).read_text()]
+    assert not missing
+
+
+def test_every_finding_of_before_the_gpu_has_tests() -> None:
+    rows = re.findall(
+        r"^\| (?!found|---)(.*) \| (.*) \| (.*) \|$", (ROOT / "docs" / "gpu.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) == 15
+    assert [found for found, _, tests in rows if "::test_" not in tests] == [rows[-1][0]]  # which no code can settle
+
+
 def found(module: str) -> bool:
     try:
         return find_spec(module) is not None

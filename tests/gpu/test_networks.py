@@ -18,7 +18,7 @@ from optgraph.compare.verify import verify_net
 from optgraph.onnx.write import save_onnx
 from optgraph.run.engine import Engine
 from optgraph.tune.layers import target_of
-from tests.support.gpu_checks import predicted, replay_differs, threads_differ
+from tests.support.gpu_checks import bound_differs, predicted, replay_differs, threads_differ
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -72,6 +72,11 @@ def test_agrees_with_onnx_runtime_region_by_region(network: Path, dtype: str) ->
 def test_a_replay_is_what_the_launches_are_one_by_one(network: Path, batch: int) -> None:
     first, second = (random_images(batch, seed).cuda() for seed in (1, 2))
     assert replay_differs(engine(network, "fp16"), first, second) == []
+
+
+def test_bound_buffers_are_what_calls_give(network: Path) -> None:
+    net = optgraph.compile(network, "triton", "fp16")
+    assert bound_differs(net, random_images(2, seed=1).cuda(), random_images(2, seed=2).cuda()) == []
 
 
 def test_two_threads_on_one_net(network: Path) -> None:

@@ -21,9 +21,10 @@ from optgraph.ir.graph import Graph
 from optgraph.kernels.pad import PAD
 from optgraph.kernels.pointwise import POINTWISE
 from optgraph.onnx.write import to_onnx
+from optgraph.run.engine import Held
 from tests.gpu import test_networks as networks
 from tests.support.fake_gpu import FakeGpu
-from tests.support.gpu_checks import predicted, wrong_samples
+from tests.support.gpu_checks import bound_differs, predicted, wrong_samples
 from tests.support.networks import Builder, xception
 from tests.support.paths import ROOT
 from tests.support.sabotage import sabotaged, saved
@@ -72,6 +73,15 @@ def test_replays(network: Path) -> None:
     networks.test_a_replay_is_what_the_launches_are_one_by_one(network, 2)
 
 
+def test_bound_buffers(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks.test_bound_buffers_are_what_calls_give(network)
+    net, (first, second) = optgraph.compile(network, "triton"), (images(1, seed) for seed in (1, 2))
+    monkeypatch.setattr(Held, "run", lambda self: None)
+    ways = ["first run", "replay", "other stream", "caller's graph"]
+    assert bound_differs(net, first, second) == [f"{way}: y0" for way in ways]
+    assert bound_differs(net, first, first)[0] == "y0: the same for both images"
+
+
 def test_threads(network: Path) -> None:
     networks.test_two_threads_on_one_net(network)
 
@@ -81,8 +91,8 @@ def test_threads(network: Path) -> None:
 
 @pytest.mark.parametrize(("kernel", "dtype"), [(PAD, "fp16"), (POINTWISE, "tf32")])
 def test_samples(kernel: Any, dtype: str) -> None:
-    few = replace(kernel, samples=lambda: list(kernel.samples())[:3])
-    assert wrong_samples(few, dtype, CPU) == (3, [])
+    few = replace(kernel, samples=lambda: list(kernel.samples())[:5])
+    assert wrong_samples(few, dtype, CPU, every=2) == (3, [])
 
 
 def test_a_wrong_sample_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,9 @@ class Stream:
     def wait_event(self, event: Event) -> None:
         event.wait(self)
 
+    def wait_stream(self, stream: Stream) -> None:
+        self.wait_event(stream.record_event())
+
 
 class Graph:
     """What was enqueued between its beginning and its end."""
@@ -109,8 +112,10 @@ class FakeGpu:
             "stream": self.on,
             "synchronize": lambda: self.done.append("device synchronize"),
             "ExternalStream": lambda handle, device: Stream(self, handle),
+            "Stream": lambda: Stream(self, 7),
             "Event": lambda: Event(self),
             "CUDAGraph": lambda: Graph(self),
+            "graph": self.recorded_into,
         }
         for name, fake in cuda.items():
             patch.setattr(torch.cuda, name, fake)
@@ -159,3 +164,12 @@ class FakeGpu:
             yield
         finally:
             self._thread.stream = outer
+
+    @contextmanager
+    def recorded_into(self, graph: Graph, stream: Stream | None = None, **options: str) -> Iterator[None]:
+        """As torch.cuda.graph, which waits for all that the device does."""
+        self.done.append("device synchronize")
+        with self.on(stream or Stream(self, 99)):
+            graph.capture_begin(**options)
+            yield
+            graph.capture_end()

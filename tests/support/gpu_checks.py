@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import Any
 
 import torch
 
@@ -35,13 +36,11 @@ def wrong_layers(layers: Iterable[Layer], device: torch.device, bind: Bind = lam
     return lines
 
 
-def wrong_samples(kernel: Kernel, dtype: str, device: torch.device) -> tuple[int, list[str]]:
-    """How many of the kernel's samples there are in a dtype, and those that are wrong, as `wrong_layers` says it.
-
-    tf32 is a dtype only of what multiplies.
-    """
+def wrong_samples(kernel: Kernel, dtype: str, device: torch.device, every: int = 1) -> tuple[int, list[str]]:
+    """How many of the kernel's samples were tried in a dtype, one of `every` so many, and those that are wrong, as
+    `wrong_layers` says it. tf32 is a dtype only of what multiplies."""
     samples = [sample for _, sample in kernel.samples() if dtype != "tf32" or "precision" in sample.arguments]
-    found = [Layer(kernel, sample.typed(dtype)) for sample in samples]
+    found = [Layer(kernel, sample.typed(dtype)) for sample in samples[::every]]
     launches = []
     for layer in found:
         with suppress(Exception):  # `wrong_layers` says which, and why
@@ -78,6 +77,38 @@ def replay_differs(engine: Engine, first: torch.Tensor, second: torch.Tensor) ->
     return [f"{name}: the same for both images" for name in same] + [
         name for name in stepped if not torch.equal(stepped[name], replayed[name])
     ]
+
+
+def bound_differs(net: Net, first: torch.Tensor, second: torch.Tensor) -> list[str]:
+    """How runs on bound buffers differ, in any bit, from calls: launch by launch, replayed, on another stream, and in
+    a graph of the caller's."""
+    bound = net.bind(len(first))
+    (held,) = bound.inputs.values()
+    graph = torch.cuda.CUDAGraph()
+
+    def on_another_stream() -> None:
+        here, other = torch.cuda.current_stream(), torch.cuda.Stream()
+        other.wait_stream(here)
+        with torch.cuda.stream(other):
+            bound()
+        here.wait_stream(other)
+
+    def in_a_graph() -> None:
+        with torch.cuda.graph(graph):
+            bound()
+        graph.replay()
+
+    ways = {"first run": bound, "replay": bound, "other stream": on_another_stream, "caller's graph": in_a_graph}
+    found = [net(image) for image in (first, second)]
+    answers: list[Any] = [a if isinstance(a, dict) else dict.fromkeys(bound.outputs, a) for a in found]
+    wrong = [f"{name}: the same for both images" for name in bound.outputs if torch.equal(*(a[name] for a in answers))]
+    for number, (way, run) in enumerate(ways.items()):
+        held.copy_((first, second)[number % 2])
+        run()
+        for name, expected in answers[number % 2].items():
+            if not torch.equal(bound.outputs[name].to(expected.dtype), expected):
+                wrong.append(f"{way}: {name}")
+    return wrong
 
 
 def threads_differ(engine: Engine, images: Sequence[torch.Tensor], threads: int = 2, rounds: int = 3) -> list[str]:
