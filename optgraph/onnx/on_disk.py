@@ -5,6 +5,7 @@ It is also how parts of one model cost little: each weight is written once, howe
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import weakref
@@ -12,11 +13,19 @@ from pathlib import Path
 from typing import IO
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
-SMALLEST = 4096  # bytes: what is smaller stays in the model, where ONNX Runtime infers shapes from it
+SMALLEST = 1024  # numbers: what has fewer stays in the model, where ONNX Runtime infers shapes from it
 ALIGNMENT = 4096  # bytes: of a weight in the file, so that it can be mapped into memory
 WEIGHTS = "weights"
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Of its initializers. Its own `ByteSize` fails where that is over 2 GB."""
+    return sum(
+        math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        for tensor in model.graph.initializer
+    )
 
 
 class OnDisk:
@@ -32,7 +41,7 @@ class OnDisk:
         """The path of `model`, which loses its large weights to their file."""
         with (self._folder / WEIGHTS).open("ab") as file:
             for tensor in model.graph.initializer:
-                if tensor.HasField("raw_data") and tensor.ByteSize() > SMALLEST:
+                if tensor.HasField("raw_data") and math.prod(tensor.dims) >= SMALLEST:
                     self._move(tensor, file)
         path = self._folder / f"{self._saved}.onnx"
         self._saved += 1

@@ -23,8 +23,9 @@ from optgraph.base.progress import Progress, silent
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import BATCH, Value
 from optgraph.onnx.narrowed import in_float32
+from optgraph.onnx.on_disk import OnDisk, weight_bytes
 from optgraph.onnx.sessions import InnerValues, Running, session
-from optgraph.onnx.write import ModelWriter, to_onnx
+from optgraph.onnx.write import WEIGHT_LIMIT, ModelWriter, to_onnx
 from optgraph.plan.plans import Plans
 from optgraph.run.context import Tensors
 from optgraph.run.engine import Engine, See
@@ -166,16 +167,17 @@ class OnnxRuntime:
         """threads: 0 means all cores. opened: what opens its sessions, as `session` does; see `onnx/apart.py`."""
         self.graph = graph
         self._opened = opened
+        self._files = OnDisk()
         dtypes = {value.dtype for value in graph.values.values()}
         self._narrows = not dtypes.isdisjoint(("float16", "bfloat16"))
         model = to_onnx(graph)
         try:
-            self._session = opened(self._narrowed(model).SerializeToString(), threads)
+            self._session = opened(self._openable(self._narrowed(model)), threads)
         except OptgraphError as error:
             if self._narrows or "float64" not in dtypes:
                 raise OptgraphError(f"{error}: use backend='torch'") from None
             self._narrows = True
-            self._session = opened(self._narrowed(model).SerializeToString(), threads)
+            self._session = opened(self._openable(self._narrowed(model)), threads)
 
     def __call__(self, feeds: Tensors, batch: int) -> dict[str, torch.Tensor]:
         results = self._session.run(None, self._arrays(feeds))
@@ -193,6 +195,10 @@ class OnnxRuntime:
 
     def bind(self, batch: int) -> Buffers:
         return Copies(self, batch)
+
+    def _openable(self, model: onnx.ModelProto) -> bytes | str:
+        """As a message, or as a file where it is too large for one."""
+        return self._files.save(model) if weight_bytes(model) > WEIGHT_LIMIT else model.SerializeToString()
 
     def _narrowed(self, model: onnx.ModelProto) -> onnx.ModelProto:
         return in_float32(model) if self._narrows else model
