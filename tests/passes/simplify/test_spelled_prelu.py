@@ -81,6 +81,7 @@ def test_special_numbers() -> None:
 OTHERS: dict[str, Callable[[Builder], str]] = {
     "turned": lambda b: binary(b, "sub", times(b, relu_of_minus_x(b)), b.act(b.x)),
     "of another": lambda b: binary(b, "sub", b.act(b.x), times(b, b.act(b.act(b.conv(b.x, 12), NEG)))),
+    "below another": lambda b: binary(b, "add", b.act(b.x), times(b, b.act(b.conv(b.x, 12), BELOW))),
     "no minus": lambda b: binary(b, "sub", b.act(b.x), times(b, b.act(b.x))),
     "twice x": lambda b: binary(b, "sub", b.act(b.x), times(b, b.act(times(b, b.x, np.float32(-2.0))))),
     "computed": lambda b: binary(b, "sub", b.act(b.x), binary(b, "mul", relu_of_minus_x(b), b.act(b.x, Act("exp")))),
