@@ -42,7 +42,10 @@ def main() -> int:
         environment |= steps.carry(options.carried.resolve())
     chosen = [step for name, step in known.items() if name in wanted]
     found = steps.run(chosen, out, options.minutes, environment, steps.start(out))
-    lines = [*report.report(out), "", *steps.told(found)]
+    try:
+        lines = [*report.report(out), "", *steps.told(found)]
+    except Exception as reason:  # a row that it does not understand: what was measured is in the files all the same
+        lines = [f"no report: {type(reason).__name__}: {reason}", *steps.told(found)]
     unfinished = any(step.left for step in found.values())
     lines.append("call it again to go on" if unfinished else "all done, but for what failed")
     (out / "gpu.txt").write_text("\n".join(lines) + "\n")

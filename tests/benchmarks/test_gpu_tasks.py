@@ -4,12 +4,14 @@ its time."""
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks import record
 from benchmarks.gpu import chain, device, fused, probe, questions, smoke, suite, tune
 from benchmarks.gpu.device import WrongError
 from benchmarks.gpu.worker import flaw
@@ -113,6 +115,35 @@ def test_the_sanitizer_watches_this_program(tmp_path: Path, monkeypatch: pytest.
     tool.write_text('#!/bin/sh\necho "== pool =="\nexec sleep 20\n')
     with pytest.raises(WrongError, match="did not end within 0 s, after pool"):
         smoke.sanitized("memcheck", 0.2)
+
+
+@pytest.fixture
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps' modules on a bench that interprets."""
+    for module in (smoke, questions, fused, tune):
+        monkeypatch.setattr(module, "bench", lambda: bench(right))
+    monkeypatch.setattr(smoke, "settle", lambda: None)
+    monkeypatch.setattr(tune, "identity", lambda: {"target": "sm_90"})
+    monkeypatch.setattr(record, "NETWORKS", ("xception",))
+    monkeypatch.setattr(fused, "BATCHES", (1,))
+
+
+@pytest.mark.usefixtures("on_the_cpu")
+def test_the_program_that_is_watched_launches_every_kernel(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["smoke"])
+    smoke.main()
+    assert smoke.re.findall(r"^== (.+) ==$", capsys.readouterr().out, smoke.re.MULTILINE) == list(smoke.trials())
+
+
+@pytest.mark.usefixtures("on_the_cpu", "small")
+@pytest.mark.parametrize(("step", "least"), [(smoke, 20), (questions, 6), (fused, 12), (tune, 8)])
+def test_a_step_lists_its_tasks(step, least: int) -> None:
+    tasks = list(step.tasks())
+    keys = [task.key for task in tasks]
+    assert len(set(keys)) == len(keys) >= least and not any("\n" in key for key in keys)
+    assert all(0 < task.seconds <= 150 and callable(task.run) for task in tasks)
+    if step is questions:
+        assert all(task.run()["value"] > 0 for task in tasks if task.key != "dependent launch")
 
 
 # ---- questions
