@@ -37,7 +37,7 @@ def multiplicand(x, PRECISION: tl.constexpr):
 @triton.jit
 def parameter(a, channels, mask):
     """The `a` of an activation for a block of `channels`: itself, or [1, BLOCK_N] if it points to one a channel."""
-    if tl.to_tensor(a).dtype.is_ptr():
+    if tl.core.to_tensor(a).dtype.is_ptr():  # not exported by Triton 3.6
         a = tl.load(a + channels, mask, other=0.0)[None, :]
     return a
 

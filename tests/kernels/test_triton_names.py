@@ -1,0 +1,55 @@
+"""Kernels use of Triton's language what its oldest version has that the package takes: 3.6, as pyproject.toml says.
+
+Tests run with a newer one, which compiles more. A name that is not listed here is to be looked up in Triton 3.6, by
+installing that or in its source, before it is added.
+"""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.support.paths import ROOT
+
+# All of these are attributes of triton.language in 3.6.0.
+IN_3_6 = {
+    *(
+        "PropagateNan",
+        "PropagateNan.ALL",
+        "abs",
+        "arange",
+        "atomic_add",
+        "cdiv",
+        "ceil",
+        "constexpr",
+        "core",
+        "core.to_tensor",
+        "cos",
+    ),
+    *("debug_barrier", "dot", "erf", "exp", "exp2", "float16", "float32", "floor", "full", "int16", "int32"),
+    *("int64", "load", "log", "log2", "max", "maximum", "min", "minimum", "num_programs", "pointer_type", "program_id"),
+    *("range", "sin", "sqrt_rn", "static_range", "store", "sum", "where", "zeros", "zeros_like"),
+}
+FILES = sorted((ROOT / "kernels" / "jit").glob("*.py"))
+
+
+def used(source: str) -> set[str]:
+    """The names, with their dots, that a file takes from `tl`."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            text = ast.unparse(node)
+            if text.startswith("tl.") and text.replace(".", "").isidentifier():
+                found.add(text.removeprefix("tl."))
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_no_kernel_needs_a_newer_triton(path) -> None:
+    stray = used(path.read_text()) - IN_3_6
+    assert not stray, f"{path.name} uses {sorted(stray)}: does Triton 3.6 have it?"
+
+
+def test_what_only_a_newer_triton_exports_is_found() -> None:
+    assert used("if tl.to_tensor(a).dtype.is_ptr():\n    tl.core.to_tensor(a)") - IN_3_6 == {"to_tensor"}
