@@ -109,13 +109,14 @@ class Output(NamedTuple):
 
 
 class Pre(NamedTuple):
-    """act(x * scale + shift); scale and shift are float32 [C] or None."""
+    """act(x * scale + shift); scale and shift are float32 [C] or None. Where nothing is to be done all are None: Triton
+    3.6 cannot ask of a tuple that has a None in it whether it is None itself."""
 
     scale: torch.Tensor | None
     shift: torch.Tensor | None
-    act: Jit
-    a: float | torch.Tensor
-    b: float
+    act: Jit | None
+    a: float | torch.Tensor | None
+    b: float | None
 
 
 class End(NamedTuple):

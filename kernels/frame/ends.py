@@ -39,9 +39,9 @@ class Prologue:
         check_vector(self.scale, channels, "pre_scale")
         check_vector(self.shift, channels, "pre_shift")
 
-    def argument(self) -> Pre | None:
-        """What the kernel takes; None if there is nothing to do."""
-        return Pre(self.scale, self.shift, *Scalar.of(self.act)) if self else None
+    def argument(self) -> Pre:
+        """What the kernel takes."""
+        return Pre(self.scale, self.shift, *Scalar.of(self.act)) if self else Pre(None, None, None, None, None)
 
     @property
     def vectors(self) -> Mapping[str, torch.Tensor | None]:

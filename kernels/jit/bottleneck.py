@@ -71,7 +71,7 @@ def bottleneck(
         inside = (r_first <= r) & (r < r_end) & (s_first <= s) & (s < s_end)  # [BLOCK_M]
         a_mask = inside[:, None] & k_mask[None, :]
         a = tl.load(x_block + (r * tap_h + s * tap_w + base), a_mask, other=0.0)
-        if pre is not None:
+        if pre.act is not None:
             a = prologue(a, pre, base + k, k_mask)
             a = tl.where(a_mask, a, 0.0)
         a = multiplicand(a.to(dtype), PRECISION)

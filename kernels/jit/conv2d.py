@@ -126,7 +126,7 @@ def conv2d(
                 a_mask = inside[:, None] & k_mask[None, :]
                 a = tl.load(x_block + (r * tap_h + s * tap_w + base * STRIDE_C), a_mask, other=0.0)
                 b = tl.load(weight_block + first_row * columns, k_mask[:, None] & n_mask[None, :], other=0.0)
-        if pre is not None:
+        if pre.act is not None:
             a = prologue(a, pre, first_channel + c, k_mask)
             a = tl.where(a_mask, a, 0.0)
         acc = tl.dot(multiplicand(a.to(b.dtype), PRECISION), b, acc, input_precision=PRECISION)

@@ -15,7 +15,7 @@ import triton.language as tl
 def prologue(x, pre, channels, mask):
     """pre(x) in float32; `channels` is [BLOCK_K], `x` [BLOCK_M, BLOCK_K]."""
     x = x.to(tl.float32)
-    if pre is not None:
+    if pre.act is not None:
         if pre.scale is not None:
             x *= tl.load(pre.scale + channels, mask, other=0.0)[None, :]
         if pre.shift is not None:

@@ -86,7 +86,7 @@ def pointwise(
             k_mask = k < channels - base
             a = tl.load(x_block + base * STRIDE_C, m_mask[:, None] & k_mask[None, :], other=0.0)
             w = tl.load(weight_block + base * columns, k_mask[:, None] & n_mask[None, :], other=0.0)
-        if pre is not None:
+        if pre.act is not None:
             a = prologue(a, pre, base + k, k < channels - base)
         acc = tl.dot(multiplicand(a.to(w.dtype), PRECISION), w, acc, input_precision=PRECISION)
 

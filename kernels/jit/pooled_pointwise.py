@@ -51,7 +51,7 @@ def pooled_pointwise(
                 inside = (row_mask & column_mask)[:, None] & k_mask[None, :]
                 tap = base * STRIDE_C + down * stride_h + right * stride_w
                 v = tl.load(x_block + tap, inside, other=float("-inf")).to(tl.float32)
-                if pre is not None:
+                if pre.act is not None:
                     v = tl.where(inside, pre.act(v, pre.a, pre.b), float("-inf"))
                 p = tl.maximum(p, v, propagate_nan=tl.PropagateNan.ALL)
         # Offsets anew in every step: pointers kept from one to the next would spill.

@@ -54,7 +54,7 @@ def separable(
     for base in tl.range(0, channels, BLOCK_K, num_stages=1):
         c = base + k
         k_mask = c < channels
-        if pre is not None:
+        if pre.act is not None:
             if pre.scale is not None:
                 scale = tl.load(pre.scale + c, k_mask, other=0.0)[None, :]
             if pre.shift is not None:
@@ -74,7 +74,7 @@ def separable(
             for s in tl.static_range(KW):
                 inside = (row_mask & (s_first <= s) & (s < s_end))[:, None] & k_mask[None, :]
                 a = tl.load(x_block + (base * STRIDE_C + r * tap_h + s * tap_w), inside, other=0.0).to(summed)
-                if pre is not None:
+                if pre.act is not None:
                     if pre.scale is not None:
                         a *= scale
                     if pre.shift is not None:

@@ -82,7 +82,7 @@ def _as_ptx(variant: Variant, target: Target) -> tuple[Cubin, str]:
     return cubins.from_triton(variant, target, cubins.key(variant, target), found), found.asm["ptx"]
 
 
-def _stop_at_ptx() -> None:
+def stop_at_ptx() -> None:
     """From now on, in this process, Triton's machine code is the PTX, of which nobody knows the registers."""
     from triton.backends.nvidia.compiler import CUDABackend
 
@@ -95,7 +95,7 @@ def _stop_at_ptx() -> None:
 
 def main() -> None:
     """The process: file, variant and target of each kernel on standard input."""
-    _stop_at_ptx()
+    stop_at_ptx()
     failed = []
     for file, data, name in json.load(sys.stdin):
         variant = cubins.variant_from_json(data)
