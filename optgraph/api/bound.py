@@ -12,7 +12,7 @@ import torch
 from optgraph.api.feeds import Array, batch_of, named, shape_text
 from optgraph.base.arrays import as_tensor
 from optgraph.base.errors import InputError, OptgraphError
-from optgraph.ir.values import BATCH, Value
+from optgraph.ir.values import BATCH, Value, at
 from optgraph.plan.lowering import fitting_batch
 from optgraph.run.backends import Backend
 
@@ -36,7 +36,10 @@ class Bound:
     def __init__(self, backend: Backend, inputs: Mapping[str, Value], batch: int) -> None:
         """inputs: of the network."""
         self.batch = fitting_batch(inputs, batch)
-        self._values = {name: replace(value, shape=_sized(value, self.batch)) for name, value in inputs.items()}
+        self._values = {
+            name: replace(value, shape=tuple(at(size, self.batch) for size in value.shape))
+            for name, value in inputs.items()
+        }
         is_open = any(value.shape[:1] == (BATCH,) for value in inputs.values())
         self._buffers = backend.bind(self.batch if is_open else 1)
         self.inputs: Mapping[str, torch.Tensor] = MappingProxyType(self._buffers.inputs)
@@ -76,10 +79,6 @@ class Bound:
         taken = [f"{name}: {_described(tensor)}" for name, tensor in self.inputs.items()]
         given = [f"{name}: {_described(tensor)}" for name, tensor in self.outputs.items()]
         return f"<Bound {', '.join(taken)} -> {', '.join(given)}>"
-
-
-def _sized(value: Value, batch: int) -> tuple[int, ...]:
-    return tuple(batch if size == BATCH else int(size) for size in value.shape)
 
 
 def _described(tensor: torch.Tensor) -> str:

@@ -21,7 +21,7 @@ from optgraph.base.dtypes import torch_dtype
 from optgraph.base.errors import InputError, OptgraphError
 from optgraph.base.progress import Progress, silent
 from optgraph.ir.graph import Graph
-from optgraph.ir.values import BATCH, Value
+from optgraph.ir.values import Value, at
 from optgraph.onnx.narrowed import in_float32
 from optgraph.onnx.on_disk import OnDisk, weight_bytes
 from optgraph.onnx.sessions import InnerValues, Running, session
@@ -134,7 +134,7 @@ class Copies:
 
 
 def _zeros(value: Value, batch: int) -> torch.Tensor:
-    return torch.zeros([batch if size == BATCH else int(size) for size in value.shape], dtype=torch_dtype(value.dtype))
+    return torch.zeros([at(size, batch) for size in value.shape], dtype=torch_dtype(value.dtype))
 
 
 class Torch:

@@ -22,6 +22,7 @@ from tests.support import fake_gpu
 from tests.support.fake_gpu import FakeGpu
 from tests.support.networks import Builder
 from tests.support.open_sizes import detector
+from tests.support.paths import ROOT
 
 
 def small() -> Graph:
@@ -234,3 +235,11 @@ def test_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     go_on.set()
     thread.join()
     bound()
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "interpret"])
+def test_outputs_of_so_many_rows_an_image(backend: str) -> None:
+    net = optgraph.compile(ROOT / "tests" / "cases" / "flattening.flatten_axis2.onnx", backend)
+    bound, x = net.bind(batch=2), image(net, 2)
+    assert bound.outputs["y"].shape[0] == 2 * net.bind().outputs["y"].shape[0]
+    assert torch.equal(bound(x), net(x))  # type: ignore[arg-type]
