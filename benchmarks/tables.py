@@ -224,6 +224,21 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
             "GB of activations": lambda row: f"{row['gigabytes']:.3g}",
         },
     ),
+    "nnsmith": (
+        "nnsmith",
+        "python -m benchmarks.nnsmith",
+        {
+            "backend": lambda row: row["backend"],
+            "models": lambda row: f"{row['models']}",
+            "agree": lambda row: f"{row['agrees']}",
+            "as rounding may": lambda row: f"{row['rounding']}",
+            "undefined": lambda row: f"{row['undefined']}",
+            "differ": lambda row: f"{row['differs']}",
+            "refused": lambda row: f"{row['refused']}",
+            "failed": lambda row: f"{row['failed']}",
+            "worst that agrees": lambda row: f"{row['worst_rel_l2']:.1e}",
+        },
+    ),
     "cubins": (
         "cubins",
         "python -m benchmarks.cubins",

@@ -193,8 +193,7 @@ class Lowering:
             self._enter(node)
             before = len(self._calls)
             try:
-                if any(value and self.graph.values[value].dtype == DOUBLE for value in (*node.inputs, *node.outputs)):
-                    raise NoKernelError("it computes doubles")
+                self._check_types(node)
                 node.op.lower(self, node)
             except NoKernelError as error:
                 del self._calls[before:]
@@ -225,6 +224,14 @@ class Lowering:
             results={value: self._views[value] for value in produced},
             fallbacks=tuple(self._fallbacks),
         )
+
+    def _check_types(self, node: Node) -> None:
+        """Raises NoKernelError for what no kernel takes: doubles, and tensors without elements."""
+        used = [value for value in (*node.inputs, *node.outputs) if value]
+        if any(self.graph.values[value].dtype == DOUBLE for value in used):
+            raise NoKernelError("it computes doubles")
+        if any(0 in self.graph.shape(value) for value in used if value not in self.graph.constants):
+            raise NoKernelError("a tensor of it is empty")
 
     def _enter(self, node: Node | None) -> None:
         """What follows is of `node`."""
