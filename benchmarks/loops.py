@@ -67,6 +67,7 @@ def layers() -> dict[str, Layer]:
         "separable, 19² × 728": (separable.SEPARABLE, _separable(middle, 728)),
         "separable, 19² × 728, batch 1": (separable.SEPARABLE, _separable((1, 19, 19, 728), 728)),
         "separable, 147² × 128": (separable.SEPARABLE, _separable(entry, 128)),
+        "separable, 74² × 128": (separable.SEPARABLE, _separable((128, 74, 74, 128), 256)),
         "depthwise, 19² × 728": (depthwise.DEPTHWISE, depthwise.sample(middle, SAME, before=BEFORE, after=Epilogue())),
     }
     return {name: Layer(kernel, sample.typed("fp16")) for name, (kernel, sample) in found.items()}

@@ -6,8 +6,9 @@
 x [N, H, W, C] with any strides, weight [kh, kw, C] contiguous (`pack`), out and residual dense pixels.
 
 Bound by bytes: 2*kh*kw FLOPs for one value in and one out. A program computes a patch of STRIP rows, so that the
-kh*kw reads of an input value hit L1 after the first. The conversions to float32 make even 3x3 come near the
-instruction limit, so padding costs an extra select only where the prologue turns a zero into something else.
+kh*kw reads of an input value hit L1 after the first. Instructions make even 3x3 come near its limit: padding costs an
+extra select only where the prologue turns a zero into something else. In fp16, if nothing comes before but a ReLU, the
+taps of a row are added in fp16, two channels an instruction, and the rows in float32: a row's sum must not leave fp16.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from optgraph.kernels.frame.sample import Sample, image, weight, window_sample
 from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.work import Read, Work
 
+_HALF_TAPS = 7
+EFFORT = 1.5  # of a tap, in those before a product: its addresses and the output's are computed for fewer values
+
 
 def depthwise(
     x: torch.Tensor,
@@ -45,9 +49,16 @@ def depthwise(
     check_contiguous(weight, (*window.kernel, x.shape[3]), "weight")
     before.check(x.shape[3])
     weights = {"weight": weight, **before.vectors, **after.vectors}
-    work = Work((Read(x, window, size), *after.reads), (out,), weights, cuda_cores=True)
-    tensors, constants = {"x": x, "weight": weight, "out": out}, {"CLEAR": before.moves(0.0)}
+    work = Work((Read(x, window, size), *after.reads), (out,), weights, cuda_cores=True, effort=EFFORT)
+    tensors = {"x": x, "weight": weight, "out": out}
+    constants = {"HALF": in_half(x, weight, window, before), "CLEAR": before.moves(0.0)}
     return windowed("depthwise", tensors, constants, window, before, after, work, tile)
+
+
+def in_half(x: torch.Tensor, depthwise: torch.Tensor, window: Window, before: Prologue) -> bool:
+    """Whether the taps of a row are added in fp16: few enough for its rounding to be lost in that of what is stored."""
+    plain = not before.affine and before.act in (IDENTITY, RELU)
+    return plain and x.dtype == depthwise.dtype == torch.float16 and window.kernel[1] <= _HALF_TAPS
 
 
 def pack(weight: torch.Tensor) -> torch.Tensor:

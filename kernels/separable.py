@@ -27,11 +27,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from optgraph.base.devices import BANDWIDTH_REACHED, LATENCY, SM_90, Target
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
+from optgraph.kernels.depthwise import EFFORT, in_half
 from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
 from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.ends import Epilogue, Prologue, check_slope
-from optgraph.kernels.frame.gemm import Gemm, product_constants
+from optgraph.kernels.frame.gemm import TAP, Gemm, product_constants
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_vector, check_window, strides4
@@ -39,8 +41,6 @@ from optgraph.kernels.frame.rows import patch_rows
 from optgraph.kernels.frame.sample import Sample, image, vector, weight, window_sample
 from optgraph.kernels.frame.tile import Tile, cdiv, planned_batch
 from optgraph.kernels.frame.work import work_of
-
-_HALF_TAPS = 7
 
 
 def separable(
@@ -101,10 +101,40 @@ def separable(
     )
 
 
-def in_half(x: torch.Tensor, depthwise: torch.Tensor, window: Window, before: Prologue) -> bool:
-    """Whether the taps of a row are added in fp16: few enough for its rounding to be lost in that of d."""
-    plain = not before.affine and before.act in (IDENTITY, RELU)
-    return plain and x.dtype == depthwise.dtype == torch.float16 and window.kernel[1] <= _HALF_TAPS
+def pays(
+    pixels: int,
+    channels: int,
+    columns: int,
+    *,
+    taps: int,
+    read: int,
+    residual: bool,
+    itemsize: int,
+    target: Target,
+) -> bool:
+    """Whether one launch is predicted to be no slower than a depthwise convolution and a 1x1, each by itself.
+
+    read: values of x for an output pixel. One launch saves writing and reading d, and the time between two launches. It
+    loses where it makes d many times over, or where few programs wait for their loads, one after another. Predicted, as
+    no GPU has measured it: a launch takes the longer of its bytes and its programs' clocks (`frame/gemm.py`). In 32
+    bits the product decides, and where 16 bytes do not divide the channels loads do: both are left as they are.
+    """
+    if itemsize > 2 or channels % 8 or columns % 8:
+        return True
+    if not target.device.flops or target.interpreted:
+        target = SM_90
+    device = target.device
+
+    def seconds(values: int, clocks: float) -> float:
+        """What moving so much for every pixel, and so many clocks, take."""
+        return max(pixels * values * itemsize / (BANDWIDTH_REACHED * device.memory), clocks / device.clock)
+
+    whole = Gemm((1, pixels, 1), (columns,), channels, itemsize, depthwise=taps, splittable=False)
+    product = Gemm((1, pixels, 1), (columns,), channels, itemsize, plain=not residual, tma=True)
+    moved = columns * (2 if residual else 1)
+    first = seconds(read + channels, pixels * channels * taps * EFFORT * TAP / (128 * device.sms))
+    second = seconds(channels + moved, product.clocks(target))
+    return seconds(read + moved, whole.clocks(target)) <= first + second + LATENCY
 
 
 def pack_depthwise(weight: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ multiply-add 0.01 ns (measured): there, the fewest loads win.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -59,7 +60,13 @@ class Gemm(Problem):
             bytes=(fetched + stored) * self.itemsize,
             product=2 * area * depth,
             window=2 * tile.block_m * depth * self.depthwise,
+            waits=_waits(tile, self),
+            resident=_resident(tile),
         )
+
+    def clocks(self, target: Target) -> float:
+        """Estimated for the tile of least cost."""
+        return _gpu_cost(self.candidates(target)[0], self, target.device)[0]
 
 
 def product_constants(
@@ -91,9 +98,13 @@ _BOXES: dict[int, tuple[Box, ...]] = {
     128: ((1, 128, 1), (8, 16, 1), (1, 8, 16), (2, 8, 8), (8, 4, 4)),
     64: ((1, 64, 1), (1, 8, 8), (4, 4, 4)),
 }
-# A tap of a window reduced in registers takes the time of so many multiply-adds: one, a conversion, and part of a load
-# and of a mask. A guess.
-TAP = 2.5
+# A tap of a window reduced in registers takes so many instructions a value: a multiply-add, and part of a load, a mask,
+# an address and what else a step has. By the machine code, in fp16 (`python -m benchmarks.loops`); 7 where rows are
+# added in float32.
+TAP = 4.2
+# Clocks from a load to what depends on it, out of a busy L2, with the barrier that may follow. By reading machine code
+# 430 to 720: an assumption until a GPU says.
+WAIT = 500.0
 _WIDE = 64 * 384  # accumulators beside which a prologue or a residual would spill
 _SPLITS = (2, 4, 8)
 _SPLIT_BELOW = 64 * 64  # only a small tile is ever split
@@ -187,6 +198,19 @@ def _depth(tile: Tile, problem: Gemm) -> int:
     return cdiv(problem.taps * cdiv(problem.k, tile.block_k), tile.splits) * tile.block_k
 
 
+def _waits(tile: Tile, problem: Gemm) -> int:
+    """Of a window that is reduced in registers, the loads of each row, and of each block of weights but the first, are
+    waited for, and so is the product. Other loops have a pipeline."""
+    if not problem.depthwise:
+        return 0
+    return cdiv(problem.k, tile.block_k) * (math.isqrt(problem.depthwise) + tile.accumulators)
+
+
+def _resident(tile: Tile) -> int:
+    """How many programs of a kernel that reduces a window an SM holds, at least: registers decide."""
+    return 1 if tile.block_m * tile.columns > 64 * 128 else 2
+
+
 def _shared_bytes(tile: Tile, itemsize: int) -> int:
     return (tile.block_m + tile.block_n) * tile.block_k * itemsize * tile.num_stages
 
@@ -203,6 +227,7 @@ def _gpu_cost(tile: Tile, problem: Gemm, device: Device) -> tuple[float, int]:
     depth = _depth(tile, problem)
     fma = device.fma if itemsize == 2 else 128
     compute = tile.block_m * depth * (tile.columns / fma + TAP * depthwise / 128)
+    start = 1500.0
     # Of a depthwise window's taps most hit L1: counted as two reads of x. Threads that address every pixel themselves
     # are taken to be a quarter slower than the copy engine: a guess.
     rows = tile.block_m * (2 if depthwise else 1)
@@ -211,4 +236,10 @@ def _gpu_cost(tile: Tile, problem: Gemm, device: Device) -> tuple[float, int]:
     if tile.splits > 1:
         # The last program of a tile reads what all of them wrote, after a round trip to L2.
         store += 1000.0 + tile.block_m * tile.block_n * 4 * (1 + tile.splits) / 32
-    return cdiv(programs, device.sms) * (compute + loads + store + 1500.0), programs
+    rounds = cdiv(programs, device.sms)
+    if depthwise:
+        # One thing after another, but for the work of another program beside it; what is loaded is waited for.
+        resident = min(rounds, _resident(tile))
+        chain = (compute + WAIT * _waits(tile, problem) + start) / resident
+        return rounds * (max(compute, loads, chain) + store), programs
+    return rounds * (compute + loads + store + start), programs

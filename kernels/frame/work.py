@@ -46,11 +46,17 @@ class Read:
 @dataclass(frozen=True)
 class Program:
     """One program of a launch: bytes that it fetches and stores, FLOPs of its padded tile on the tensor cores, and
-    those of a window reduced on the CUDA cores."""
+    those of a window reduced on the CUDA cores.
+
+    waits: loads that it waits for one after another, with nothing else to do.  resident: programs on an SM at once,
+    which have something to do while another waits.
+    """
 
     bytes: float
     product: float = 0.0
     window: float = 0.0
+    waits: int = 0
+    resident: int = 1
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class Work:
     weights:        its constants by name; the matrices are those of more than one dimension.
     program:        what one of its programs does; None: all share the bytes and FLOPs alike.
     cuda_cores:     whether its products run there, and not on the tensor cores.
+    effort:         how long a tap takes, in those of a window before a product.
     terms:          how many numbers the longest of its sums has, if that is no product with a weight.
     """
 
@@ -70,6 +77,7 @@ class Work:
     program: Program | None = None
     cuda_cores: bool = False
     terms: int = 1
+    effort: float = 1.0
 
     @cached_property
     def read(self) -> int:
@@ -109,7 +117,7 @@ class Work:
             return self.program
         flops = sum(self.flops.values()) / count
         moved = (self.moved + self.weight_bytes) / count
-        return Program(moved, window=flops) if self.cuda_cores else Program(moved, product=flops)
+        return Program(moved, window=flops * self.effort) if self.cuda_cores else Program(moved, product=flops)
 
 
 class Ends(Protocol):

@@ -16,6 +16,11 @@ SHARED_RESERVED = 1024  # bytes of shared memory that the system takes of every 
 BANDWIDTH_REACHED, FLOPS_REACHED = 0.9, 0.7  # of the peak rates: what good kernels reach
 
 
+# Seconds from the end of a launch in a CUDA graph to the first result of a dependent one that has nothing to do. An
+# assumption: about 1 us for the graph to start it, 1.5 us for programs to fetch the first operands and to drain.
+LATENCY = 2.5e-6
+
+
 @dataclass(frozen=True)
 class Device:
     """A chip, and the limits of one of its SMs.
@@ -24,7 +29,7 @@ class Device:
     fma:        fp16 tensor-core multiply-adds per clock and SM.  tma: has the copy engine.
     flops:      a second, of matrix products by dtype, dense; those of fp32 run on the CUDA cores. Empty where nothing
                 is predicted.
-    memory, l2: bytes a second out of HBM, and out of L2 to all SMs.
+    memory, l2: bytes a second out of HBM, and out of L2 to all SMs.  clock: of the SMs, a second.
     """
 
     name: str
@@ -37,6 +42,7 @@ class Device:
     flops: Mapping[str, float] = field(default_factory=dict)
     memory: float = 0.0
     l2: float = 0.0
+    clock: float = 0.0
     registers: int = 65_536
 
     @property
@@ -57,6 +63,7 @@ A100 = Device(
     flops={"fp16": 312e12, "bf16": 312e12, "tf32": 156e12, "fp32": 19.5e12},
     memory=2.04e12,
     l2=5120 * 1.41e9,
+    clock=1.41e9,
 )
 GA102 = Device(name="GA102", sms=84, shared=100 << 10, warps=48, blocks=16, fma=512)
 AD102 = Device(name="AD102", sms=128, shared=100 << 10, warps=48, blocks=24, fma=512)
@@ -71,6 +78,7 @@ H100 = Device(
     flops={"fp16": 989e12, "bf16": 989e12, "tf32": 494e12, "fp32": 67e12},
     memory=3.35e12,
     l2=5120 * 1.755e9,
+    clock=1.755e9,
 )
 # Blackwell, for tiles that fit it: never run on, so nothing is predicted, and nothing offered to compile ahead.
 B200 = Device(name="B200", sms=148, shared=228 << 10, warps=64, blocks=32, fma=4096, tma=True)

@@ -5,7 +5,8 @@ A launch waits a fixed time for the one before it, and is then busy for the long
     memory   its bytes, each operand once, at 90 % of the bandwidth;
     SMs      rounds of its programs over the SMs: each fetches operands out of L2, at 90 % of an SM's share of it, while
              it multiplies at 70 % of its rate; a depthwise convolution before the product comes on top, in every block
-             of columns.
+             of columns. Or, if that takes longer, what it does and the loads that it waits for, one after another, but
+             for the work of a second program on the SM.
 
 So few programs leave SMs idle, and the padding of a tile is work. The roofline has neither: it is the memory or the
 multiplication time at these rates, launch by launch. Clocks, conflicts and what stays in L2 from one launch to the
@@ -18,17 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from optgraph.base.devices import BANDWIDTH_REACHED, FLOPS_REACHED, PREDICTED, Device, Target
+from optgraph.base.devices import BANDWIDTH_REACHED, FLOPS_REACHED, LATENCY, PREDICTED, Device, Target
 from optgraph.base.errors import InputError
 from optgraph.cost.work import Cost, costs
-from optgraph.kernels.frame.gemm import TAP
+from optgraph.kernels.frame.gemm import TAP, WAIT
 from optgraph.kernels.frame.tile import cdiv
 from optgraph.plan.plan import Plan
 from optgraph.plan.weights import Shapes
-
-# Seconds from the end of a launch in a CUDA graph to the first result of a dependent one that has nothing to do. An
-# assumption: about 1 us for the graph to start it, 1.5 us for programs to fetch the first operands and to drain.
-LATENCY = 2.5e-6
 
 
 def predictable(name: str) -> Target:
@@ -95,7 +92,9 @@ def _predicted(cost: Cost, dtype: str, device: Device) -> Predicted:
     fetch = rounds * program.bytes * device.sms / (BANDWIDTH_REACHED * device.l2)
     product = rounds * program.product * device.sms / (FLOPS_REACHED * device.flops[dtype])
     window = rounds * program.window * device.sms * TAP / device.flops["fp32"]
-    on_sms = max(fetch, product) + window
+    waiting = rounds * program.waits * WAIT / device.clock
+    chain = (product + window + waiting) / min(rounds, program.resident) if program.waits else 0.0
+    on_sms = max(max(fetch, product) + window, chain)
     in_memory = (work.moved + work.weight_bytes) / (BANDWIDTH_REACHED * device.memory)
     busy = max(in_memory, on_sms)
     bound = "flops" if product + window > max(fetch, in_memory) else "bytes"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from optgraph.base.dtypes import ITEMSIZE
 from optgraph.base.errors import ModelError, NoKernelError
 from optgraph.ir.op import Exporter, Inputs, Node, Op, Outputs, check_slope, check_vector, fixed, image, present
 from optgraph.ir.values import IDENTITY, Act, Pair, Segment, Value, Window
 from optgraph.kernels import pointwise, separable
+from optgraph.kernels.depthwise import DEPTHWISE
 from optgraph.kernels.frame.ends import Epilogue, Prologue
+from optgraph.kernels.frame.tile import nearest_planned
 from optgraph.kernels.pointwise import POINTWISE
 from optgraph.kernels.pooled_pointwise import POOLED_POINTWISE
 from optgraph.kernels.separable import SEPARABLE
@@ -79,7 +83,8 @@ class MergedPointwise(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Separable(Windowed):
-    """Depthwise k×k (dw is [C, 1, kh, kw]) → `mid` activation → pointwise (w is [Cout, C, 1, 1])."""
+    """Depthwise k×k (dw is [C, 1, kh, kw]) → `mid` activation → pointwise (w is [Cout, C, 1, 1]): one launch, or two
+    where that is predicted to be faster."""
 
     slots = ("x", "dw", "dw_b", "w", "b", "residual", "pre_scale", "pre_shift", "slope", "mid_slope")
     prologue_field = "pre_act"
@@ -111,21 +116,35 @@ class Separable(Windowed):
         return self.compute_epilogue(computing.convolve(x, w, b), residual, slope)
 
     def lower(self, context: Lowering, node: Node) -> None:
-        dw, w = context.constant(node, "dw"), context.constant(node, "w")
-        context.call(
-            SEPARABLE,
-            node,
-            x=context.read(node.inputs[0]).nhwc,
-            depthwise=context.weight(separable.pack_depthwise, dw),
-            weight=context.matrix(pointwise.pack, w),
-            window=self.window,
-            depthwise_bias=context.vector(node.get("dw_b")),
-            mid=self.mid,
-            mid_slope=context.vector(node.get("mid_slope")),
-            before=before(context, node, self.pre_act),
-            after=after(context, node, self),
-            precision=context.precision,
-            out=context.write(node.output).nhwc,
+        dw = context.weight(separable.pack_depthwise, context.constant(node, "dw"))
+        w = context.matrix(pointwise.pack, context.constant(node, "w"))
+        dw_b, mid_slope = context.vector(node.get("dw_b")), context.vector(node.get("mid_slope"))
+        x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
+        first = {"x": x, "window": self.window, "before": before(context, node, self.pre_act)}
+        product = {"weight": w, "after": after(context, node, self), "precision": context.precision}
+        if self._one_launch(context, node):
+            middle = {"depthwise_bias": dw_b, "mid": self.mid, "mid_slope": mid_slope}
+            context.call(SEPARABLE, node, depthwise=dw, out=out, **first, **middle, **product)
+            return
+        batch, _, *size = context.shape(node.output)
+        between = context.scratch(node, (batch, context.shape(node.inputs[0])[1], *size)).nhwc
+        context.call(DEPTHWISE, node, weight=dw, out=between, after=Epilogue(dw_b, self.mid, slope=mid_slope), **first)
+        context.call(POINTWISE, node, ("outs",), x=between, outs=(out,), **product)
+
+    def _one_launch(self, context: Lowering, node: Node) -> bool:
+        """Whether one kernel does both. Batches that tiles are planned together for decide alike: a net compiled for
+        them serves all sizes."""
+        batch, columns, height, width = context.shape(node.output)
+        channels = context.shape(node.inputs[0])[1]
+        return separable.pays(
+            nearest_planned(batch) * height * width,
+            channels,
+            columns,
+            taps=self.window.taps,
+            read=channels * math.prod(self.stride),
+            residual=bool(node.get("residual")),
+            itemsize=ITEMSIZE[context.storage],
+            target=context.target,
         )
 
 

@@ -2,7 +2,8 @@
 
     pointwise(mid(depthwise(pre(x)) + dw_b))  ->  separable{mid}(x, dw, dw_b, w, b)
 
-so that the value between them, as large as x, never reaches memory. The epilogue is that of the pointwise one.
+so that the value between them, as large as x, need not reach memory. The epilogue is that of the pointwise one. Whether
+one kernel runs both is decided when batch and target are known (`kernels/separable.pays`): else there are two.
 
 Legal: one filter a channel, as many channels out as in; its output is read by the pointwise convolution only; that one
 has stride 1 and no prologue; nothing is added between the two.

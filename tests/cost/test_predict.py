@@ -97,7 +97,10 @@ def separable(channels: int, columns: int) -> Graph:
     return b.done(b.graph.add(ops.Separable(kernel=(3, 3), pads=(1, 1, 1, 1)), (x, *weights)).output)
 
 
-def test_a_depthwise_repeated_for_every_block_of_columns_takes_time_but_is_no_work() -> None:
+def test_a_depthwise_repeated_for_every_block_of_columns_takes_time_but_is_no_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("optgraph.kernels.separable.pays", lambda *_, **__: True)
     narrow, wide = (one(separable(512, columns), batch=32, target=SM_80) for columns in (256, 2048))
     assert narrow.cost.work.flops["depthwise"] == wide.cost.work.flops["depthwise"] == 2 * 32 * 32**2 * 512 * 9
     once = narrow.cost.work.flops["depthwise"] / (0.7 * 19.5e12)
@@ -166,8 +169,9 @@ def test_networks(name: str, target: Target) -> None:
 
 
 @pytest.mark.parametrize(("name", "images"), [("inception_v3", 45_500), ("xception", 25_000)])
-def test_the_roofline_is_that_of_a_count_by_hand(name: str, images: float) -> None:
-    """Images a second of an H100 in fp16, counted before there was a compiler."""
+def test_the_roofline_is_that_of_a_count_by_hand(name: str, images: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images a second of an H100 in fp16, counted before there was a compiler, every separable as one launch."""
+    monkeypatch.setattr("optgraph.kernels.separable.pays", lambda *_, **__: True)
     assert 128 / predicted(network(name), 128).roofline == pytest.approx(images, rel=0.06)
 
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from optgraph.base.devices import INTERPRET, SM_80, SM_86, SM_90, Target
 from optgraph.ir.values import RELU, Act, Window
 from optgraph.kernels import pointwise
 from optgraph.kernels.frame.ends import Epilogue, Prologue
-from optgraph.kernels.frame.tile import Tile
-from optgraph.kernels.separable import SEPARABLE, pack_depthwise, reference, sample, separable
+from optgraph.kernels.frame.tile import PLANNED_BATCHES, Tile
+from optgraph.kernels.separable import SEPARABLE, pack_depthwise, pays, reference, sample, separable
 from tests.support.kernel_checks import check
 
 BARE = Window((3, 3))
@@ -49,6 +50,32 @@ def test_only_plain_fp16_is_added_in_fp16() -> None:
     assert not half(torch.float16, Prologue(act=Act("sigmoid")))
     assert not half(torch.float16, Prologue(scale=torch.ones(8))) and not half(torch.float16, weights=torch.float32)
     assert not half(torch.bfloat16) and not half(torch.float32)
+
+
+SHAPES = {"taps": 9, "residual": False, "itemsize": 2}
+
+
+@pytest.mark.parametrize("target", [SM_80, SM_90])
+@pytest.mark.parametrize("batch", PLANNED_BATCHES)
+def test_one_launch_pays_on_wide_maps_and_not_for_many_channels(batch: int, target: Target) -> None:
+    assert pays(batch * 147 * 147, 128, 128, read=128, target=target, **SHAPES)
+    assert not pays(batch * 19 * 19, 728, 728, read=728, target=target, **SHAPES)
+
+
+def test_where_nothing_is_known_one_launch_stays() -> None:
+    known: dict[str, Any] = {**SHAPES, "read": 728, "target": SM_90}
+    assert pays(361, 728, 728, **{**known, "itemsize": 4})
+    assert pays(361, 727, 728, **known) and pays(361, 728, 727, **known)
+
+
+@pytest.mark.parametrize("target", [INTERPRET, SM_86])
+def test_a_target_without_rates_decides_as_an_h100(target: Target) -> None:
+    sizes = [(pixels, channels) for pixels in (361, 5329, 21609) for channels in (64, 256, 728)]
+    found, h100 = (
+        [pays(pixels, channels, channels, read=channels, target=to, **SHAPES) for pixels, channels in sizes]
+        for to in (target, SM_90)
+    )
+    assert found == h100 and len(set(found)) == 2
 
 
 def test_packs_and_reference_are_two_onnx_convolutions() -> None:

@@ -1,9 +1,18 @@
 from dataclasses import replace
 
+import pytest
+import torch
+
+from optgraph.base.devices import SM_90
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import IDENTITY, RELU, Act
 from optgraph.ops import Conv
+from optgraph.passes import pipeline
 from optgraph.passes.fuse import epilogue, separable
+from optgraph.plan.lowering import lower
+from optgraph.plan.plans import Plans
+from optgraph.run import reference
+from optgraph.run.engine import Engine
 from tests.support.networks import Builder, difference, kinds, of_kind, xception
 
 SIGMOID = Act("sigmoid")
@@ -94,3 +103,34 @@ def test_grouped_convolution_does_not_match():
     b = Builder(channels=6)
     _, outcome = fused(b.done(b.conv(b.conv(b.x, 6, 3, groups=3), 5), b.conv(b.depthwise(b.x), 5, 3)))
     assert outcome.rewrites == 0 and not outcome.refusals
+
+
+# ---- lowering: one launch or two
+
+
+def test_one_launch_and_two_give_the_same(monkeypatch: pytest.MonkeyPatch):
+    b = Builder(channels=12, size=9)
+    r = b.conv(b.x, 10, 3, stride=2)
+    y = b.prelu(b.depthwise(b.act(b.conv(b.x, 6, 1)), kernel=5, stride=2, bias=True))
+    graph = b.done(b.act(b.add(b.act(b.conv(y, 10), SIGMOID), r)), r)
+    pipeline.apply(graph, pipeline.FUSE)
+    assert kinds(graph)["Separable"] == 1
+    x = torch.randn(3, 12, 9, 9, generator=torch.Generator().manual_seed(1))
+    expected = reference.run(graph, {"x": x}, torch.float64)["y0"]
+    found = []
+    for one in (True, False):
+        monkeypatch.setattr("optgraph.kernels.separable.pays", lambda *_, one=one, **__: one)
+        y = Engine(Plans(graph, "fp32"), torch.device("cpu"))({"x": x}, len(x))["y0"]
+        assert (y - expected).norm() < 2e-6 * expected.norm()
+        found.append(lower(graph, 3).launches_by_kernel())
+    one, two = found
+    assert one["separable"] == 1 and "separable" not in two
+    assert two["depthwise"] == 1 and two["pointwise"] == one["pointwise"] + 1
+
+
+def test_two_launches_where_the_target_is_predicted_to_gain():
+    b = Builder(channels=512, size=19)
+    graph = b.done(b.conv(b.depthwise(b.conv(b.x, 512, 1)), 512, 1))
+    pipeline.apply(graph, pipeline.FUSE)
+    assert "separable" not in lower(graph, 8, "fp16", SM_90).launches_by_kernel()
+    assert lower(graph, 8, "fp32", SM_90).launches_by_kernel()["separable"] == 1
