@@ -51,7 +51,7 @@ def _layer(graph: Graph, node: Node, batch: int) -> Layer | None:
     if not isinstance(op, Separable | Bottleneck | PooledPointwise):
         return None
     _, channels, height, width = (d if isinstance(d, int) else 0 for d in graph.shape(node.inputs[0]))
-    columns = int(graph.shape(node.output)[1])  # type: ignore[arg-type]
+    columns = int(graph.shape(node.output)[1])
     shape = (batch, height, width, channels)
     after = Epilogue(bool(node.get("b")) or None, op.act, bool(node.get("residual")) or None, op.post)
     ends = {"x": image(*shape), "before": Prologue(act=op.pre_act), "after": after}
@@ -62,8 +62,8 @@ def _layer(graph: Graph, node: Node, batch: int) -> Layer | None:
     if isinstance(op, PooledPointwise):
         sample = pooled_pointwise.sample(shape, columns, op.window, **ends)
         return Layer(pooled_pointwise.POOLED_POINTWISE, sample.typed("fp16"))
-    hidden = int(graph.shape(node.get("conv_w"))[0])  # type: ignore[arg-type]
-    rest = int(graph.shape(node.get("w"))[1]) - hidden  # type: ignore[arg-type]
+    hidden = int(graph.shape(node.get("conv_w"))[0])
+    rest = int(graph.shape(node.get("w"))[1]) - hidden
     options = {"rest": rest, "rest_first": op.rest_first, "mid": op.mid}
     sample = bottleneck.sample(shape, hidden, columns, op.window, **options, **ends)
     return Layer(bottleneck.BOTTLENECK, sample.typed("fp16"))

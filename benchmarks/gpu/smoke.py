@@ -31,7 +31,6 @@ from tests.support.kernel_checks import KERNELS
 
 __all__ = ["about", "identity", "launches", "settle", "tasks"]
 
-AHEAD = 4  # processes that start while another one launches
 SECONDS = 30.0
 TOOLS = {"memcheck": 150.0, "racecheck": 150.0}  # of compute-sanitizer, and what they may take
 # How many times the rounding of what is stored a right kernel may be off: it may round twice more on the way, what lies

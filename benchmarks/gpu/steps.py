@@ -38,7 +38,7 @@ class Step:
 # In the order of what there is to learn, and of what the later ones stand on.
 STEPS = (
     Step("probe", "probe", "gpu_probe.json", 0.1),
-    Step("smoke", "smoke", "gpu_smoke.json", 0.4, Limits(ahead=4)),
+    Step("smoke", "smoke", "gpu_smoke.json", 0.4, Limits(ahead=8)),
     Step("questions", "questions", "gpu_questions.json", 0.5),
     Step("tests", "suite", "gpu_tests.json", 0.5),
     Step("fused", "fused", "gpu_fused.json", 0.5),

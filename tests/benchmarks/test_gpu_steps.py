@@ -128,12 +128,11 @@ def test_the_probe_loads_what_is_for_this_device(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(probe, "open_library", lambda: None)
     monkeypatch.setattr(probe.torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(probe.torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.setenv("OPTGRAPH_CARRIED_FILE", str(tmp_path / "c"))
     carried.write(tmp_path / "c", [sample(), sample(key="0" * 64, target="sm_80")])
-    assert probe.carried_cubins()["loaded"] == 1 and loaded == ["sm_90"]
+    assert probe.carried_cubins(tmp_path / "c")["loaded"] == 1 and loaded == ["sm_90"]
     carried.write(tmp_path / "c", [sample(target="sm_80")])
     with pytest.raises(probe.WrongError, match="none of 1 carried cubins is for sm_90"):
-        probe.carried_cubins()
+        probe.carried_cubins(tmp_path / "c")
 
 
 def test_what_is_carried_is_what_smoke_and_questions_launch() -> None:
