@@ -40,7 +40,7 @@ def installed(wanted: str) -> Path | None:
 
 
 def rows(wanted: str) -> Iterator[dict[str, Any]]:
-    """One for each target: what was launched by how many kernels, with an old driver and a new one, and what differed."""
+    """One for each target: launches of how many kernels, with an old driver and a new one, and what differed."""
     place = installed(wanted)
     for target in (SM_80, SM_90):
         start = time.perf_counter()
