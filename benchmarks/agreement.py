@@ -23,7 +23,7 @@ from optgraph.onnx.parts import upstream
 from optgraph.onnx.sessions import Feeds, InnerValues
 
 BOUND = {"float16": BOUNDS["fp16"], "float32": BOUNDS["fp32"], "float64": 1e-10}  # relative L2, coarsest first
-DOUBLE = TensorProto.DOUBLE
+DOUBLES = frozenset({TensorProto.DOUBLE})
 DRAWS = 8
 VERDICTS = ("agrees", "rounding", "undefined", "differs")  # from the best to the worst
 
@@ -56,10 +56,11 @@ class Theirs:
         names = [name for node in self.model.graph.node for name in node.output if name]
         self.values = InnerValues(self.model).run(names, self.feeds)[0]
         graph = onnx.shape_inference.infer_shapes(self.model).graph
-        doubles = [v.name for v in (*graph.value_info, *graph.output) if v.type.tensor_type.elem_type == DOUBLE]
+        doubles = [v.name for v in (*graph.value_info, *graph.output) if v.type.tensor_type.elem_type in DOUBLES]
         if any(self.values[name].dtype == np.float32 for name in doubles):
-            self.model = in_float32(self.model)
-            self.feeds = {name: narrowed(array) for name, array in self.feeds.items()}
+            self.model = in_float32(self.model, DOUBLES)
+            self.feeds = {name: narrowed(array, DOUBLES) for name, array in self.feeds.items()}
+            self.values = InnerValues(self.model).run(names, self.feeds)[0]
 
     @property
     def outputs(self) -> dict[str, np.ndarray]:

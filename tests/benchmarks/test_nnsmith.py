@@ -70,6 +70,13 @@ def test_doubles_that_onnxruntime_lacks_are_held_to_float32() -> None:
     assert judged(model, x[1:].repeat(2)[:40], np.tan(x[1:].repeat(2)[:40]) * (1 + 5e-4)) == "differs"
 
 
+def test_a_half_among_such_doubles_stays_one() -> None:
+    x = np.random.default_rng(0).uniform(1, 1.5, 40)
+    model = chain(("Tan", {}), ("Cast", {"to": HALF}), dtype=DOUBLE, result=HALF)
+    assert judged(model, x, np.tan(x) * (1 + 3e-3)) == "agrees"
+    assert judged(model, x, np.tan(x) * (1 + 3e-2)) == "differs"
+
+
 def test_integers_are_exact_unless_rounding_or_nothing_decides_them() -> None:
     model = chain(("Sqrt", {}), ("Cast", {"to": TensorProto.INT32}), result=TensorProto.INT32)
     x = np.full(40, 4.5, np.float32)
