@@ -46,7 +46,7 @@ def depthwise(
             v = tl.load(picture + offset[:, None], mask, other=0.0)
             if not HALF:
                 v = prologue(v, pre, channel, c_mask)
-            elif pre is not None:
+            elif pre.act is not None:
                 v = pre.act(v, pre.a, pre.b)
             if CLEAR:
                 v = tl.where(mask, v, 0.0)
