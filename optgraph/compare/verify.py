@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 
 from optgraph.api.feeds import batch_of, named
@@ -156,32 +155,29 @@ def verify_net(
     feeds = inputs or [example(net.inputs, batch, seed)]
     progress("reference", 0.0)
     with Apart() as apart:
-        runtime = OnnxRuntime(net.simplified, opened=apart.opener(SIMPLIFIED)) if backend == ORT else net.runtime
         model = load_model(original)
         values = InnerValues(model, apart.opener(ORIGINAL), widened=True)
-        common = net, runtime, backend, feeds, batch, seed, progress
         try:
+            runtime = OnnxRuntime(net.simplified, opened=apart.opener(SIMPLIFIED)) if backend == ORT else net.runtime
+            common = net, runtime, backend, feeds, batch, seed, progress
             return _verified(values, f"onnxruntime {onnxruntime.__version__}", *common)
         except EndedError as error:
+            node = None if error.hung else culprit(values, list(net.outputs), feeds[0])
+            why = f"{error}, at node {label(node)} ({node.op_type})" if node is not None else str(error)
             if error.what != ORIGINAL:
-                raise OptgraphError(f"{error}: use backend='torch'") from None
-            why = _located(error, culprit(values, list(net.outputs), feeds[0]))
+                raise OptgraphError(f"{why}: use backend='torch'") from None
         try:
             imported = Imported(model, feeds[0], list(net.outputs), net.fused.budget)
+            note = f"{why}: compared with torch, on the same import, instead"
+            return _verified(imported, f"torch {torch.__version__}", *common, notes=[note])
         except OptgraphError as error:
-            raise OptgraphError(f"{why}: nothing to compare with, for torch cannot compute it: {error}") from None
-        note = f"{why}: compared with torch, on the same import, instead"
-        return _verified(imported, f"torch {torch.__version__}", *common, notes=[note])
+            raise OptgraphError(f"{why}; with torch in its place: {error}") from None
 
 
 def compiled_for(backend: str) -> str:
     """What to compile a model for that is to be verified on `backend`: ONNX Runtime is then opened apart."""
     name = resolve_backend(backend)
     return "torch" if name == ORT else name
-
-
-def _located(error: EndedError, node: onnx.NodeProto | None) -> str:
-    return f"{error}, at node {label(node)} ({node.op_type})" if node is not None else str(error)
 
 
 def _verified(

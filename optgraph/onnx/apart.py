@@ -104,7 +104,7 @@ class Apart:
         self._process.kill()
 
     def _started(self) -> subprocess.Popen[bytes]:
-        path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+        path = os.pathsep.join(folder or os.getcwd() for folder in sys.path if isinstance(folder, str))
         return subprocess.Popen(
             [sys.executable, *COMMAND],
             stdin=subprocess.PIPE,

@@ -22,6 +22,7 @@ from optgraph.base.errors import InputError, OptgraphError
 from optgraph.base.progress import Progress, silent
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import Value, at
+from optgraph.onnx.apart import EndedError
 from optgraph.onnx.narrowed import in_float32
 from optgraph.onnx.on_disk import OnDisk, weight_bytes
 from optgraph.onnx.sessions import InnerValues, Running, session
@@ -173,6 +174,8 @@ class OnnxRuntime:
         model = to_onnx(graph)
         try:
             self._session = opened(self._openable(self._narrowed(model)), threads)
+        except EndedError:
+            raise
         except OptgraphError as error:
             if self._narrows or "float64" not in dtypes:
                 raise OptgraphError(f"{error}: use backend='torch'") from None

@@ -91,6 +91,17 @@ def test_the_backend_dies(when: tuple[str, ...], model: Path, goes_wrong) -> Non
     )
 
 
+def test_both_die(model: Path, goes_wrong) -> None:
+    """What a user on a CPU meets, where ONNX Runtime is the backend too."""
+    goes_wrong("SIGSEGV")
+    result = call("verify", model)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "error: ONNX Runtime ended with signal 11 (SIGSEGV) on the simplified model, at node 'bad' (Relu): "
+        "use backend='torch'\n"
+    )
+
+
 def test_on_the_command_line(model: Path, goes_wrong) -> None:
     goes_wrong("SIGSEGV")
     out = ok("verify", model, "--backend", "torch")
@@ -106,7 +117,7 @@ def test_torch_cannot_compute_it(model: Path, goes_wrong, monkeypatch: pytest.Mo
     monkeypatch.setattr("optgraph.compare.imported.Executor", refuse)
     result = call("verify", model, "--backend", "torch")
     assert result.exit_code == 2 and result.stderr.count("\n") == 1
-    assert "at node 'bad' (Relu): nothing to compare with, for torch cannot compute it: node 'x'" in result.stderr
+    assert "at node 'bad' (Relu); with torch in its place: node 'x' (Frobnicate)" in result.stderr
 
 
 def test_a_part_of_it_at_a_fixed_batch(tmp_path: Path, goes_wrong) -> None:
