@@ -8,9 +8,9 @@ from benchmarks.host import calls, steps
 
 # Some more than there are, for Python's versions differ: 3.11 has a step for every comprehension.
 BOUNDS = {
-    "a tensor": {"python": 32, "c": 36, "torch": 2},
-    "an array": {"python": 42, "c": 46, "torch": 5},
-    "bound buffers": {"python": 16, "c": 12, "torch": 0},
+    "a tensor": {"python": 30, "c": 33, "torch": 2},
+    "an array": {"python": 40, "c": 43, "torch": 5},
+    "bound buffers": {"python": 15, "c": 9, "torch": 0},
 }
 
 
