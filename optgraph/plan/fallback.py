@@ -8,14 +8,17 @@ from functools import reduce
 import torch
 
 from optgraph.base.errors import ModelError
-from optgraph.ir.op import Op
+from optgraph.ir.op import Op, Outputs
 from optgraph.kernels.frame.kernel import Kernel
 
 
 def fallback(
-    op: Op, opsets: Mapping[str, int], inputs: Sequence[torch.Tensor | None], outs: Sequence[torch.Tensor]
+    op: Op, node: str, opsets: Mapping[str, int], inputs: Sequence[torch.Tensor | None], outs: Sequence[torch.Tensor]
 ) -> Callable[[], None]:
-    """A launcher. opsets: of the model, by domain. inputs: one a slot of the operator."""
+    """A launcher. node: whose operator `op` is, by name. opsets: of the model, by domain. inputs: one a slot.
+
+    What it returns raises ModelError, naming the node, for inputs that do not fit.
+    """
     compute = op.function(opsets)
     floats = {tensor.dtype for tensor in inputs if tensor is not None and tensor.is_floating_point()}
     widest = reduce(torch.promote_types, floats) if len(floats) > 1 else None  # torch does not mix them
@@ -23,11 +26,19 @@ def fallback(
     def given(tensor: torch.Tensor | None) -> torch.Tensor | None:
         return tensor.to(widest) if widest and tensor is not None and tensor.is_floating_point() else tensor
 
+    def computed() -> Outputs:
+        try:
+            return compute([given(tensor) for tensor in inputs])
+        except (ModelError, RuntimeError) as error:  # torch raises RuntimeError for what it cannot compute
+            lines = str(error).splitlines() or [type(error).__name__]
+            raise ModelError(f"node '{node}' ({op.kind}): {lines[0]}") from error
+
     def run() -> None:
-        for out, result in zip(outs, compute([given(tensor) for tensor in inputs]), strict=True):
+        for out, result in zip(outs, computed(), strict=True):
             if out.shape != result.shape:  # copied, it might be repeated without a word
                 shapes = list(result.shape), list(out.shape)
-                raise ModelError(f"{op.kind} gives {shapes[0]}, and {shapes[1]} was inferred: fix the input shapes")
+                reason = f"node '{node}' ({op.kind}): gives {shapes[0]}, and {shapes[1]} was inferred"
+                raise ModelError(f"{reason}: fix the input shapes")
             out.copy_(result)
 
     return run

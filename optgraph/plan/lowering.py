@@ -158,7 +158,8 @@ class Lowering:
         outs = tuple(self.write(value) for value in node.outputs)
         opsets = {**self.graph.domains, "": self.graph.opset}
         inputs = tuple(self.operand(value) if value else None for value in node.inputs)
-        self.call(FALLBACK, node, ("outs",), op=node.op, opsets=opsets, inputs=inputs, outs=outs)
+        said = {"op": node.op, "node": node.name, "opsets": opsets}
+        self.call(FALLBACK, node, ("outs",), **said, inputs=inputs, outs=outs)
         self._fallbacks.append(Fallback(node.name, node.op.kind, reason))
 
     def dense(self, node: Node, value: str) -> View:

@@ -66,3 +66,11 @@ def test_sizes_of_0_are_known() -> None:
     """An empty shape, as of a scalar, in front of what is joined to it."""
     body = "s = ReduceSum <keepdims = 0> (x) n = Shape (s) to = Concat <axis = 0> (n, minus) y = Reshape (s, to)"
     right(written(body), "interpret")
+
+
+@pytest.mark.parametrize("backend", ["torch", "interpret"])
+def test_an_image_that_is_not_there_is_told_of_its_node(backend: str) -> None:
+    net = optgraph.compile(written("y = Gather <axis = 0> (x, two)"), backend=backend)
+    assert np.asarray(net({"x": np.ones((3, 4, 2, 2), np.float32)})).shape == (1, 4, 2, 2)
+    with pytest.raises(ModelError, match=r"^node '\w+' \(Gather\): index"):
+        net({"x": np.ones((2, 4, 2, 2), np.float32)})
