@@ -177,14 +177,17 @@ def prepared(graph: Graph) -> Graph:
     return after
 
 
-def test_inside_a_separable() -> None:
+@pytest.mark.parametrize("one_launch", [False, True])
+def test_inside_a_separable(one_launch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optgraph.kernels.separable.pays", lambda *a, **k: one_launch)
     b = Builder()
     y = b.prelu(b.depthwise(b.x, bias=True))
     after, outcome = applied(separable.run, prepared(b.done(b.prelu(b.add(b.conv(y, 12), b.x)))))
     (node,) = after.nodes()
     assert outcome.rewrites == 1 and (node.op.mid, node.op.act, node.op.post) == (PRELU, IDENTITY, PRELU)
     assert node.get("slope") != node.get("mid_slope")
-    kernels_agree(after)
+    found = [call.kernel.name for call in kernels_agree(after).calls if call.kernel.name != "elementwise"]
+    assert found == (["separable"] if one_launch else ["depthwise", "pointwise"])
     kernels_agree(after, dtype="fp16")
     assert types(exported(after)) == ["Conv", "PRelu", "Conv", "Add", "PRelu"]
 
