@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from optgraph.ahead import build, cubins
 from optgraph.ahead.build import Use
 from optgraph.ahead.cubins import Cubin
 from optgraph.base.devices import Target
+from optgraph.base.errors import OptgraphError
 from optgraph.base.files import replacing
 
 KEY = "carried cubins"  # the probe's task that loads them
@@ -88,6 +89,18 @@ def uses(target: Target) -> list[Use]:
     return list(found.values())
 
 
+def compiled(wanted: Sequence[Use], tell: Callable[[str], None] = print) -> list[Cubin]:
+    """The cubins of what compiles: told is what does not."""
+    try:
+        return build.build(wanted)
+    except OptgraphError as reason:
+        if len(wanted) == 1:
+            tell(f"left out: {reason}")
+            return []
+    middle = len(wanted) // 2  # what was compiled is in the cache
+    return compiled(wanted[:middle], tell) + compiled(wanted[middle:], tell)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=DEFAULT)
@@ -103,11 +116,13 @@ def main() -> None:
     start = time.perf_counter()
     wanted = uses(Target.parse(options.target))
     print(f"{len(wanted)} kernels to compile, found in {time.perf_counter() - start:.0f} s", flush=True)
-    found = build.build(wanted)
+    found = compiled(wanted)
     write(options.out, found)
     size = options.out.stat().st_size / 1e6
     told = f"{len(found)} cubins for {options.target} by Triton {version('triton')}, {size:.1f} MB"
-    print(f"{told}, {time.perf_counter() - start:.0f} s: {options.out}", file=sys.stderr)
+    print(f"{told}, {time.perf_counter() - start:.0f} s: {options.out}")
+    if len(found) < len(wanted):
+        sys.exit(f"{len(wanted) - len(found)} kernels do not compile with Triton {version('triton')}")
 
 
 if __name__ == "__main__":

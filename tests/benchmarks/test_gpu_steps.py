@@ -14,6 +14,7 @@ from benchmarks.gpu import carried, probe, steps
 from benchmarks.gpu.runner import Found
 from optgraph.ahead import cubins
 from optgraph.base.devices import SM_90
+from optgraph.base.errors import OptgraphError
 from tests.support.cubin_samples import sample
 from tests.support.paths import ROOT
 
@@ -78,6 +79,19 @@ def test_carried_cubins_are_found_whichever_triton_compiled_them(tmp_path, monke
     assert carried.unpack(tmp_path / "new" / "c.safetensors") == 3
     assert [cubins.cached(cubin.key) for cubin in made] == made
     assert [path.parent.name for path in tmp_path.rglob("1*.safetensors")] == ["triton-3.99.0"]
+
+
+def test_a_kernel_that_does_not_compile_is_left_out_and_told(monkeypatch) -> None:
+    def build(wanted: list[int]) -> list[str]:
+        if broken := {3, 4, 11} & set(wanted):
+            raise OptgraphError(f"kernel {min(broken)} does not compile")
+        return [f"cubin {use}" for use in wanted]
+
+    monkeypatch.setattr(carried.build, "build", build)
+    told: list[str] = []
+    found = carried.compiled(list(range(13)), told.append)
+    assert found == [f"cubin {use}" for use in range(13) if use not in (3, 4, 11)]
+    assert told == [f"left out: kernel {use} does not compile" for use in (3, 4, 11)]
 
 
 def test_processes_are_told_of_carried_cubins(tmp_path, monkeypatch) -> None:
