@@ -55,14 +55,12 @@ class Bound:
         if not self._running.acquire(blocking=False):
             raise OptgraphError("another thread runs this bound network: each thread needs its own, from net.bind")
         try:
-            if x is not None:
-                self._load(x)
-            self._buffers.run()
+            self._buffers.run({} if x is None else self._checked(x))
         finally:
             self._running.release()
         return self.outputs if len(self.outputs) > 1 else next(iter(self.outputs.values()))
 
-    def _load(self, x: Array | Mapping[str, Array]) -> None:
+    def _checked(self, x: Array | Mapping[str, Array]) -> dict[str, torch.Tensor]:
         feeds = named(x, self._values)
         try:
             batch_of(feeds, self._values)
@@ -71,9 +69,7 @@ class Bound:
                 f"{error}; this is bound to one size: net.bind(batch=...) is for other batches, "
                 "net.at(height, width).bind() for other images"
             ) from None
-        with torch.no_grad():
-            for name, array in feeds.items():
-                self.inputs[name].copy_(array if isinstance(array, torch.Tensor) else as_tensor(array))
+        return {name: array if isinstance(array, torch.Tensor) else as_tensor(array) for name, array in feeds.items()}
 
     def __repr__(self) -> str:
         taken = [f"{name}: {_described(tensor)}" for name, tensor in self.inputs.items()]

@@ -41,8 +41,8 @@ class Buffers(Protocol):
     inputs: dict[str, torch.Tensor]
     outputs: dict[str, torch.Tensor]
 
-    def run(self) -> None:
-        """Leaves in `outputs` what the network makes of `inputs`."""
+    def run(self, feeds: Tensors) -> None:
+        """Leaves in `outputs` what the network makes of `inputs`, `feeds` copied in before."""
 
 
 class Backend(Protocol):
@@ -127,7 +127,9 @@ class Copies:
         self.inputs = {name: _zeros(graph.values[name], batch) for name in graph.inputs}
         self.outputs = {public: _zeros(graph.values[name], batch) for public, name in graph.outputs.items()}
 
-    def run(self) -> None:
+    def run(self, feeds: Tensors) -> None:
+        for name, tensor in feeds.items():
+            self.inputs[name].copy_(tensor.detach())
         for public, tensor in self._backend(self.inputs, self._batch).items():
             out = self.outputs[public]
             assert out.shape == tensor.shape, f"output '{public}' is {tensor.shape}, not {out.shape}"

@@ -51,19 +51,20 @@ class Held:
         # With the last reference to the buffers their memory may be others' at once.
         weakref.finalize(self, context.finish).atexit = False
 
-    def run(self) -> None:
-        """Leaves in `outputs` what the network makes of `inputs`."""
+    def run(self, feeds: Tensors) -> None:
+        """Leaves in `outputs` what the network makes of `inputs`, `feeds` copied in before."""
         around = self._engine.around()
         if around is None:
-            self._run()
+            self._run(feeds)
         else:
             with around:
-                self._run()
+                self._run(feeds)
 
-    def _run(self) -> None:
+    def _run(self, feeds: Tensors) -> None:
         context = self._context
         context.begin()
         try:
+            context.load(feeds)
             context.run()
         finally:
             context.end()

@@ -133,6 +133,24 @@ def test_a_run_comes_after_the_last_one_and_on_the_current_stream(monkeypatch: p
     assert gpu.done == ["wait on 7", "replay", "record on 7"]
 
 
+def test_what_a_run_is_given_is_copied_in_when_the_last_run_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may still read its inputs, on another stream."""
+    gpu = FakeGpu(monkeypatch, compute=lambda launch: None)
+    net = optgraph.compile(to_onnx(small()), "triton")
+    bound, x = net.bind(), image(net)
+    bound()
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            gpu.done.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    del gpu.done[:]
+    with gpu.on(fake_gpu.Stream(gpu, 7)), Seen():
+        bound(x)
+    assert gpu.done == ["wait on 7", "aten.copy_.default", "replay", "record on 7"]
+
+
 def test_in_a_recording_of_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = FakeGpu(monkeypatch)
     net = optgraph.compile(to_onnx(small()), "triton")
@@ -226,7 +244,7 @@ def test_a_net_of_several_sizes_is_bound_at_one() -> None:
 def test_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     bound = compiled("torch", monkeypatch).bind()
     begun, go_on = threading.Event(), threading.Event()
-    monkeypatch.setattr(bound._buffers, "run", lambda: (begun.set(), go_on.wait(10)), raising=False)
+    monkeypatch.setattr(bound._buffers, "run", lambda feeds: (begun.set(), go_on.wait(10)), raising=False)
     thread = threading.Thread(target=bound)
     thread.start()
     begun.wait(10)

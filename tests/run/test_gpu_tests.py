@@ -76,7 +76,7 @@ def test_replays(network: Path) -> None:
 def test_bound_buffers(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     networks.test_bound_buffers_are_what_calls_give(network)
     net, (first, second) = optgraph.compile(network, "triton"), (images(1, seed) for seed in (1, 2))
-    monkeypatch.setattr(Held, "run", lambda self: None)
+    monkeypatch.setattr(Held, "run", lambda self, feeds: None)
     ways = ["first run", "replay", "other stream", "caller's graph"]
     assert bound_differs(net, first, second) == [f"{way}: y0" for way in ways]
     assert bound_differs(net, first, first)[0] == "y0: the same for both images"
