@@ -77,7 +77,7 @@ def compile(
     from optgraph.base.files import check_output
     from optgraph.cli.images import read_feeds
     from optgraph.report import facts, tables
-    from optgraph.report.ranges import lines as range_lines
+    from optgraph.report.ranges import ranges_text
 
     batches, sizes = batch_sizes(batch), options.asked_sizes()
     if any_size and not sizes:
@@ -101,7 +101,7 @@ def compile(
     variants = data["variants"]
     shown = [tables.passes_table(data["passes"]), tables.net_table(data)]
     lines = [f"wrote {output}"]
-    lines[:0] = range_lines(data)
+    lines[:0] = filter(None, [ranges_text(data)])
     if variants:
         shown.append(tables.variants_table(variants))
         lines.insert(0, tables.variants_line(variants))
