@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
 
 from optgraph.base.dtypes import torch_dtype
 from optgraph.base.errors import ModelError, NoKernelError
@@ -270,7 +270,10 @@ class Cast(Op):
 
     @staticmethod
     def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
-        importer.add(Cast(to=str(helper.tensor_dtype_to_np_dtype(attrs["to"]))), node.input)
+        kind = attrs["to"]
+        if isinstance(kind, str):  # until opset 6, its name
+            kind = TensorProto.DataType.Value(kind)
+        importer.add(Cast(to=str(helper.tensor_dtype_to_np_dtype(kind))), node.input)
 
     @staticmethod
     def from_cast_like(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
