@@ -198,7 +198,7 @@ class Pad(Op):
         if mode not in ("constant", "edge", "reflect", "wrap"):
             raise KeepError
         given_pads, fill = constant_operand(importer, node, 1), constant_operand(importer, node, 2)
-        pads = attrs.get("pads", attrs.get("paddings")) if given_pads is None else given_pads.tolist()  # opset 1's name
+        pads = attrs.get("pads", attrs.get("paddings", [])) if given_pads is None else given_pads.tolist()
         value = float(attrs.get("value", 0.0) if fill is None else fill.item())
         axes = importer.dims(node.input[3]) if given(node, 3) else None
         if axes is not None:
