@@ -1,7 +1,8 @@
 """Step questions: the six measurements that decide what is worth changing, each beside what was predicted.
 
-The predictions are from reading the machine code that Triton 3.6 to 3.9 made for sm_90, and none is a measurement; the
-last has none, and takes equal products to take equal times. Every launch is checked before it is timed.
+The predictions are from reading the machine code that Triton 3.6 to 3.9 made for sm_90; none is a measurement. Those of
+the separable convolution and the upper one of the stem are of the loops as they were before these were shortened; the
+last takes equal products to take equal times. Every launch is checked before it is timed.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@ its time."""
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -68,6 +69,7 @@ def test_a_right_kernel_is_within_half_of_the_bound_and_a_wrong_one_is_not(key: 
     """The bound is what the arithmetic predicts: kernels in the interpreter are off by a quarter to a half of it."""
     layer = smoke.trials()[key]
     row = smoke.smoke(layer, bench(right))
+    assert json.loads(json.dumps(row)) == row
     assert row["error"] <= row["bound"] / 2 and row["bound"] <= 1e-3
     for lie in ("nothing", "scaled"):
         if lie == "nothing" or ", " not in key:  # split sums and boxes take the interpreter long
@@ -182,6 +184,7 @@ QUESTIONS: dict[str, Callable[[Bench, Bind], dict]] = {
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_question_is_answered_beside_its_prediction_or_not_at_all(name: str) -> None:
     row = QUESTIONS[name](bench(right), right)
+    assert json.loads(json.dumps(row)) == row
     assert row["value"] > 0 and row["predicted"][0] <= row["predicted"][1] and row["unit"]
     assert row["within"] == (row["predicted"][0] <= row["value"] <= row["predicted"][1])
     for lie in ("nothing", "scaled"):
@@ -258,6 +261,7 @@ def test_one_launch_and_several_are_timed_if_all_are_right(name: str) -> None:
     launches: list[Launch] = []
     row = fused.measure(SMALL[name], bench(right), lambda launch: launches.append(launch) or launch)
     assert len(launches) == 3 and all(launch.bound for launch in launches)
+    assert json.loads(json.dumps(row)) == row
     assert row["ratio"] == 1.0 and row["batch"] == 1 and row["channels"] == 24
     for lie in ("nothing", "scaled"):
         with pytest.raises(WrongError, match="off by"):
