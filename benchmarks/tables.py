@@ -239,6 +239,17 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
             "worst that agrees": lambda row: f"{row['worst_rel_l2']:.1e}",
         },
     ),
+    "launchers": (
+        "launchers",
+        "python -m benchmarks.launchers",
+        {
+            "target": lambda row: row["target"],
+            "kernels": lambda row: f"{row['kernels']}",
+            "launches": lambda row: f"{row['launches']}",
+            "tensor maps": lambda row: f"{row['maps']}",
+            "differences": lambda row: f"{len(row['differences'])}",
+        },
+    ),
     "cubins": (
         "cubins",
         "python -m benchmarks.cubins",

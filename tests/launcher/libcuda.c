@@ -60,9 +60,14 @@ CUresult cuInit(unsigned int flags) { return CUDA_SUCCESS; }
 CUresult cuDriverGetVersion(int *out) { return *out = driver_version, CUDA_SUCCESS; }
 CUresult cuDeviceGet(CUdevice *out, int ordinal) { return *out = ordinal, CUDA_SUCCESS; }
 CUresult cuCtxGetCurrent(CUcontext *out) { return *out = current, CUDA_SUCCESS; }
+CUresult cuCtxGetDevice(CUdevice *out) { return *out = 0, CUDA_SUCCESS; }
 CUresult cuCtxSetCurrent(CUcontext context) { return current = context, CUDA_SUCCESS; }
 CUresult cuDevicePrimaryCtxRetain(CUcontext *out, CUdevice device) {
   return *out = (CUcontext)0xC0, CUDA_SUCCESS;
+}
+CUresult cuModuleUnload(CUmodule module) { return CUDA_SUCCESS; }
+CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus *out) {
+  return *out = CU_STREAM_CAPTURE_STATUS_NONE, CUDA_SUCCESS;
 }
 CUresult cuCtxGetLimit(size_t *out, CUlimit limit) { return *out = 0, CUDA_SUCCESS; }
 CUresult cuCtxSetLimit(CUlimit limit, size_t value) { return CUDA_SUCCESS; }
@@ -123,6 +128,8 @@ CUresult cuFuncSetCacheConfig(CUfunction function, CUfunc_cache config) {
 }
 
 CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute, int value) {
+  if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)
+    return CUDA_ERROR_INVALID_VALUE; /* as a driver that has no others yet: Triton 3.9 then does what others always do */
   note("attribute %d of %s = %d\n", attribute, ((Module *)function)->name, value);
   return CUDA_SUCCESS;
 }
