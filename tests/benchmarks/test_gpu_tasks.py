@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,99 +24,9 @@ from optgraph.kernels.frame.tile import Tile
 from optgraph.tune.layers import Bind, Layer
 from optgraph.tune.timing import Run
 from optgraph.tune.tune import Bench
-from tests.support.kernel_checks import CPU, KERNELS
+from tests.support.lying_device import CPU, bench, right, wrong
 
 SAME = Window((3, 3), pads=(1, 1, 1, 1))
-
-
-def right(launch: Launch) -> Run:
-    return launch
-
-
-def wrong(lie: str) -> Bind:
-    """A device that computes nothing, or something else: by more than rounding, and not by much."""
-
-    def bind(launch: Launch) -> Run:
-        if lie == "nothing":
-            return lambda: None
-
-        def run() -> None:
-            launch()
-            for out in launch.work.writes:
-                out.mul_(1.0 + 4e-3)
-
-        return run
-
-    return bind
-
-
-def bench(bind: Bind, milliseconds: float = 1.0) -> Bench:
-    return Bench(CPU, SM_90, lambda launches, device: bind, lambda run, times: run, lambda run, repeats: milliseconds)
-
-
-# ---- smoke
-
-
-def test_smoke_tries_every_kernel_the_copy_engine_and_split_sums() -> None:
-    found = smoke.trials()
-    assert {layer.name for layer in found.values()} == {kernel.name for kernel in KERNELS}
-    assert sum(key.endswith("copy engine") for key in found) >= 2 and sum(key.endswith("split") for key in found) >= 2
-
-
-@pytest.mark.parametrize("key", smoke.trials())
-def test_a_right_kernel_is_within_half_of_the_bound_and_a_wrong_one_is_not(key: str) -> None:
-    """The bound is what the arithmetic predicts: kernels in the interpreter are off by a quarter to a half of it."""
-    layer = smoke.trials()[key]
-    row = smoke.smoke(layer, bench(right))
-    assert json.loads(json.dumps(row)) == row
-    assert row["error"] <= row["bound"] / 2 and row["bound"] <= 1e-3
-    for lie in ("nothing", "scaled"):
-        if lie == "nothing" or ", " not in key:  # split sums and boxes take the interpreter long
-            with pytest.raises(WrongError, match="off by"):
-                smoke.smoke(layer, bench(wrong(lie)))
-
-
-SANITIZED = """========= COMPUTE-SANITIZER
-== conv2d ==
-== pool ==
-{more}========= ERROR SUMMARY: {count} error{s}
-"""
-INVALID = "========= Invalid __global__ read of size 16 bytes\n=========     at _pool+0x1230\n"
-
-
-def test_what_the_sanitizer_finds_is_told_with_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = next(iter(smoke.trials().values()))
-    monkeypatch.setattr(smoke, "trials", lambda: {"conv2d": layer, "pool": layer})
-    clean = SANITIZED.format(more="", count=0, s="s")
-    assert smoke.judged("memcheck", clean, 0) == {"kernels": 2}
-    with pytest.raises(WrongError, match="memcheck: 1 found, first in pool: Invalid __global__ read of size 16 bytes"):
-        smoke.judged("memcheck", SANITIZED.format(more=INVALID, count=1, s=""), 0)
-    with pytest.raises(WrongError, match="1 of 2 kernels ran, the last conv2d"):
-        smoke.judged("memcheck", clean.replace("== pool ==\n", ""), 0)
-    with pytest.raises(WrongError, match="exit code 1"):
-        smoke.judged("memcheck", clean, 1)
-    with pytest.raises(WrongError, match="no summary, exit code -11, after conv2d"):
-        smoke.judged("racecheck", "== conv2d ==\n", -11)
-    race = clean.replace("ERROR SUMMARY: 0 errors", "RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)")
-    assert smoke.judged("racecheck", race, 0) == {"kernels": 2}
-    with pytest.raises(WrongError, match="racecheck: 3 found"):
-        smoke.judged("racecheck", race.replace("SUMMARY: 0", "SUMMARY: 3"), 0)
-    assert "not supported" in smoke.judged("memcheck", "========= Error: Device not supported\n", 1)["skipped"]
-    monkeypatch.setattr(smoke.shutil, "which", lambda name: None)
-    assert smoke.sanitized("memcheck", 1.0) == {"skipped": "compute-sanitizer is not here"}
-
-
-def test_the_sanitizer_watches_this_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a sanitizer that only says what it was asked to watch, and one that hangs."""
-    tool = tmp_path / "compute-sanitizer"
-    tool.write_text('#!/bin/sh\necho "== pool =="\nshift 5\necho "ran $*"\n')
-    tool.chmod(0o755)
-    monkeypatch.setattr(smoke.shutil, "which", lambda name: str(tool))
-    with pytest.raises(WrongError, match="no summary, exit code 0, after pool"):
-        smoke.sanitized("memcheck", 10.0)
-    tool.write_text('#!/bin/sh\necho "== pool =="\nexec sleep 20\n')
-    with pytest.raises(WrongError, match="did not end within 0 s, after pool"):
-        smoke.sanitized("memcheck", 0.2)
 
 
 @pytest.fixture
@@ -125,19 +34,9 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps' modules on a bench that interprets."""
     for module in (smoke, questions, fused, tune):
         monkeypatch.setattr(module, "bench", lambda: bench(right))
-    monkeypatch.setattr(smoke, "settle", lambda: None)
     monkeypatch.setattr(tune, "identity", lambda: {"target": "sm_90"})
     monkeypatch.setattr(record, "NETWORKS", ("xception",))
     monkeypatch.setattr(fused, "BATCHES", (1,))
-
-
-@pytest.mark.usefixtures("on_the_cpu")
-def test_the_program_that_is_watched_launches_every_kernel(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = {key: layer for key, layer in smoke.trials().items() if layer.name in ("pool", "dense", "copy")}
-    monkeypatch.setattr(smoke, "trials", lambda: chosen)
-    monkeypatch.setattr(sys, "argv", ["smoke"])
-    smoke.main()
-    assert smoke.re.findall(r"^== (.+) ==$", capsys.readouterr().out, smoke.re.MULTILINE) == list(chosen) != []
 
 
 @pytest.mark.usefixtures("on_the_cpu", "small")

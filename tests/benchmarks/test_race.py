@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 
@@ -17,7 +16,6 @@ from benchmarks.gpu.device import WrongError
 from benchmarks.torch_module import Network
 from optgraph.api import net
 from optgraph.base.devices import SM_90
-from optgraph.base.store import Store
 from optgraph.ir.graph import Graph
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.sample import Operands
@@ -155,55 +153,6 @@ def test_sides_take_turns_in_blocks_of_equal_length() -> None:
     assert 18 <= repeats["fast"] <= 20 and 4 <= repeats["slow"] <= 5
     assert found["fast"].blocks == 6 and 0.5 <= found["fast"].median <= 0.55
     assert found["slow"].min == 2.0 and found["slow"].max == pytest.approx(2.2) and found["slow"].iqr > 0
-
-
-def test_a_store_goes_on_where_it_stopped_unless_something_changed(tmp_path) -> None:
-    path, done = tmp_path / "new" / "r.json", []
-    tasks = [(name, lambda n=name: done.append(n) or {"n": n}) for name in "abc"]
-    clock = iter([0.0, 1.0, 2.0])
-    assert not Store(path, {"gpu": 1}, {"date": "1"}).complete(tasks, 1.5, lambda: next(clock))
-    assert done == ["a", "b"]
-    assert Store(path, {"gpu": 1}, {"date": "2"}).complete(tasks, 1.0, lambda: 0.0)
-    assert done == ["a", "b", "c"]
-    written = json.loads(path.read_text())
-    assert written["date"] == "2" and list(written["records"]) == ["a", "b", "c"]
-    assert Store(path, {"gpu": 2}).records == {}
-
-
-def test_a_task_that_ends_its_process_is_tried_last_and_then_left(tmp_path) -> None:
-    done: list[str] = []
-
-    def call(*deadly: str) -> bool:
-        """What a process does that ends with the first deadly task."""
-
-        def task(name: str) -> dict[str, str]:
-            done.append(name)
-            if name in deadly:
-                raise SystemExit
-            return {"n": name}
-
-        tasks = [(name, lambda n=name: task(n)) for name in "abc"]
-        return Store(tmp_path / "r.json", {"gpu": 1}).complete(tasks, 1.0, lambda: 0.0)
-
-    for expected in ("a", "bca"):
-        with pytest.raises(SystemExit):
-            call("a")
-        assert "".join(done) == expected
-        del done[:]
-    store = Store(tmp_path / "r.json", {"gpu": 1})
-    assert store.begun == {"a": 2} and list(store.records) == ["b", "c"]
-    assert call("a") and not done
-
-
-def test_a_task_that_ran_out_of_time_once_is_done_the_next_time(tmp_path) -> None:
-    def killed() -> dict[str, str]:
-        raise SystemExit
-
-    with pytest.raises(SystemExit):
-        Store(tmp_path / "r.json", {}).complete([("a", killed)], 1.0, lambda: 0.0)
-    store = Store(tmp_path / "r.json", {})
-    assert store.complete([("a", lambda: {"n": 1})], 1.0, lambda: 0.0) and store.records == {"a": {"n": 1}}
-    assert not store.begun and "begun" not in json.loads((tmp_path / "r.json").read_text())
 
 
 @pytest.mark.parametrize("peer", ["torch eager", "torch.compile"])
