@@ -10,6 +10,7 @@ Writes benchmarks/results/host.json.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -54,9 +55,12 @@ def steps(call: Callable[[], object]) -> dict[str, int]:
         if event in events and not (caller and caller.f_code.co_filename.endswith("fake_gpu.py")):
             events[event] += 1
 
+    gc.collect()
+    gc.disable()  # what it lets go may have steps of its own
     sys.setprofile(see)
     call()
     sys.setprofile(None)
+    gc.enable()
     with _Ops() as ops:
         call()
     # Those of `call` itself and of the second setprofile are not the network's.
