@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks import record
 
 BEFORE = "1501f92"
-ROUNDS, BLOCKS, CALLS = 5, 20, 500
+ROUNDS, BLOCKS, CALLS = 5, 500, 20
 
 
 class _Ops(TorchDispatchMode):

@@ -10,7 +10,7 @@ from benchmarks.host import calls, steps
 BOUNDS = {
     "a tensor": {"python": 30, "c": 33, "torch": 2},
     "an array": {"python": 40, "c": 43, "torch": 5},
-    "bound buffers": {"python": 15, "c": 9, "torch": 0},
+    "bound buffers": {"python": 16, "c": 9, "torch": 0},
 }
 
 
