@@ -48,7 +48,7 @@ def main() -> int:
         lines = [f"no report: {type(reason).__name__}: {reason}", *steps.told(found)]
     unfinished = any(step.left for step in found.values())
     lines.append("call it again to go on" if unfinished else "all done, but for what failed")
-    (out / "gpu.txt").write_text("\n".join(lines) + "\n")
+    (out / "gpu.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(["", *lines, f"results in {out}"]))
     with suppress(ImportError):  # without matplotlib there is no plot
         report.plot_file(out)

@@ -114,6 +114,14 @@ def summary(rows: list[Row]) -> list[str]:
     return [*lines, *sorted(skipped)]
 
 
+def smoked(records: Mapping[str, Row]) -> list[str]:
+    """How near to float64 the kernels are, and what the sanitizer did."""
+    errors = {key: row["error"] / row["bound"] for key, row in records.items() if "bound" in row}
+    worst = max(errors, key=lambda key: errors[key], default="")
+    lines = [f"{len(errors)} right, off by {errors[worst]:.2f} of the bound at most: {worst}"] if errors else []
+    return lines + [f"{key}: {_short(row)}" for key, row in records.items() if key not in errors]
+
+
 def answers(records: Mapping[str, Row]) -> list[str]:
     """The six questions: measured beside predicted."""
     lines = []
@@ -150,8 +158,12 @@ def report(out: Path) -> list[str]:
         return store.read(out / name).get("records", {})
 
     chapter("probe", [f"{key:20} {_short(row)}" for key, row in kept("gpu_probe.json").items()])
+    chapter("smoke", smoked(kept("gpu_smoke.json")))
     chapter("questions", answers(kept("gpu_questions.json")))
     chapter("one launch against several", fusions(kept("gpu_fused.json")))
+    tuned = [row for path in sorted((out / "tuned").glob("*.json")) for row in kept(f"tuned/{path.name}").values()]
+    wrong = [f"{row['layer']}: {text}" for row in tuned for text in row["rejected"] if "off by" in text]
+    chapter("tiles that are not right", wrong)
     rows = list(kept("gpu.json").values())
     chapter("race", summary(rows))
     chapter("targets on an H100, and what was reached", map(str, targets(rows)))

@@ -122,7 +122,7 @@ def serve(step: Callable[[], Step], questions: IO[str], answers: IO[str]) -> Non
 def run(step: Callable[[], Step], number: int) -> None:
     """Serves stdin and the file descriptor `number`, neither of which the processes get that a task starts."""
     os.set_inheritable(number, False)
-    questions = os.fdopen(os.dup(0), "r")
+    questions = os.fdopen(os.dup(0), "r", encoding="utf-8")  # keys have a × in them
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     with os.fdopen(number, "w") as answers:
         serve(step, questions, answers)

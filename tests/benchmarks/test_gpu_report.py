@@ -61,12 +61,23 @@ def test_the_report_has_all_that_a_folder_has(tmp_path) -> None:
     for name, key, row in (
         ("gpu_probe", "device", {"name": "NVIDIA H100", "free_gib": 78.123}),
         ("gpu_questions", "separable, batch 1", question),
+        ("gpu_smoke", "pool", {"error": 1e-4, "bound": 4e-4}),
+        ("gpu_smoke", "dense", {"error": 3e-4, "bound": 4e-4}),
+        ("gpu_smoke", "memcheck", {"skipped": "compute-sanitizer is not here"}),
+        (
+            "tuned/sm_90",
+            "k",
+            {"layer": "dense x", "rejected": ["Tile(1): off by inf, bound 2e-03", "Tile(2): refused"]},
+        ),
         ("gpu_fused", "a", fused),
         ("gpu_fused", "b", fused | {"ratio": 2.0}),
     ):
         Store(tmp_path / f"{name}.json", {}).add(key, row)
     text = "\n".join(report.report(tmp_path))
     assert "name NVIDIA H100; free_gib 78.1" in text
+    assert "2 right, off by 0.75 of the bound at most: dense" in text
+    assert "memcheck: skipped compute-sanitizer is not here" in text
+    assert "dense x: Tile(1): off by inf, bound 2e-03" in text and "refused" not in text
     assert "20.00 µs, predicted 25 to 35" in text and "10.00 µs separate" in text
     assert "1.00 × separate launches, mean of 2; 1 gain" in text and "0.50 × separable x 1×19×19×728" in text
 

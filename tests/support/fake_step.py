@@ -79,5 +79,5 @@ class FakeStep:
 
 
 if __name__ == "__main__":
-    tasks, listing, number = sys.argv[1:]
+    tasks, listing, number = (os.fsencode(argument).decode() for argument in sys.argv[1:])  # whatever the locale is
     worker.run(lambda: FakeStep(tasks.split(","), listing, int(number)), int(number))
