@@ -242,10 +242,10 @@ class Pad(Op):
             return
         if out.dtype not in FLOATS:
             raise NoKernelError(f"no kernel pads numbers of type {out.dtype}")
-        last = max(moved, default=0) if rank < 4 else 1  # is taken for the channels
+        last = rank - 1 if rank < 4 else 1  # is taken for the channels
         order = [axis for axis in range(rank) if axis != last]
         pads = [0] * (4 - rank) + [self.pads[axis] for axis in (*order, last)]
-        if rank > 4 or pads[0] or self.pads[order[0] + rank] * (rank == 4):
+        if rank > 4 or pads[0] or (rank == 4 and self.pads[order[0] + rank]):
             raise NoKernelError(f"it pads axes {moved} of rank {rank}")
         x, out = (with_rank_4(view.permute(*order, last)) for view in (x, out))
         options = {"begin": tuple(pads[1:]), "value": self.value, "edge": self.mode == "edge"}

@@ -14,6 +14,7 @@ from optgraph.ir.values import Shape, Value
 from optgraph.run.reference import run
 from tests.support.definitions import evaluate, rand
 from tests.support.onnx_checks import exported, imported, single, types
+from tests.support.run_checks import kernels_agree
 
 
 def test_reference() -> None:
@@ -86,3 +87,11 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_import(name: str) -> None:
     imported(CASES[name])
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect"])
+@pytest.mark.parametrize("rank, axis", [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
+def test_the_kernels_pad_each_axis_of_less_than_an_image(rank: int, axis: int, mode: str) -> None:
+    pads = [0] * 2 * rank
+    pads[axis], pads[axis + rank] = 1, 2
+    kernels_agree(single(ops.Pad(pads=tuple(pads), mode=mode, value=0.5), shape=(4, 3, 5)[:rank]))
