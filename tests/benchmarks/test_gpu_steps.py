@@ -67,6 +67,20 @@ def test_a_machine_without_a_gpu_is_told_so_in_a_line(tmp_path: Path) -> None:
         pytest.skip("there is one")
 
 
+def test_packages_of_the_same_names_are_not_taken_for_ours(tmp_path: Path) -> None:
+    for name in ("benchmarks", "tests"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+    code = (
+        "from benchmarks.gpu import worker; import tests.support.paths as paths; print(worker.__file__, paths.__file__)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert run.stdout.split() == [str(ROOT / "benchmarks/gpu/worker.py"), str(ROOT / "tests/support/paths.py")], (
+        run.stderr
+    )
+
+
 # ---- carried cubins
 
 
