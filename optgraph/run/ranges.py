@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from optgraph.base.arrays import to_tensor
 from optgraph.base.dtypes import STORAGE
 from optgraph.ir.graph import Graph, Node
 from optgraph.ops import Activation
 from optgraph.plan.kept import Kept
 from optgraph.run.reference import Executor
+from optgraph.run.row_sums import adding_in_half, largest_row_sum
 
 LARGEST = 65504.0
 SMALLEST = 2.0**-14  # of full precision
@@ -62,11 +64,12 @@ def leaving(
     """The regions of `fused` that leave the range of `dtype` on some of `inputs`, in topological order.
 
     keep: ONNX nodes whose regions are kept in float32, and so are none of these. Of what is inside a region, and so in
-    no value of `fused`, the large numbers count as they are in `simplified`.
+    no value of `fused`, the large numbers count as they are in `simplified`. Sums that a kernel makes in float16 count.
     """
     if STORAGE[dtype] != "float16":
         return []
-    extremes = _extremes(fused, inputs)
+    sums: dict[str, float] = {}
+    extremes = _extremes(fused, inputs, sums=sums)
     readers = _readers(fused, extremes)
     inside = _inside(simplified, fused, inputs)
     stored = Kept.of(fused, keep).values
@@ -76,7 +79,7 @@ def leaving(
             continue
         lowest = {value: extremes[value][0] for value in node.outputs if value in extremes}
         largest = max((extremes[value][1] for value in lowest), default=0.0)
-        largest = max(largest, *(inside.get(name, 0.0) for name in node.origin), 0.0)
+        largest = max(largest, *(inside.get(name, 0.0) for name in node.origin), sums.get(node.name, 0.0))
         small = [(low, readers[v]) for v, low in lowest.items() if v in readers and low < SMALLEST]
         weight = _weight(fused, node)
         if largest > LARGEST:
@@ -101,12 +104,17 @@ def _weight(graph: Graph, node: Node) -> float:
 
 
 def _extremes(
-    graph: Graph, inputs: Sequence[Mapping[str, np.ndarray]], wanted: Collection[str] | None = None
+    graph: Graph,
+    inputs: Sequence[Mapping[str, np.ndarray]],
+    wanted: Collection[str] | None = None,
+    sums: dict[str, float] | None = None,
 ) -> dict[str, tuple[float, float]]:
     """By value that a node computes, the smallest number but 0 and the largest, in absolute terms.
 
-    wanted: the values looked at, None for all.
+    wanted: the values looked at, None for all. sums: gets, by node, the largest sum of a row of taps over float16.
     """
+    adding = {} if sums is None else adding_in_half(graph)
+    sums = {} if sums is None else sums
     executor = Executor(graph)
     found: dict[str, tuple[float, float]] = {}
     for feeds in inputs:
@@ -116,6 +124,10 @@ def _extremes(
                     low, high = found.get(value, (math.inf, 0.0))
                     least, most = _ends(result)
                     found[value] = min(low, least), max(high, most)
+                for reader in adding.get(value, ()) if result.numel() else ():
+                    weight = to_tensor(graph.constants[reader.inputs[1]])
+                    most = largest_row_sum(reader, result, weight, LARGEST)
+                    sums[reader.name] = max(sums.get(reader.name, 0.0), most)
     return found
 
 

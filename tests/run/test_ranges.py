@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from optgraph.api import net
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import Act, Value
 from optgraph.ops import Activation, Binary, Conv, Reshape
+from optgraph.passes import pipeline
+from optgraph.plan.plans import Plans
+from optgraph.run.engine import Engine
 from optgraph.run.example import examples
 from optgraph.run.ranges import LARGEST, SMALLEST, Leaving, leaving
 from tests.support.ranges import overflowing, overflowing_inside, underflowing
@@ -73,6 +77,30 @@ def test_what_lies_inside_a_region():
     (one,) = leaving(made.simplified, made.fused, "fp16", examples(made.inputs))
     assert (one.region, one.end) == (region.name, "large") and one.value > LARGEST
     assert set(one.onnx_nodes) == {"depthwise", "pointwise", "relu"}
+
+
+@pytest.mark.parametrize("behind", [(), ((Conv(kernel=(1, 1)), np.full((2, 2, 1, 1), 0.1)),)])
+def test_sums_that_a_kernel_makes_in_float16(behind: tuple):
+    """A row of taps takes from another what it gave: only their difference is stored."""
+    taps = np.zeros((2, 1, 3, 3))
+    taps[:, :, 0], taps[:, :, 2] = 4.0, -4.0
+    filters = Conv(kernel=(3, 3), groups=2)
+    graph = chain((Conv(kernel=(1, 1)), np.eye(2)[:, :, None, None]), (filters, taps), *behind)
+    pipeline.apply(graph, pipeline.FUSE)
+    kind = "Separable" if behind else "Conv"
+    assert [node.op.kind for node in graph.nodes()][-1] == kind
+    engine = Engine(Plans(graph, "fp16"), torch.device("cpu"))
+
+    def infinite(x: np.ndarray) -> bool:
+        return not engine({"x": torch.from_numpy(x.astype(np.float32))}, 1)["y"].isfinite().all()
+
+    assert not infinite(ONES * 5e3) and found(graph, ONES * 5e3) == []  # 4 * 3 * 5e3 is 6e4
+    assert infinite(ONES * 8e3)
+    (one,) = found(graph, ONES * 8e3)
+    assert one.end == "large" and one.value == pytest.approx(96e3) and "onnx1" in one.onnx_nodes
+    assert leaving(graph, graph, "fp16", [{"x": np.float32(ONES * 8e3)}], keep=["onnx1"]) == []
+    kept = Engine(Plans(graph, "fp16", keep=["onnx1"]), torch.device("cpu"))
+    assert kept({"x": torch.full((1, 2, 3, 3), 8e3)}, 1)["y"].abs().max() <= 1.0
 
 
 @pytest.mark.parametrize("weight", [7e4, 1e-6])
