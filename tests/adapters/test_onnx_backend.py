@@ -46,7 +46,7 @@ def test_the_standards_node_tests(backend: str) -> None:
     assert found["test_basic_conv_with_padding"].kind == whole
     assert "training mode" in found["test_training_dropout"].detail
     assert found["test_batchnorm_epsilon_training_mode"].kind == "skipped"
-    assert found["test_group_normalization_example"].kind == (whole if backend == "torch" else part)
+    assert found["test_group_normalization_example"].kind == whole
 
 
 def test_what_passes_without_running_has_failed() -> None:

@@ -301,7 +301,7 @@ def test_inputs_with_an_open_first_dimension_have_one_batch() -> None:
     net = optgraph.compile(model, "torch")
     x, k = np.ones((3, 4, 6, 10), np.float32), np.full((3, 4, 1, 1), 2, np.float32)
     np.testing.assert_array_equal(net({"x": x, "k": k}), 2 * x)
-    with pytest.raises(InputError, match=r"inputs of different batch sizes: \[1, 3\]"):
+    with pytest.raises(InputError, match="inputs of different batch sizes: 3 and 1"):
         net({"x": x, "k": k[:1]})
 
 
