@@ -2,7 +2,7 @@
 
     PYTHONPATH=DIR python -m benchmarks.nnsmith [--count 1000]
 
-DIR has NNSmith (benchmarks/README.md says how to put it there). Each model runs on the torch and onnxruntime backends;
+DIR has NNSmith (benchmarks/README.md says how to put it there). Each model runs on the backends that need no GPU;
 benchmarks/agreement.py says what is right. Writes benchmarks/results/nnsmith.json; exits with 1 if an answer differed
 or a backend failed. What is done is kept for the same code, and it can be stopped and gone on with.
 """
@@ -14,6 +14,7 @@ import contextlib
 import io
 import json
 import logging
+import os
 import random
 import sys
 import time
@@ -22,6 +23,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import numpy as np
 import onnx
@@ -34,7 +37,7 @@ from benchmarks.agreement import VERDICTS, Theirs
 from optgraph.base.errors import OptgraphError
 from optgraph.onnx.sessions import Feeds
 
-BACKENDS = ("torch", "onnxruntime")
+BACKENDS = ("torch", "onnxruntime", "interpret")
 OUTCOMES = (*VERDICTS, "refused", "failed")
 NUMBERS = {"float16": "half", "float64": "double"}  # what a model with such numbers in it counts as; else single
 SIZE = {"max_nodes": 8, "max_elem_per_tensor": 2**16, "timeout_ms": 8000}  # timeout: of the solver of shapes
