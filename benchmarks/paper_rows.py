@@ -24,9 +24,11 @@ from optgraph.api.net import Net
 from optgraph.base.devices import SM_90, Target
 from optgraph.base.files import replacing
 from optgraph.compare.oracle import allowed, coarseness, distance
+from optgraph.compare.original import Original
 from optgraph.kernels.frame.launch import Launch, targeting
 from optgraph.kernels.frame.sample import Sample
-from optgraph.onnx.sessions import session
+from optgraph.onnx.load import load_model
+from optgraph.onnx.sessions import InnerValues
 from optgraph.tune.layers import Layer
 from tests.emulator import full_size
 from tests.emulator.compiler import compile_all
@@ -47,9 +49,9 @@ EVERY = 7  # of a kernel's samples, one of so many in each dtype
 @lru_cache
 def _machinery() -> str:
     """The emulator, and our own code that it runs."""
-    files = [*(record.ROOT / "tests" / "emulator").glob("*.py"), *(record.ROOT / "optgraph" / "run").glob("*.py")]
-    files += [record.ROOT / "optgraph" / name for name in ("ahead/cubins.py", "plan/buffers.py")]
-    return record.digest([*files, Path(__file__)])
+    files = [*(record.ROOT / "tests" / "emulator").glob("*.py")]
+    own = "ahead/cubins.py", "plan/buffers.py", "run/capture.py", "run/context.py", "run/driver.py"
+    return record.digest([*files, *(record.ROOT / "optgraph" / name for name in own)])
 
 
 @lru_cache
@@ -101,10 +103,10 @@ def network_row(network: str, size: int, dtype: str, target: Target, batch: int,
     """A network through the runtime, then in two more orders of its launches, which must give the same bits."""
     path, net = _compiled(network, size, dtype)
     x = np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
-    original = session(str(path), optimize=False)
-    expected = original.run(None, {original.inputs[0]: x})[0]
     (name,), (output,) = net.inputs, net.outputs
-    bound = allowed(dtype, coarseness(net, dtype, [{name: x}], [{output: expected}], {output: 0.0}))
+    original = Original(net, InnerValues(load_model(path)), [{name: x}], batch, seed=0)
+    coarse = coarseness(net, dtype, original.feeds, original.answers, original.scales)
+    bound = allowed(dtype, max(original.noise()[0], coarse))
     machine = _from_artifact(path, dtype, target, batch) if artifact else None
     machine = machine or Machine(target, kernels(net.plans, batch, target), LATE)
     with prepared(net.plans, batch, machine) as context, pytest.MonkeyPatch.context() as patch:
@@ -113,7 +115,7 @@ def network_row(network: str, size: int, dtype: str, target: Target, batch: int,
         (found,) = context.results().values()
         device = Device(patch)
         same = [torch.equal(found, reordered(context, device, seed)[1][0]) for seed in range(2)]
-    error = distance(found, expected)[0]
+    error = distance(found, original.answers[0][output])[0]
     assert error <= bound and all(same) and machine.kernels.compiled == 0, f"{error:.1e} of {bound:.1e}, orders {same}"
     flags = constants(net.plans, batch, target)
     counts = {"launches": len(launches(net.plans, batch, target)), "tma": flags["TMA"], "split": flags["SPLIT"]}
