@@ -17,6 +17,7 @@ from tests.emulator.number_types import (
     divide,
     flushed,
     fma,
+    from_bf16,
     from_half,
     round_half,
     shift_left,
@@ -174,12 +175,16 @@ _JOINED: dict[str, Any] = {"and": np.logical_and, "or": np.logical_or, "xor": np
 
 
 def _setp(reader: Reader, i: Instruction) -> Step:
-    kind = TYPES[i.type]
     how, *joined = [m for m in i.modifiers[:-1] if m != "ftz"]
+    kind, compared = (np.uint16, _compare_bf16) if i.type == "bf16" else (TYPES[i.type], compare)
     if not joined:
-        return reader.elementwise(i, [kind, kind], partial(compare, how))
+        return reader.elementwise(i, [kind, kind], partial(compared, how))
     join = _JOINED[joined[0]]
-    return reader.elementwise(i, [kind, kind, np.bool_], lambda a, b, p: join(compare(how, a, b), p))
+    return reader.elementwise(i, [kind, kind, np.bool_], lambda a, b, p: join(compared(how, a, b), p))
+
+
+def _compare_bf16(how: str, a: Array, b: Array) -> Array:
+    return compare(how, from_bf16(a), from_bf16(b))
 
 
 def _selp(reader: Reader, i: Instruction) -> Step:

@@ -1,4 +1,4 @@
-"""Instructions of a warp's tensor core: ldmatrix, stmatrix, mma; and what warps exchange: shfl, elect.
+"""Instructions of a warp's tensor core: ldmatrix, stmatrix, mma; and what warps exchange: shfl, redux, elect.
 
 In a fragment, thread t has row t / 4 and, of 16-bit elements, columns 2 (t % 4) and the next.
 """
@@ -6,13 +6,14 @@ In a fragment, thread t has row t / 4 and, of 16-bit elements, columns 2 (t % 4)
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 
 from tests.emulator.arithmetic import Maker
 from tests.emulator.blocks import WARP, Blocks, Mask
 from tests.emulator.faults import UnsupportedError
-from tests.emulator.number_types import Array, unpacked
+from tests.emulator.number_types import TYPES, Array, unpacked
 from tests.emulator.operands import Read, Reader, Step, items, number_of
 from tests.emulator.ptx import Instruction, Pair
 
@@ -115,6 +116,23 @@ def _shfl(reader: Reader, i: Instruction) -> Step:
     return shuffle
 
 
+_REDUCED: dict[str, Any] = {"add": np.add, "min": np.minimum, "max": np.maximum}
+
+
+def _redux(reader: Reader, i: Instruction) -> Step:
+    """An integer of each thread of a warp, added up or the most or least of them, for all."""
+    target, kind = reader.target(i.operands[0]), TYPES[i.type]
+    source, combine = reader.value(i.operands[1], kind), _REDUCED[i.modifiers[1]]
+
+    def reduce(blocks: Blocks, mask: Mask) -> None:
+        blocks.require_whole(mask, WARP)
+        x = np.ascontiguousarray(blocks.full(source(blocks))).reshape(-1, WARP)
+        found = combine.reduce(x, axis=1, keepdims=True, dtype=kind)
+        blocks.set(target, np.broadcast_to(found, x.shape).reshape(blocks.count, blocks.threads), mask)
+
+    return reduce
+
+
 def _elect(reader: Reader, i: Instruction) -> Step:
     """The first thread of each warp that takes part."""
     assert isinstance(i.operands[0], Pair)
@@ -136,5 +154,6 @@ MATRICES: dict[str, Maker] = {
     "stmatrix": _stmatrix,
     "mma": _mma,
     "shfl": _shfl,
+    "redux": _redux,
     "elect": _elect,
 }

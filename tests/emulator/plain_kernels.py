@@ -17,11 +17,18 @@ def add(x, y, out, n, BLOCK: tl.constexpr):
 
 @triton.jit
 def integers(x, out, BLOCK: tl.constexpr):
-    """Division, remainder, shift and xor of signed numbers."""
+    """Division, remainder, shift and xor of signed numbers; the most and the least of all."""
     lane = tl.arange(0, BLOCK)
     i = tl.load(x + lane).to(tl.int32)
     signed = lane - 64
-    tl.store(out + lane, signed // 7 + signed % 5 + (i >> 3) + (i ^ signed))
+    tl.store(out + lane, signed // 7 + signed % 5 + (i >> 3) + (i ^ signed) + tl.max(signed % 37) * tl.min(i))
+
+
+@triton.jit
+def compared(x, y, out, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    a, b = tl.load(x + i), tl.load(y + i)
+    tl.store(out + i, (a == b).to(tl.int32) + 2 * (a < b).to(tl.int32) + 4 * (a != b).to(tl.int32))
 
 
 @triton.jit

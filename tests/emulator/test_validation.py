@@ -117,7 +117,7 @@ PRODUCTS: list[Any] = [
 @pytest.fixture(scope="module")
 def cubins() -> dict[tuple[Variant, Target], Cubin]:
     wanted = [(product(*form).variant(), target) for target, *form in PRODUCTS]
-    wanted += [(call.variant(), SM_90) for call in (addition(), rounding())]
+    wanted += [(call.variant(), SM_90) for call in (addition(), rounding(), comparison())]
     return dict(zip(wanted, compile_all(wanted), strict=True))
 
 
@@ -170,4 +170,20 @@ def test_integers(cubins: Any) -> None:
     lane = np.arange(128, dtype=np.int32) - 64
     remainder = partial(np.fmod, lane)
     expected = np.trunc(lane / 7).astype(np.int32) + remainder(np.int32(5)) + (i >> 3) + (i ^ lane)
+    expected += np.fmod(lane, np.int32(37)).max() * i.min()
+    assert "redux.sync" in cubins[call.variant(), SM_90].code.decode()
     assert np.array_equal(call.output.numpy(), expected)
+
+
+def comparison() -> Call:
+    numbers = torch.tensor([0.0, -0.0, 1.5, -2.0, float("inf"), float("nan"), 3e38, 1e-40], dtype=torch.bfloat16)
+    x, y = numbers.repeat(8), numbers.repeat_interleave(8)
+    return Call("compared", {"x": x, "y": y, "out": torch.zeros(64, dtype=torch.int32)}, {"BLOCK": 64})
+
+
+def test_comparisons_of_bf16(cubins: Any) -> None:
+    call = comparison()
+    call.run(cubins[call.variant(), SM_90], (1,))
+    x, y, out = call.arguments.values()
+    assert "setp.eq.bf16" in cubins[call.variant(), SM_90].code.decode()
+    assert torch.equal(out, (x == y) + 2 * (x < y) + 4 * (x != y))
