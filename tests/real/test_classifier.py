@@ -10,6 +10,7 @@ from PIL import Image
 
 import optgraph
 from examples.photograph import best, export, preprocessed
+from optgraph.compare.oracle import allowed, coarseness
 from optgraph.onnx.sessions import session
 
 # What is plainly to be seen, by index of ImageNet: the network itself is to be the trained one.
@@ -40,18 +41,19 @@ def test_the_reference_sees_what_is_there(answers: np.ndarray, photographs: dict
     assert best(answers[list(photographs).index("chelsea")])[0][0] in ("tiger cat", "Egyptian cat")
 
 
-@pytest.mark.parametrize(("backend", "dtype", "bound"), [
-    ("torch", "fp32", 1e-5),
-    ("onnxruntime", "fp32", 1e-5),
-    ("interpret", "fp32", 1e-5),
-    ("interpret", "tf32", 3e-3),
-    ("interpret", "fp16", 5e-3),
+@pytest.mark.parametrize(("backend", "dtype"), [
+    ("torch", "fp32"),
+    ("onnxruntime", "fp32"),
+    ("interpret", "fp32"),
+    ("interpret", "tf32"),
+    ("interpret", "fp16"),
 ])  # fmt: skip
-def test_same_answers(
-    model: Path, images: np.ndarray, answers: np.ndarray, backend: str, dtype: str, bound: float
-) -> None:
+def test_same_answers(model: Path, images: np.ndarray, answers: np.ndarray, backend: str, dtype: str) -> None:
+    """Within what `verify` allows: in fp16, rounding alone puts this network off by 4.7e-3."""
     net = optgraph.compile(model, backend, dtype)
     assert not net.plan().fallbacks
     results = np.asarray(net(images))
+    (name,), (output,) = net.inputs, net.outputs
+    bound = allowed(dtype, coarseness(net, dtype, [{name: images}], [{output: answers}], {output: 0.0}))
     assert np.linalg.norm(results - answers) <= bound * np.linalg.norm(answers)
     assert (results.argmax(1) == answers.argmax(1)).all()
