@@ -25,7 +25,11 @@ def as_vector(array: np.ndarray) -> Vector | None:
     """A constant as a vector of dimensions; None if it is data."""
     if array.size > MAX_ELEMENTS or array.dtype.kind not in "iubf":
         return None
-    return _of(array.dtype, array)
+    if array.dtype.kind != "f":
+        return array.astype(int if array.dtype.kind == "b" else array.dtype).astype(object)
+    vector = np.empty(array.size, dtype=object)
+    vector[:] = list(array.flat)  # as scalars of its type; there are many, for biases look like sizes too
+    return vector.reshape(array.shape)
 
 
 def evaluate(op_type: str, attrs: Mapping[str, Any], inputs: Sequence[Vector | None], dtype: str) -> Vector | None:
