@@ -6,7 +6,7 @@ does it (`rewrite`). A pass is a function from a Graph to an Outcome; most are o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -70,3 +70,20 @@ def sweep(graph: Graph, *rules: Rule[Any], backward: bool = False) -> Outcome:
             outcome.rewrites += 1
             break
     return outcome
+
+
+def needed_elsewhere(graph: Graph, end: Node, inner: Sequence[Node]) -> str | None:
+    """Why `end` cannot absorb the nodes before it: something else reads one of them. None if nothing does."""
+    within = {end.name, *(node.name for node in inner)}
+    for node in inner:
+        users = {user.name for user, _ in graph.users(node.output)}
+        if graph.is_output(node.output) or not users <= within:
+            return f"the output of '{node.name}' is also needed elsewhere"
+    return None
+
+
+def remove_unread(graph: Graph, nodes: Sequence[Node]) -> None:
+    """Removes those that nothing reads any more, `nodes` being in order from the end up."""
+    for node in nodes:
+        if node.name in graph.nx and not graph.users(node.output):
+            graph.remove(graph.node(node.name))

@@ -20,7 +20,7 @@ import numpy as np
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.values import Act
 from optgraph.ops import Activation, Binary
-from optgraph.passes.rewrite import Outcome, Rule, sweep
+from optgraph.passes.rewrite import Outcome, Rule, needed_elsewhere, remove_unread, sweep
 
 _INNER = {"erf", "softplus"}  # what a chain has at most one of, beside clips
 
@@ -198,20 +198,13 @@ def _match_hard_sigmoid(graph: Graph, node: Node) -> _Found | None:
 
 
 def _check(graph: Graph, found: _Found) -> str | None:
-    within = {found.end.name, *(node.name for node in found.inner)}
-    for node in found.inner:
-        users = {user.name for user, _ in graph.users(node.output)}
-        if graph.is_output(node.output) or not users <= within:
-            return f"the output of '{node.name}' is also needed elsewhere"
-    return None
+    return needed_elsewhere(graph, found.end, found.inner)
 
 
 def _rewrite(graph: Graph, found: _Found) -> None:
     origin = [name for node in reversed(found.inner) for name in node.origin]
     graph.update(found.end, Activation(act=found.act), [found.x], origin, same_value=True)
-    for node in found.inner:  # from the end up
-        if node.name in graph.nx and not graph.users(node.output):
-            graph.remove(graph.node(node.name))
+    remove_unread(graph, found.inner)
 
 
 def run(graph: Graph) -> Outcome:

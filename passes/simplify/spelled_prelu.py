@@ -21,7 +21,7 @@ from optgraph.base.in_range import overflow, stored
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.values import RELU, Act
 from optgraph.ops import Activation, Binary
-from optgraph.passes.rewrite import Outcome, Rule, sweep
+from optgraph.passes.rewrite import Outcome, Rule, needed_elsewhere, remove_unread, sweep
 
 _NEGATION = Activation(act=Act("neg"))
 _BELOW_ZERO = Activation(act=Act("clip", -math.inf, 0.0))
@@ -102,12 +102,8 @@ def _match_maximum(graph: Graph, node: Node) -> _Found | None:
 
 
 def _check(graph: Graph, found: _Found) -> str | None:
-    within = {found.end.name, *(node.name for node in found.inner)}
-    for node in found.inner:
-        users = {user.name for user, _ in graph.users(node.output)}
-        if graph.is_output(node.output) or not users <= within:
-            return f"the output of '{node.name}' is also needed elsewhere"
-    return overflow(found.slope, np.dtype(graph.values[found.x].dtype))
+    elsewhere = needed_elsewhere(graph, found.end, found.inner)
+    return elsewhere or overflow(found.slope, np.dtype(graph.values[found.x].dtype))
 
 
 def _rewrite(graph: Graph, found: _Found) -> None:
@@ -118,9 +114,7 @@ def _rewrite(graph: Graph, found: _Found) -> None:
     else:
         slope = graph.add_constant(stored(found.slope, np.dtype(graph.values[found.x].dtype)), "slope")
         graph.update(found.end, Binary(fn="prelu"), [found.x, slope], origin, same_value=True)
-    for node in found.inner:
-        if node.name in graph.nx and not graph.users(node.output):
-            graph.remove(graph.node(node.name))
+    remove_unread(graph, found.inner)
 
 
 def run(graph: Graph) -> Outcome:
