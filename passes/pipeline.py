@@ -38,7 +38,13 @@ from optgraph.passes.simplify import (
 
 @dataclass(frozen=True)
 class Pass:
-    """A named step: `run` rewrites the graph in place and says what it did. `title` is its line in the report."""
+    """A named step.
+
+    Attributes:
+        name: of its file, and of what `OPTGRAPH_DUMP` writes.
+        title: its line in the report.
+        run: rewrites the graph in place, and says what it did.
+    """
 
     name: str
     title: str

@@ -20,17 +20,19 @@ from optgraph.run.backends import Backend
 class Bound:
     """What `Net.bind` gives: a network for a number of images, on buffers that no call of the net uses.
 
-    inputs:   name -> the tensor that a run reads: dense, of the model's shape and dtype. Zeros at first.
-    outputs:  name -> the tensor that a run writes: of the model's shape, N×C×H×W, with the strides and in the dtype
-              that kernels have, such as N×H×W×C in memory, float16. It holds what the last run left until the next.
-    batch:    how many images they are for.
-
-    They are where the backend computes, on its device (the two reference backends compute elsewhere, and copy), and
-    stay the same tensors, which is why none can be assigned. On a GPU a run is enqueued on torch's current stream,
-    after the last run; what writes the inputs and reads the outputs must be on that stream, or waited for. The first
-    run records a CUDA graph, which those after it replay. A CUDA graph that the caller records may have runs in it.
+    The buffers are where the backend computes, on its device (the two reference backends compute elsewhere, and
+    copy), and stay the same tensors, which is why none can be assigned. On a GPU a run is enqueued on torch's
+    current stream, after the last run; what writes the inputs and reads the outputs must be on that stream, or
+    waited for. The first run records a CUDA graph, which those after it replay. A CUDA graph that the caller
+    records may have runs in it.
 
     One thread at a time: each may bind its own. The memory is let go with this object and the tensors.
+
+    Attributes:
+        inputs: name -> the tensor that a run reads: dense, of the model's shape and dtype. Zeros at first.
+        outputs: name -> the tensor that a run writes: of the model's shape, N×C×H×W, with the strides and in the dtype
+            that kernels have, such as N×H×W×C in memory, float16. It holds what the last run left until the next.
+        batch: how many images they are for.
     """
 
     def __init__(self, backend: Backend, inputs: Mapping[str, Value], batch: int) -> None:
@@ -49,8 +51,12 @@ class Bound:
     def __call__(self, x: Array | Mapping[str, Array] | None = None) -> torch.Tensor | Mapping[str, torch.Tensor]:
         """Runs the network on what the inputs hold, or on `x`, which is copied there as it would be for a call.
 
-        Returns its output, or `outputs` if it has several: the same tensors each time.
-        Raises InputError for an `x` that does not fit, OptgraphError if another thread runs it.
+        Returns:
+            Its output, or `outputs` if it has several: the same tensors each time.
+
+        Raises:
+            InputError: an `x` that does not fit.
+            OptgraphError: another thread runs it.
         """
         if not self._running.acquire(blocking=False):
             raise OptgraphError("another thread runs this bound network: each thread needs its own, from net.bind")

@@ -39,20 +39,26 @@ Result = Array | dict[str, Array]
 
 
 class Net:
-    """A compiled network. Threads may call the same net.
+    """A compiled network, which `compile` and `load` give. Threads may call the same net.
 
     One of several sizes is at the first of them, and calls the others as the images that come ask for it: `at` gives
     it at another.
 
-    simplified, fused:  the graphs after each half of the passes.
-    backend, dtype:     the name of what runs it, and how kernels store numbers.
-    runtime:            what runs it: the `Backend` of that name.
-    source:             what is known of the ONNX model it came from.
-    reports:            what each pass did (empty after `load`).
-    inputs, outputs:    name -> Value (shape with 'N' for the batch, dtype), at its size.
-    size, sizes:        height and width of its images, and of all it was compiled at, in pixels; None and () where the
-                        model has a size of its own.
-    cubins, uses:       kernels compiled ahead, and where the plans launch each (`uses` is empty after `load`).
+    Attributes:
+        inputs: name -> `Value`: shape, with 'N' for an open batch, and dtype, at its size.
+        outputs: the same of what it answers with.
+        backend: the name of what runs it.
+        dtype: how kernels store numbers, and what they multiply in.
+        simplified: the graph of ONNX operators, after the first half of the passes.
+        fused: the graph of fused operators, after the second.
+        source: what is known of the ONNX model it came from.
+        reports: what each pass did; empty after `load`.
+        batches: the batch sizes that reports are to show.
+        size: height and width of its images in pixels; None where the model has a size of its own.
+        cubins: kernels compiled ahead.
+        uses: where the plans launch each of them; empty after `load`.
+        plans: its plans, by batch size and target.
+        runtime: what runs it: the `Backend` of that name.
     """
 
     def __init__(
@@ -95,6 +101,7 @@ class Net:
 
     @property
     def sizes(self) -> tuple[Size, ...]:
+        """Height and width of all images it was compiled for, in pixels; () where the model has a size of its own."""
         return tuple(self._by_size.given) if self._by_size else ()
 
     @property
@@ -105,8 +112,14 @@ class Net:
     def at(self, height: int, width: int) -> Net:
         """The network for images of this size: it is made, which takes as long as compiling does, if there is none.
 
-        The sizes it was compiled at stay, and so do the last few made on demand. Raises InputError for a size at which
-        it cannot be had.
+        The sizes it was compiled at stay, and so do the last few made on demand.
+
+        Args:
+            height: in pixels.
+            width: in pixels.
+
+        Raises:
+            InputError: it cannot be had at this size.
         """
         if self._by_size is None:
             raise InputError(
@@ -132,10 +145,15 @@ class Net:
     def __call__(self, x: Array | Mapping[str, Array]) -> Result:
         """Runs the network on `x`, or on a mapping of inputs by name.
 
-        Arrays or tensors of the model's declared shape and dtype, any batch size where the batch is symbolic, and any
-        height and width that `at` can give.
-        Returns the same kind as it was given; with several outputs, a dict by name. Raises InputError for an input
-        that does not fit.
+        Args:
+            x: arrays or tensors of the model's declared shape (N×C×H×W, mostly) and dtype, of any batch size where the
+                batch is open, and any height and width that `at` can give.
+
+        Returns:
+            The output, of the kind that was given, numpy or torch; a dict by name if there are several.
+
+        Raises:
+            InputError: an input that does not fit.
         """
         feeds = named(x, self.inputs)
         net = self._for(feeds)
@@ -147,15 +165,23 @@ class Net:
     def bind(self, batch: int = 1) -> Bound:
         """The network on buffers of its own for `batch` images, to be run with no copies: see `Bound`.
 
-        One of several sizes is bound at its `size`; `net.at(height, width).bind()` is for another. Raises InputError
-        for a batch that the model does not take, ModelError for one over budget.
+        One of several sizes is bound at its `size`; `net.at(height, width).bind()` is for another.
+
+        Raises:
+            InputError: a batch that the model does not take.
+            ModelError: one over budget.
         """
         return Bound(self.runtime, self.inputs, batch)
 
     def plan(self, batch: int = 1, target: Target | None = None) -> Plan:
-        """What the kernels would run for `batch` images; needs no GPU. Raises ModelError if it is over budget.
+        """What the kernels would run for `batch` images; needs no GPU.
 
-        target: where; by default what the backend's kernels run on, an H100 if it has none.
+        Args:
+            batch: number of images.
+            target: where; by default what the backend's kernels run on, an H100 if it has none.
+
+        Raises:
+            ModelError: it is over budget.
         """
         plan = self.plans.get(batch, target or kernel_target(self.backend))
         self.fused.budget.check("arena_bytes", plan.arena_bytes, f"batch {batch} takes {plan.arena_bytes} bytes")
@@ -164,10 +190,15 @@ class Net:
     def save(self, path: str | Path, ops: Sequence[type[Op]] = (), any_size: bool = False) -> None:
         """Writes the net as one .optgraph file, at once or not at all: at the sizes that it was compiled at.
 
-        ops: operators of your own that it contains. any_size: with its ONNX model, so that it can be had at any other
-        size, by the standard passes; the weights that folding changed are in the file twice then.
-        Raises InputError if the file cannot be written or it has no model, ArtifactError for an operator that is not in
-        `ops`.
+        Args:
+            path: of the file.
+            ops: operators of your own that it contains.
+            any_size: with its ONNX model, so that it can be had at any other size, by the standard passes; the weights
+                that folding changed are in the file twice then.
+
+        Raises:
+            InputError: the file cannot be written, or it has no model.
+            ArtifactError: an operator that is not in `ops`.
         """
         if any_size and self._by_size is None:
             raise InputError("any_size is for a net that was compiled with sizes")
@@ -211,23 +242,33 @@ def compile(
 ) -> Net:
     """Compiles an ONNX model.
 
-    model: a path or a loaded ModelProto. backend: 'auto' (a GPU's kernels, else ONNX Runtime), 'triton',
-    'interpret', 'onnxruntime' or 'torch'. dtype: 'fp32', 'tf32', 'fp16' or 'bf16', what the kernels store and
-    multiply in; sums are float32, and the two reference backends always compute in float32.
-    input_shape: fixes open dimensions, see `read`.
-    outputs: names of tensors to cut the network off at: what it then answers with, by these names. `--cut`, on the
-        command line.
-    strict: a node without a kernel is an error.
-    budget: what the model may ask for.
-    batches: sizes worth reporting on; any size runs.
-    sizes: heights and widths to compile for, of an image whose own the model leaves open; other inputs have those they
-        share with it by name. The net runs at any other, too, which is compiled when it first comes.
-    targets: GPUs, such as 'sm_90', to compile the kernels for now, with no GPU: there, they need not be compiled again.
-    progress: told what is being compiled, now or when a GPU first needs it, and how much of it is done, 0 to 1.
-    ops: operators of your own, for the ONNX operators that their `handlers` name, custom domains included.
-    keep_fp32: ONNX nodes whose regions stay in float32 (see `plan/kept.py`), or 'auto' for those that leave the range
-        of fp16 on `inputs`, dicts of arrays by input name; on random images if there are none.
-    Raises ModelError, InputError; see `optgraph.base.errors`.
+    Args:
+        model: a path or a loaded ModelProto.
+        backend: 'auto' (a GPU's kernels, else ONNX Runtime), 'triton', 'interpret', 'onnxruntime' or 'torch'.
+        dtype: 'fp32', 'tf32', 'fp16' or 'bf16', what the kernels store and multiply in; sums are float32, and the two
+            reference backends always compute in float32.
+        input_shape: fixes open dimensions, see `read`.
+        outputs: names of tensors to cut the network off at: what it then answers with, by these names. `--cut`, on
+            the command line.
+        strict: a node without a kernel is an error.
+        budget: what the model may ask for.
+        batches: batch sizes worth reporting on; any size runs.
+        sizes: heights and widths in pixels to compile for, of an image whose own the model leaves open; other inputs
+            have those they share with it by name. The net runs at any other, too, which is compiled when it first
+            comes.
+        targets: GPUs, such as 'sm_90', to compile the kernels for now, with no GPU: there, they need not be compiled
+            again.
+        progress: told what is being compiled, now or when a GPU first needs it, and how much of it is done, 0 to 1.
+        simplify_passes: what leaves standard ONNX, in order.
+        fuse_passes: what makes operators of our own, after them.
+        ops: operators of your own, for the ONNX operators that their `handlers` name, custom domains included.
+        keep_fp32: ONNX nodes whose regions stay in float32 (see `plan/kept.py`), or 'auto' for those that leave the
+            range of fp16 on `inputs`.
+        inputs: dicts of arrays by input name, to look at ranges on; random images if there are none.
+
+    Raises:
+        ModelError: the model cannot be read, is over budget, or, with `strict`, has a node without a kernel.
+        InputError: there is no such file, or an option does not fit it.
     """
     check_dtype(dtype)
     gpus = parse_targets(targets)
@@ -266,7 +307,11 @@ def _net(
 
 
 def simplify(graph: Graph) -> Graph:
-    """A simplified copy of `graph`: fewer operators, the same results, every one standard ONNX."""
+    """A simplified copy of `graph`: fewer operators, the same results, every one standard ONNX.
+
+    Raises:
+        GraphError: a pass broke it, which is a fault of the pass.
+    """
     simplified = graph.copy()
     pipeline.apply(simplified, pipeline.SIMPLIFY)
     return simplified
@@ -280,13 +325,21 @@ def load(
     cubins: bool = True,
     progress: Progress = silent,
 ) -> Net:
-    """Loads a saved net. ops: operators of your own that it contains. budget: what it may ask for. progress: told what
-    is being compiled, when a GPU first needs it.
+    """Loads a saved net.
 
-    cubins: use the file's, if it has some for this GPU. They are machine code, which the GPU will run unseen: for a
-    file from where you would not run a program from, say False, and all kernels are compiled here.
-    Raises InputError if there is no such file, ArtifactError for a damaged one or one of another version, ModelError
-    for one over budget.
+    Args:
+        path: of a .optgraph file.
+        backend: as for `compile`; the dtype is the file's.
+        ops: operators of your own that it contains.
+        budget: what it may ask for.
+        cubins: use the file's, if it has some for this GPU. They are machine code, which the GPU will run unseen: for
+            a file from where you would not run a program from, say False, and all kernels are compiled here.
+        progress: told what is being compiled, when a GPU first needs it.
+
+    Raises:
+        InputError: there is no such file.
+        ArtifactError: it is damaged, or of another version.
+        ModelError: it is over budget.
     """
     found = artifact.load(Path(path), ops, cubins)
     options, sized = found.options, found.sized

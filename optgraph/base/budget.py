@@ -12,10 +12,11 @@ from optgraph.base.errors import InputError, ModelError
 class Budget:
     """Limits on one model.
 
-    nodes:         ONNX nodes, once local functions are inlined.
-    folded_bytes:  of the constants that constant folding adds, beyond those they replace.
-    arena_bytes:   of the activations of one plan, or of a single tensor.
-    nesting:       how deep local functions call each other.
+    Attributes:
+        nodes: ONNX nodes, once local functions are inlined.
+        folded_bytes: of the constants that constant folding adds, beyond those they replace.
+        arena_bytes: of the activations of one plan, or of a single tensor.
+        nesting: how deep local functions call each other.
     """
 
     nodes: int = 200_000
@@ -25,7 +26,11 @@ class Budget:
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> Budget:
-        """The defaults but for `arguments`, each NAME=NUMBER. Raises InputError for anything else."""
+        """The defaults but for `arguments`, each NAME=NUMBER.
+
+        Raises:
+            InputError: anything else.
+        """
         names = [f.name for f in fields(cls)]
         values: dict[str, int] = {}
         for argument in arguments:
@@ -36,7 +41,16 @@ class Budget:
         return cls(**values)
 
     def check(self, name: str, needed: int, what: str) -> None:
-        """Raises ModelError if `needed` of limit `name` is too much; `what` says of which, such as '9 nodes'."""
+        """Refuses what is too much.
+
+        Args:
+            name: of the limit.
+            needed: how much of it is asked for.
+            what: says of what, such as '9 nodes'.
+
+        Raises:
+            ModelError: `needed` is over the limit.
+        """
         limit = getattr(self, name)
         if needed > limit:
             raise ModelError(f"{what}, over the budget of {limit}", f"if that is meant, --budget {name}={needed}")

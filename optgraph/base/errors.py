@@ -16,10 +16,11 @@ class OptgraphError(Exception):
 class ModelError(OptgraphError):
     """The model cannot be read, or means something we cannot compile.
 
-    reason:     what is wrong.
-    remedy:     what to do about it; '' where the reason says it all.
-    attribute:  the attribute of the node that is at fault, if one is.
-    where:      the node, once known.
+    Attributes:
+        reason: what is wrong.
+        remedy: what to do about it; '' where the reason says it all.
+        attribute: the attribute of the node that is at fault, if one is.
+        where: the node, once known.
     """
 
     def __init__(self, reason: str, remedy: str = "", attribute: str = "", where: str = "") -> None:

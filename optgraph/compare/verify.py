@@ -53,18 +53,25 @@ ORIGINAL, SIMPLIFIED = "the original model", "the simplified model"  # as errors
 class Verification:
     """What `verify` found.
 
-    reference:          'onnxruntime <version>'; 'torch <version>', where ONNX Runtime dies of the model.
-    dtype:              what the backend computed in.
-    batch, inputs:      how many images an input is, and how many inputs the answers were compared on.
-    bound, noise:       relative L2 that an output may be off, and that rounding alone makes it: see `oracle.allowed`.
-    first_bad_region:   the first in topological order beyond what a region may have; None if there is none.
-    input_sensitivity:  relative L2 between the reference's answers to inputs that move it most, at the logits where an
-                        output has some; the least over the outputs.
-    regions_compared:   out of regions_total; the others equal no value of the original model.
-    reason:             why it is not ok, in one line; '' if it is.
-    notes:              what else there is to know, a line each.
-    out_of_range:       regions that leave the range of fp16, and are not kept in float32, on the inputs compared on.
-    kept_fp32:          the ONNX nodes whose regions are.
+    Attributes:
+        ok: whether the answers, and all that leads to them, are those of the reference.
+        reason: why it is not ok, in one line; '' if it is.
+        backend: what was compared.
+        reference: 'onnxruntime VERSION'; 'torch VERSION', where ONNX Runtime dies of the model.
+        dtype: what the backend computed in.
+        batch: how many images an input is.
+        inputs: how many inputs the answers were compared on.
+        bound: relative L2 that an output may be off, see `compare/oracle.py`.
+        noise: relative L2 that rounding alone makes it.
+        outputs: how far off each output is, at worst over the inputs.
+        first_bad_region: the first in topological order beyond what a region may have; None if there is none.
+        input_sensitivity: relative L2 between the reference's answers to inputs that move it most, at the logits where
+            an output has some; the least over the outputs.
+        regions_compared: out of `regions_total`; the others equal no value of the original model.
+        regions_total: how many there are.
+        notes: what else there is to know, a line each.
+        out_of_range: regions that leave the range of fp16, and are not kept in float32, on the inputs compared on.
+        kept_fp32: the ONNX nodes whose regions are.
     """
 
     backend: str
@@ -117,16 +124,25 @@ def verify(
 ) -> Verification:
     """Compares a backend with ONNX Runtime (float32, CPU, nothing optimised) on the original ONNX model.
 
-    model: an .onnx, compiled here, or an .optgraph, which has its own dtype and input shape.
-    original: the .onnx an .optgraph came from; by default, the file of its name beside it.
-    inputs: what to compare on, each a dict of arrays by input name. None: one, made up.
-    batch, seed: of what is made up: smooth random images where an input has rank 4.
-    outputs: tensors to cut the model off at (`--cut`), which are compared with what they are inside the original.
-    budget: what the model may ask for.
-    keep_fp32: as for `compile`; 'auto' looks at `inputs`.
-    size: height and width of the images, where the model leaves them open; of an .optgraph, one that it has.
-    Raises InputError if the original is missing or another one, or the batch or an input does not fit; and as `compile`
-    and `load`.
+    Args:
+        model: an .onnx, compiled here, or an .optgraph, which has its own dtype and input shape.
+        backend: what to verify, as for `compile`.
+        dtype: as for `compile`.
+        input_shape: as for `read`.
+        original: the .onnx an .optgraph came from; by default, the file of its name beside it.
+        batch: how many images are made up, where there are no `inputs`: smooth random ones where an input has rank 4.
+        seed: of what is made up.
+        progress: told what is being done, and how much of it is, 0 to 1.
+        outputs: tensors to cut the model off at (`--cut`), which are compared with what they are inside the original.
+        budget: what the model may ask for.
+        size: height and width of the images in pixels, where the model leaves them open; of an .optgraph, one that it
+            has.
+        inputs: what to compare on, each a dict of arrays by input name. None: one, made up.
+        keep_fp32: as for `compile`; 'auto' looks at `inputs`.
+
+    Raises:
+        InputError: the original is missing or another one, or the batch or an input does not fit.
+        OptgraphError: what `compile` and `load` raise; or nothing is left to compare with, see `verify_net`.
     """
     given = dtype, input_shape, original, outputs, budget, size, keep_fp32, inputs, progress
     net, source = open_with_original(model, compiled_for(backend), *given)

@@ -31,18 +31,20 @@ class Source:
 
 
 class Graph:
-    """A mutable operator graph.
+    """A mutable operator graph, which `read` gives.
 
-    nx:         the networkx.MultiDiGraph; node attribute `node` is the Node.
-    inputs:     names of the input values, in order.
-    outputs:    public output name -> value; the public name stays when a rewrite changes the value.
-    values:     name -> Value (shape, dtype) of every input, constant and produced value.
-    constants:  name -> read-only array.
-    changes:    how often nodes or edges were changed; equal counts mean an unchanged graph.
-    sources:    value -> the Source it equals, where there is one: what `verify` compares with.
-    opset, domains, source_nodes: of the ONNX model this came from: its opset, the versions of all its domains, and
-                how many nodes it had.
-    budget:     what this model may ask for.
+    Attributes:
+        nx: the networkx.MultiDiGraph; node attribute `node` is the `Node`.
+        inputs: names of the input values, in order.
+        outputs: public output name -> value; the public name stays when a rewrite changes the value.
+        values: name -> `Value` (shape, dtype) of every input, constant and produced value.
+        constants: name -> read-only array.
+        changes: how often nodes or edges were changed; equal counts mean an unchanged graph.
+        sources: value -> the `Source` it equals, where there is one: what `verify` compares with.
+        opset: of the ONNX model this came from.
+        domains: the versions of all its domains.
+        source_nodes: how many nodes it had.
+        budget: what this model may ask for.
     """
 
     def __init__(self, name: str = "graph") -> None:
@@ -74,10 +76,15 @@ class Graph:
         return self._nodes.get(node.name) is node
 
     def node(self, name: str) -> Node:
+        """The node of this name. Raises KeyError if there is none."""
         return self._nodes[name]
 
     def nodes(self) -> list[Node]:
-        """All nodes in a topological order (a list of its own: rewriting while walking it is fine)."""
+        """All nodes in a topological order (a list of its own: rewriting while walking it is fine).
+
+        Raises:
+            GraphError: they form a cycle.
+        """
         if self._order is None:
             try:
                 self._order = [self.node(name) for name in nx.topological_sort(self.nx)]
@@ -96,6 +103,7 @@ class Graph:
         return [(self.node(name), slot) for name, slot in self._uses.get(value, ())]
 
     def is_output(self, value: str) -> bool:
+        """Whether the graph answers with `value`."""
         return value in self.outputs.values()
 
     def sole_user(self, value: str) -> Node | None:
@@ -106,6 +114,7 @@ class Graph:
         return self.node(next(iter(uses))[0])
 
     def shape(self, value: str) -> tuple[int | str, ...]:
+        """N×C×H×W of an image: numbers, and 'N' or '9*N' for what depends on the batch."""
         return self.values[value].shape
 
     def constant(self, value: str) -> np.ndarray | None:
@@ -123,6 +132,7 @@ class Graph:
         return name
 
     def add_input(self, name: str, value: Value) -> str:
+        """Adds an input, last in order; returns its name. Raises ModelError if there is such a value."""
         if name in self.values:
             raise ModelError(f"value '{name}' is defined twice")
         self.inputs.append(name)
@@ -146,9 +156,17 @@ class Graph:
         name: str = "",
         origin: Iterable[str] = (),
     ) -> Node:
-        """Adds an operator on existing values; output shapes are inferred. Raises ModelError if they do not fit.
+        """Adds an operator on existing values; the shapes of its outputs are inferred.
 
-        outputs: names for the outputs, fresh ones if None. name: the node's name, made unique.
+        Args:
+            op: the operator.
+            inputs: names of values, in the order of its slots; '' for an absent one.
+            outputs: names for the outputs, fresh ones if None.
+            name: the node's name, made unique.
+            origin: the ONNX nodes that it stands for.
+
+        Raises:
+            ModelError: the operator cannot take these inputs, or a name is taken.
         """
         name = self.fresh(name or op.kind.lower())
         for value in inputs:
@@ -209,11 +227,21 @@ class Graph:
         origin: Iterable[str] = (),
         same_value: bool = False,
     ) -> Node:
-        """Replaces a node's operator and/or inputs in place, its outputs staying; `origin` is added to its own.
+        """Replaces a node's operator and/or inputs in place, its outputs staying.
 
-        same_value: the outputs hold the same numbers as before, so what they are called in the ONNX model still
-        applies; otherwise that is forgotten until a `rewire` says what they equal now.
-        Raises GraphError if an output's shape would change.
+        Args:
+            node: what to change.
+            op: its new operator, if another.
+            inputs: its new inputs, if others.
+            origin: further ONNX nodes that it now stands for.
+            same_value: the outputs hold the same numbers as before, so what they are called in the ONNX model still
+                applies; otherwise that is forgotten until a `rewire` says what they equal now.
+
+        Returns:
+            The node that is there now.
+
+        Raises:
+            GraphError: an output's shape would change.
         """
         changed = replace(
             node,
@@ -250,7 +278,11 @@ class Graph:
         self._touch()
 
     def remove(self, node: Node) -> None:
-        """Removes a node whose outputs nobody reads, and the constants that only it read."""
+        """Removes a node whose outputs nobody reads, and the constants that only it read.
+
+        Raises:
+            GraphError: somebody reads one.
+        """
         for value in node.outputs:
             if self._uses.get(value) or self.is_output(value):
                 raise GraphError(f"'{node.name}' cannot be removed: '{value}' is still used")
@@ -271,7 +303,14 @@ class Graph:
     def replace_node(self, node: Node, op: Op, inputs: Sequence[str], origin: Iterable[str] = ()) -> Node:
         """Puts a new operator where `node` was: its readers read the new outputs. The old node goes.
 
-        Returns the new node; `origin` is added to that of the old one.
+        Args:
+            node: what goes.
+            op: the new operator.
+            inputs: of the new one, in the order of its slots.
+            origin: further ONNX nodes that the new one stands for, beside those of the old one.
+
+        Returns:
+            The new node.
         """
         new = self.add(op, inputs, name=node.name, origin=(*node.origin, *origin))
         for old_value, new_value in zip(node.outputs, new.outputs, strict=True):
@@ -319,8 +358,12 @@ class Graph:
     # ---- checking
 
     def verify(self) -> None:
-        """Raises GraphError if an invariant is broken: acyclic, every input defined, edges and slots agreeing with
-        the nodes, shapes as the operators infer them, outputs present."""
+        """Checks all invariants: no cycle, every input defined, edges and slots agreeing with the nodes, shapes as the
+        operators infer them, outputs present.
+
+        Raises:
+            GraphError: one is broken.
+        """
         edges = 0
         adjacency: dict[str, Any] = dict(
             self.nx.adjacency()

@@ -89,7 +89,15 @@ class Op:
 
 @dataclass(frozen=True)
 class Node:
-    """An operator in a graph. `inputs` follows `op.slots`, an absent one being ''. `origin`: the ONNX nodes it is."""
+    """An operator in a graph.
+
+    Attributes:
+        name: unlike that of any other node.
+        op: the operator, with its attributes.
+        inputs: names of the values that it reads, in the order of `op.slots`; '' for an absent one.
+        outputs: names of the values that it computes.
+        origin: the ONNX nodes that it stands for.
+    """
 
     name: str
     op: Op

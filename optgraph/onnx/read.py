@@ -42,15 +42,19 @@ def read(
 ) -> Graph:
     """Reads an ONNX model into a Graph.
 
-    source: a path or a loaded ModelProto (any opset from 7; local functions are inlined).
-    input_shape: overrides the declared shape of the only input, or of inputs by name; None, 0, -1 or 'N' in front
-        leaves the batch symbolic. Needed where a model leaves height or width open.
-    allow_stripped: weights whose data is missing (location 'stripped') or in another file read as constants, a
-        different number each, for looking at structure only.
-    outputs: names of tensors to cut the model off at, in place of its own outputs.
-    budget: what the model may ask for.
-    ops: operators of one's own, for the ONNX operators that their `handlers` name, custom domains included.
-    Raises ModelError for what cannot be read or compiled, InputError for an input shape or output that does not fit.
+    Args:
+        source: a path or a loaded ModelProto (any opset from 7; local functions are inlined).
+        input_shape: overrides the declared shape of the only input, or of inputs by name; None, 0, -1 or 'N' in front
+            leaves the batch symbolic. Needed where a model leaves height or width open.
+        allow_stripped: weights whose data is missing (location 'stripped') or in another file read as constants, a
+            different number each, for looking at structure only.
+        outputs: names of tensors to cut the model off at, in place of its own outputs.
+        budget: what the model may ask for.
+        ops: operators of one's own, for the ONNX operators that their `handlers` name, custom domains included.
+
+    Raises:
+        ModelError: what cannot be read or compiled.
+        InputError: an input shape or output that does not fit.
     """
     model = load_parts(source, not allow_stripped, outputs, budget)
     return ModelReader(model, model_name(source), allow_stripped, budget, OURS.extended(ops)).build(input_shape)

@@ -115,9 +115,22 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Plan:
-    """For one batch size, dtype and target. `offsets`: arena byte offset of each buffer; `outputs`: where each is after
-    the last call, or the constant that it is; `results`: where each region's values are right after its last call, by
-    graph value."""
+    """What a run launches, and on what memory, for one batch size, dtype and target.
+
+    Attributes:
+        batch: how many images it is for.
+        dtype: how kernels store numbers, and what they multiply in.
+        target: the GPU that tiles were chosen for.
+        arena_bytes: of all activations together.
+        offsets: in bytes, where each buffer is in the arena.
+        inputs: name -> where the network's input is.
+        outputs: name -> where it is after the last call, or the constant that it is.
+        packed: the weights as kernels want them, by key.
+        calls: the launches, in one order that is right.
+        schedule: which of them may run at the same time.
+        results: graph value -> where a region's values are right after its last call.
+        fallbacks: nodes without a kernel, and why.
+    """
 
     batch: int
     dtype: str
@@ -138,6 +151,7 @@ class Plan:
         return max(self.schedule.wave, default=-1) + 1
 
     def launches_by_kernel(self) -> dict[str, int]:
+        """How many launches there are of each kernel, by its name."""
         counts: dict[str, int] = {}
         for call in self.calls:
             counts[call.name] = counts.get(call.name, 0) + 1
