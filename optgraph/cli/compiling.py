@@ -11,7 +11,6 @@ from rich.console import RenderableType
 from optgraph.base.errors import InputError
 from optgraph.cli.options import (
     ARTIFACT,
-    Json,
     Model,
     ModelOptions,
     OnnxModel,
@@ -20,7 +19,7 @@ from optgraph.cli.options import (
     batch_sizes,
     image_sizes,
 )
-from optgraph.report.terminal import busy, progress, show
+from optgraph.cli.say import Say
 
 if TYPE_CHECKING:
     from optgraph.onnx.sizes import Size
@@ -29,15 +28,20 @@ if TYPE_CHECKING:
 def compile(
     model: OnnxModel,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Default: MODEL.optgraph, beside the model.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="The file to write. Default: MODEL.optgraph, beside the model."
+        ),
     ] = None,
-    batch: Annotated[str, typer.Option(metavar="N,...", help="Batch sizes to report the memory of.")] = "1",
+    batch: Annotated[
+        str, typer.Option(metavar="N,...", help="The batch sizes to report the memory of; any other runs, too.")
+    ] = "1",
     target: Annotated[
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="GPUs to compile the kernels for, for any batch size: sm_80 (A100), sm_86, sm_89, sm_90 (H100). "
-            "There, the file then runs with no compiling.",
+            help="The GPUs to compile the kernels for, for any batch size: h100, a100, l4, rtx4090 or another, or sm_90, "
+            "sm_80, sm_89 or sm_86. There, the file then runs with no compiling.",
         ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a model with nodes that have no kernel.")] = False,
@@ -53,13 +57,13 @@ def compile(
         list[str] | None,
         typer.Option(
             metavar="[NAME=]SOURCE",
-            help="Images, .npy files or a folder of them, as for verify: what the regions that leave the range of fp16 "
-            "are looked for on, which --keep-fp32 auto keeps. Default: a random smooth image.",
+            help="Looks on these images, .npy files or folders of them for the regions that leave the range of fp16, which "
+            "--keep-fp32 auto keeps in float32. Default: a random smooth image.",
         ),
     ] = None,
     *,
     options: ModelOptions,
-    json: Json = False,
+    say: Say,
 ) -> None:
     """Compile a model into one .optgraph file, and show what each pass did.
 
@@ -85,7 +89,7 @@ def compile(
     output = output or model.with_suffix(ARTIFACT)
     check_output(output, model)
     targets = list(dict.fromkeys(target.split(","))) if target else []
-    with progress() as tell:
+    with say.progress() as tell:
         tell(f"compiling {model.name}", 0.0)
         settings = options.ranged(model, input)
         compiled = net.compile(
@@ -99,26 +103,30 @@ def compile(
         data["ranges"] = found.how
         compiled.save(output, any_size=any_size)
     variants = data["variants"]
-    shown = [tables.passes_table(data["passes"]), tables.net_table(data)]
+    shown = [tables.passes_table(data["passes"], say.verbose), tables.net_table(data)]
     lines = [f"wrote {output}"]
-    lines[:0] = filter(None, [ranges_text(data)])
+    lines[:0] = filter(None, [ranges_text(data), tables.refusals_text(data["passes"]) if say.verbose else ""])
     if variants:
         shown.append(tables.variants_table(variants))
         lines.insert(0, tables.variants_line(variants))
-    show(json, data, *shown, *lines)
+    say.show(data, *shown, *lines)
 
 
 def inspect(
     model: Model,
-    dot: Annotated[Path | None, typer.Option(help="Write the fused graph as Graphviz.")] = None,
+    dot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the fused graph to this file, for Graphviz.")
+    ] = None,
     cost: Annotated[
         bool, typer.Option("--cost", help="List the launches, with a prediction of their times, in place of the graph.")
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time, for --cost.")] = 1,
-    target: Annotated[str, typer.Option(metavar="NAME", help="sm_90 (H100) or sm_80 (A100), for --cost.")] = "sm_90",
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="With --cost: how many images at a time.")] = 1,
+    target: Annotated[
+        str, typer.Option(metavar="NAME", help="With --cost: the GPU to predict for, such as h100 or a100.")
+    ] = "sm_90",
     *,
     options: ModelOptions,
-    json: Json = False,
+    say: Say,
 ) -> None:
     """Show the fused graph, its launches, and the bytes it moves.
 
@@ -135,7 +143,7 @@ def inspect(
 
     if dot is not None:
         check_output(dot, model)
-    with busy(f"reading {model.name}"):
+    with say.busy(f"reading {model.name}"):
         net = options.net(model, "torch")
         data = facts.net_dict(net, net.batches)
         if cost:
@@ -145,12 +153,12 @@ def inspect(
             file.write(text.graph_dot(net.fused).encode())
     if cost:
         shown = tables.cost_table(data["cost"]), tables.net_table(data), tables.prediction_table(data["cost"])
-        show(json, data, *shown)
+        say.show(data, *shown)
     else:
-        show(json, data, text.graph_text(net.fused).rstrip(), tables.net_table(data))
+        say.show(data, text.graph_text(net.fused).rstrip(), tables.net_table(data))
 
 
-def check(model: OnnxModel, sizes: Sizes = None, *, options: ReadOptions, json: Json = False) -> None:
+def check(model: OnnxModel, sizes: Sizes = None, *, options: ReadOptions, say: Say) -> None:
     """List all nodes that cannot be compiled, and those without a kernel. Needs no weights. Exit code 1 if some cannot.
 
     \b
@@ -165,7 +173,7 @@ def check(model: OnnxModel, sizes: Sizes = None, *, options: ReadOptions, json: 
 
     shape, outputs, budget = options.shape(), options.outputs(), options.limits()
     asked: list[Size | None] = [*image_sizes(sizes)] if sizes is not None else [None]
-    with busy(f"checking {model.name}"):
+    with say.busy(f"checking {model.name}"):
         found = {size: check(model, shape, outputs, budget, size).to_json() for size in asked}
 
     def shown(data: dict[str, Any]) -> list[RenderableType]:
@@ -174,5 +182,5 @@ def check(model: OnnxModel, sizes: Sizes = None, *, options: ReadOptions, json: 
 
     data, parts = sizing.by_size(found, shown)
     good = all(each["ok"] for each in found.values())
-    show(json, {"ok": good} | data, *parts)
+    say.show({"ok": good} | data, *parts)
     raise typer.Exit(0 if good else 1)

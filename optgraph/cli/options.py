@@ -27,24 +27,26 @@ OnnxModel = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX m
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="An ONNX model, or a compiled .optgraph file.", show_default=False)
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Backend = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="auto (a GPU's kernels, else ONNX Runtime), triton, interpret (the kernels on the CPU, slowly), "
-        "onnxruntime or torch.",
+        help="What runs the network: auto (the kernels where there is a GPU, else ONNX Runtime), triton, interpret (the "
+        "kernels on the CPU, slowly), onnxruntime or torch.",
     ),
 ]
 Original = Annotated[
     Path | None,
-    typer.Option(metavar="M.onnx", help="What a .optgraph was compiled from. Default: the file of its name beside it."),
+    typer.Option(
+        metavar="M.onnx",
+        help="The ONNX model that a .optgraph was compiled from. Default: the file of its name beside it.",
+    ),
 ]
 Dtype = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="What kernels store and multiply in: fp32 (the default), tf32, fp16 or bf16. A .optgraph has its own.",
+        help="The numbers that kernels store and multiply: fp32 (the default), tf32, fp16 or bf16. A .optgraph has its own.",
     ),
 ]
 Shapes = Annotated[
@@ -52,14 +54,15 @@ Shapes = Annotated[
     typer.Option(
         "--input-shape",
         metavar="SHAPE",
-        help="Fixes open dimensions: N,3,480,640, where N stays open, or NAME=SHAPE if there are several inputs.",
+        help="Gives an input this shape: N,3,480,640, where N stays open, or NAME=SHAPE if there are several inputs. It is "
+        "for the dimensions that the model leaves open; one that it fixes can be changed, too, and that is said.",
     ),
 ]
 Sizes = Annotated[
     str | None,
     typer.Option(
         metavar="HxW,...",
-        help="Heights and widths of the images, where the model leaves them open: 480x480,480x640. Of a .optgraph: "
+        help="The heights and widths of the images, where the model leaves them open: 480x480,480x640. Of a .optgraph: "
         "which of those it has.",
     ),
 ]

@@ -7,17 +7,19 @@ from typing import Annotated
 
 import typer
 
-from optgraph.cli.options import Json, OnnxModel, ReadOptions
-from optgraph.report.terminal import busy, show
+from optgraph.cli.options import OnnxModel, ReadOptions
+from optgraph.cli.say import Say
 
 
 def optimize(
     model: OnnxModel,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="Where.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="The file to write.", show_default=False)
+    ],
     plain: Annotated[bool, typer.Option("--plain", help="Keep Conv and Relu apart: no function in the model.")] = False,
     *,
     options: ReadOptions,
-    json: Json = False,
+    say: Say,
 ) -> None:
     """Write the simplified model as standard ONNX, for any runtime.
 
@@ -37,7 +39,7 @@ def optimize(
     from optgraph.report import facts, tables
 
     check_output(output, model)
-    with busy(f"optimizing {model.name}"):
+    with say.busy(f"optimizing {model.name}"):
         graph = read.read(model, options.shape(), outputs=options.outputs(), budget=options.limits())
         check_size(graph)
         check_finite(graph)
@@ -45,15 +47,23 @@ def optimize(
         nodes = save_onnx(graph, output, functions=not plain)
     data = {"nodes": graph.source_nodes, "optimized_nodes": nodes, "passes": passes, "output": str(output)}
     summary = f"{data['nodes']} operators before, {data['optimized_nodes']} after"
-    show(json, data, tables.passes_table(passes), summary, f"wrote {output}")
+    refused = [tables.refusals_text(passes)] if say.verbose else []
+    say.show(data, tables.passes_table(passes, say.verbose), *filter(None, refused), summary, f"wrote {output}")
 
 
 def calibrate(
     model: OnnxModel,
-    output: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="Where.", show_default=False)],
-    seed: Annotated[int, typer.Option(min=0, help="Of the weights and the images.")] = 0,
-    size: Annotated[int, typer.Option(min=1, help="Height and width of the images, where the model allows it.")] = 128,
+    output: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.", show_default=False)],
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Draws the weights and the images by this seed.")] = 0,
+    size: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="PIXELS", help="The height and width of the images, where the model leaves them open."
+        ),
+    ] = 128,
     refill: Annotated[bool, typer.Option("--refill", help="Draw the weights that are there anew, too.")] = False,
+    *,
+    say: Say,
 ) -> None:
     """Fill a model whose weights were stripped with random ones of sound scale.
 
@@ -66,8 +76,8 @@ def calibrate(
     from optgraph.onnx.load import load_model
 
     check_output(output, model)
-    with busy(f"calibrating {model.name}"):
+    with say.busy(f"calibrating {model.name}"):
         filled = calibrate(load_model(model), seed, size, refill)
     with replacing(output) as file:
         file.write(filled.SerializeToString())
-    show(False, {}, f"wrote {output}")
+    say.show({"output": str(output)}, f"wrote {output}")

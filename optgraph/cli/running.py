@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from optgraph.cli.options import Backend, Json, Model, ModelOptions, Original, batch_sizes
-from optgraph.report.terminal import busy, progress, show
+from optgraph.cli.options import Backend, Model, ModelOptions, Original, batch_sizes
+from optgraph.cli.say import Say
 
 
 def run(
@@ -28,7 +28,7 @@ def run(
     backend: Backend = "auto",
     *,
     options: ModelOptions,
-    json: Json = False,
+    say: Say,
 ) -> None:
     """Run a model on one input, and show the top 5 classes.
 
@@ -44,14 +44,14 @@ def run(
     from optgraph.compare.verify import computed_dtype
     from optgraph.report import facts, tables
 
-    with busy(f"loading {model.name}"):
+    with say.busy(f"loading {model.name}"):
         given = input or [images.RANDOM]
         net, resized = sizing.net_for(model, backend, options, given)
     feeds = images.read_inputs(given, net.inputs)
     if output is not None:
         images.check_results(output, list(net.outputs))
         check_output(output, model)
-    with busy(f"running on {net.backend}"):
+    with say.busy(f"running on {net.backend}"):
         start = time.perf_counter()
         found: Any = net(feeds)
         seconds = time.perf_counter() - start
@@ -66,7 +66,7 @@ def run(
         images.write_results(output, results)
         data["output"] = str(output)
         lines.append(f"wrote {output}")
-    show(json, data, tables.results_table(data["outputs"]), *lines)
+    say.show(data, tables.results_table(data["outputs"]), *lines)
 
 
 def verify(
@@ -75,16 +75,16 @@ def verify(
         list[str] | None,
         typer.Option(
             metavar="[NAME=]SOURCE",
-            help="What to compare on: images or .npy files as for run, or a folder of them. Repeat for several, "
+            help="Compares on images or .npy files as for run, or on a folder of them. Repeat it for several, "
             "with NAME= for a network of several inputs. Default: a random smooth image.",
         ),
     ] = None,
     backend: Backend = "auto",
     original: Original = None,
-    batch: Annotated[int, typer.Option(min=1, help="Random images to compare on.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="How many random images to compare on.")] = 1,
     *,
     options: ModelOptions,
-    json: Json = False,
+    say: Say,
 ) -> None:
     """Compare a backend with ONNX Runtime on the original model, region by region. Exit code 1 if they differ.
 
@@ -99,7 +99,7 @@ def verify(
     from optgraph.compare.verify import compiled_for, open_with_original, verify_net
     from optgraph.report import tables
 
-    with progress() as tell:
+    with say.progress() as tell:
         found = {}
         for size in options.sizes_of(model):
             tell(f"reading {model.name}", 0.0)
@@ -110,20 +110,24 @@ def verify(
             found[size] = verify_net(net, source, batch, progress=tell, inputs=feeds, backend=backend).to_json()
     data, parts = sizing.by_size(found, lambda each: [tables.verification_table(each)])
     good = all(each["ok"] for each in found.values())
-    show(json, data | {"ok": good}, *parts)
+    say.show(data | {"ok": good}, *parts)
     raise typer.Exit(0 if good else 1)
 
 
 def bench(
     model: Model,
-    against: Annotated[str, typer.Option(metavar="NAME", help="What to compare with: onnxruntime.")] = "onnxruntime",
+    against: Annotated[
+        str, typer.Option(metavar="NAME", help="What to compare with; there is onnxruntime.")
+    ] = "onnxruntime",
     backend: Backend = "auto",
     original: Original = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of both sides, on the CPU. Default: all.")] = None,
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="How many images at a time.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="The CPU threads of both sides. Default: one for each core.")
+    ] = None,
     *,
     options: ModelOptions,
-    json: Json = False,
+    say: Say,
 ) -> None:
     """Time a backend against ONNX Runtime on the original model, run by run in turns.
 
@@ -137,25 +141,33 @@ def bench(
     from optgraph.report import tables
 
     settings = options.settings(model) | {"threads": threads, "original": original}
-    with progress() as tell:
+    with say.progress() as tell:
         found = {
             size: bench(model, against, backend, batch, progress=tell, size=size, **settings).to_json()
             for size in options.sizes_of(model)
         }
     data, parts = sizing.by_size(found, lambda each: [tables.comparison_table(each)])
-    show(json, data, *parts)
+    say.show(data, *parts)
 
 
 def tune(
     model: Model,
-    batch: Annotated[str, typer.Option(metavar="N,...", help="Batch sizes whose launches to tune.")] = "1,8,64",
-    minutes: Annotated[float, typer.Option(min=0, help="Start nothing new after so long; the next call goes on.")] = 10,
+    batch: Annotated[str, typer.Option(metavar="N,...", help="The batch sizes whose launches to tune.")] = "1,8,64",
+    minutes: Annotated[
+        float, typer.Option(min=0, metavar="MINUTES", help="Start nothing new after so long; the next call goes on.")
+    ] = 10,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="Default: OPTGRAPH_TUNED, or the package's.")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FOLDER",
+            help="The folder to keep what was measured in. Default: OPTGRAPH_TUNED, or the package's.",
+        ),
     ] = None,
     *,
     options: ModelOptions,
-    json: Json = False,
+    say: Say,
 ) -> None:
     """Measure which tile of each launch is fastest on this GPU, for models compiled later. Exit code 1: not all yet.
 
@@ -169,11 +181,11 @@ def tune(
 
     batches = batch_sizes(batch)
     bench = tune.gpu_bench()
-    with busy(f"reading {model.name}"):
+    with say.busy(f"reading {model.name}"):
         net = options.net(model, "torch")
     store = tune.open_store(bench.target, output)
-    with progress() as tell:
+    with say.progress() as tell:
         finished = tune.tune(net.fused, net.dtype, batches, bench, store, minutes, tell)
     data = {"output": str(store.path), "finished": finished} | tune.summary(store)
-    show(json, data, tables.tuning_table(data), "all launches tuned" if finished else "call again to tune the others")
+    say.show(data, tables.tuning_table(data), "all launches tuned" if finished else "call again to tune the others")
     raise typer.Exit(0 if finished else 1)

@@ -131,12 +131,26 @@ def placement(data: Mapping[str, Any]) -> str:
     return f"{line}, {len(fallbacks)} fallback: {', '.join(f'{op} ×{n} ({reason})' for (op, reason), n in groups)}"
 
 
-def passes_table(passes: Iterable[Mapping[str, Any]]) -> Table:
-    """The table of a `passes_dict`."""
+def passes_table(passes: Sequence[Mapping[str, Any]], every: bool = False) -> Table:
+    """The table of a `passes_dict`. every: those that changed nothing have rows of their own, not one for them all."""
     table = _table("pass", "rewrites", "nodes after", "ms")
+    idle = [] if every else [p for p in passes if not p["rewrites"]]
     for p in passes:
-        table.add_row(p["title"], str(p["rewrites"]), str(p["nodes_after"]), f"{p['ms']:.1f}")
+        if p not in idle:
+            table.add_row(p["title"], str(p["rewrites"]), str(p["nodes_after"]), f"{p['ms']:.1f}")
+    if idle:
+        others = f"{len(idle)} others" if len(idle) > 1 else idle[0]["title"]
+        table.add_row(others, "0", str(passes[-1]["nodes_after"]), f"{sum(p['ms'] for p in idle):.1f}")
     return table
+
+
+def refusals_text(passes: Iterable[Mapping[str, Any]]) -> str:
+    """What the passes of a `passes_dict` left alone, and why, a line each; '' for nothing."""
+    return "\n".join(
+        f"{p['title']}: {refusal['rule']} refused at '{refusal['node']}': {refusal['reason']}"
+        for p in passes
+        for refusal in p["refusals"]
+    )
 
 
 def results_table(results: Mapping[str, Any]) -> Table:

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from optgraph.base import config
 from optgraph.base.errors import GraphError, OptgraphError
+from optgraph.base.progress import Progress
 
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:
@@ -30,6 +31,7 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def command(*args: Any, **kwargs: Any) -> None:
+        traced = config.debug() or kwargs.get("verbose", False)
         try:
             function(*args, **kwargs)
         except typer.Exit:
@@ -42,21 +44,21 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
         except MemoryError:
             _fail(3, "error: out of memory: use a smaller batch or model")
         except GraphError as error:
-            _internal(error)
+            _internal(error, traced)
         except OptgraphError as error:
             _fail(2, f"error: {error}")
         except OSError as error:
             _fail(2, f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
         except Exception as error:
-            _internal(error)
+            _internal(error, traced)
 
     return command
 
 
-def _internal(error: Exception) -> None:
-    if config.debug():
+def _internal(error: Exception, traced: bool) -> None:
+    if traced:
         traceback.print_exception(error)
-    _fail(3, f"internal error: {type(error).__name__}: {error}: please report, OPTGRAPH_DEBUG=1 shows the traceback")
+    _fail(3, f"internal error: {type(error).__name__}: {error}: please report, with the traceback that -v shows")
 
 
 def _fail(code: int, message: str) -> None:
@@ -72,14 +74,22 @@ def busy(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str, float], None]]:
-    """A progress bar on stderr, if that is a terminal; call it with what is being done and how much of it, 0 to 1."""
-    from rich.progress import Progress
+def progress() -> Iterator[Progress]:
+    """A line on stderr, if that is a terminal; call it with what is being done and how much of it, 0 to 1.
+
+    How much is shown once it is more than nothing: of many steps only some know.
+    """
+    from rich import progress as shown
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("loading", total=1.0)
-        yield lambda what, done: bar.update(task, description=escape(what), completed=done)
+    columns = shown.SpinnerColumn(), shown.TextColumn("{task.description}"), shown.TaskProgressColumn()
+    with shown.Progress(
+        *columns, shown.TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as line:
+        task = line.add_task("loading", total=None)
+        yield lambda what, done: line.update(
+            task, description=escape(printable(what)), completed=done, total=1.0 if done else None
+        )
 
 
 def show(as_json: bool, data: Mapping[str, Any], *parts: RenderableType) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from optgraph.base.version import version
 from optgraph.cli import main
+from optgraph.passes.pipeline import Pass
+from optgraph.passes.rewrite import Outcome, Refusal
 from tests.support.cli_models import call, ok, saved
 
 
@@ -85,6 +90,52 @@ def test_every_command_has_help_with_an_example() -> None:
         assert "Example" in text and f"  optgraph {command} " in text
 
 
+def test_help_in_a_narrow_terminal() -> None:
+    """Every option by its whole name, whatever the width; and what is a flag takes no value."""
+    for command in main.app.registered_commands:
+        name = command.callback.__name__  # type: ignore[union-attr]
+        texts = [
+            CliRunner().invoke(main.app, [name, flag], terminal_width=width).stdout
+            for flag, width in (("-h", 40), ("--help", 80))
+        ]
+        options = [set(re.findall("(?m)^  (?:-., )?(--[a-z0-9-]+)", text)) for text in texts]
+        assert options[0] == options[1] >= {"--json", "--verbose", "--quiet", "--help"}
+        assert "bool" not in texts[0]
+        assert max(map(len, texts[1].split("Arguments:")[1].splitlines())) <= 80
+
+
+def test_version() -> None:
+    assert ok("--version") == f"optgraph {version()}\n"
+
+
+def test_completion() -> None:
+    shown = CliRunner().invoke(main.app, ["--show-completion", "bash"], prog_name="optgraph")
+    assert "complete" in shown.stdout and "_OPTGRAPH_COMPLETE" in shown.stdout
+
+
+def test_quiet_and_verbose(tmp_path: Path) -> None:
+    model = saved(tmp_path)
+    result = call("compile", model, "-q")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    assert json.loads(ok("compile", model, "-q", "--json"))["nodes"]
+    result = call("compile", tmp_path / "none.onnx", "-q")
+    assert result.exit_code == 2 and "no such file" in result.stderr
+    for command in (["compile", model], ["optimize", model, "-o", tmp_path / "less.onnx"]):
+        less, more = (ok(*command, *flags) for flags in ((), ("-v",)))
+        assert "constant folding" not in less and "others " in less
+        assert "constant folding" in more and "others " not in more
+
+
+def test_verbose_says_what_passes_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = Refusal("a rule", "[bold]a node", "a reason")
+    monkeypatch.setattr(
+        "optgraph.passes.pipeline.SIMPLIFY", (Pass("p", "a pass", lambda graph: Outcome(0, [refusal])),)
+    )
+    words = "a pass: a rule refused at '[bold]a node': a reason"
+    command = ("optimize", model, "-o", model.parent / "less.onnx")
+    assert words in ok(*command, "-v") and words not in ok(*command)
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [(ZeroDivisionError("oh"), "internal error: ZeroDivisionError: oh: please report"), (MemoryError(), "memory")],
@@ -99,3 +150,5 @@ def test_what_is_not_the_users_fault(model: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("OPTGRAPH_DEBUG", "1")
     if isinstance(error, ZeroDivisionError):
         assert "Traceback" in call("inspect", model).stderr
+        monkeypatch.delenv("OPTGRAPH_DEBUG")
+        assert "Traceback" in call("inspect", model, "-v").stderr

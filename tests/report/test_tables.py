@@ -52,12 +52,17 @@ def test_sibling_outputs_are_shown_by_their_channels() -> None:
 
 
 def test_passes_table() -> None:
-    shown = text(tables.passes_table(facts.passes_dict(reports()))).splitlines()
-    assert [line.split() for line in shown] == [
-        ["pass", "rewrites", "nodes", "after", "ms"],
-        ["first", "3", "7", "12.3"],
-        ["second", "0", "7", "0.0"],
+    done = facts.passes_dict(reports())
+    rows = [line.split() for line in text(tables.passes_table(done)).splitlines()]
+    first, second = ["first", "3", "7", "12.3"], ["second", "0", "7", "0.0"]
+    assert rows == [["pass", "rewrites", "nodes", "after", "ms"], first, second]
+    idle = [done[1], done[0], done[1] | {"ms": 0.25}, done[1] | {"nodes_after": 6}]
+    assert [line.split() for line in text(tables.passes_table(idle)).splitlines()][1:] == [
+        first,
+        ["3", "others", "0", "6", "0.2"],
     ]
+    every = [line.split() for line in text(tables.passes_table(idle, every=True)).splitlines()][1:]
+    assert every == [second, first, ["second", "0", "7", "0.2"], ["second", "0", "6", "0.0"]]
 
 
 def test_results_table() -> None:

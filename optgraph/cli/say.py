@@ -1,0 +1,48 @@
+"""How much a command says: the options --json, -v and -q, and what they make of `report.terminal`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.console import RenderableType
+
+from optgraph.base.progress import Progress, silent
+from optgraph.report import terminal
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "-v",
+        "--verbose",
+        help="Print more: passes that changed nothing, what passes refused and why, and the traceback of an internal "
+        "error.",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors, and what --json asks for.")]
+
+
+@dataclass(frozen=True)
+class Say:
+    """What a command shows of its work, on stderr, and of its result, on stdout."""
+
+    json: Json = False
+    verbose: Verbose = False
+    quiet: Quiet = False
+
+    def busy(self, what: str) -> AbstractContextManager[None]:
+        """Shows that something is under way."""
+        return nullcontext() if self.quiet else terminal.busy(what)
+
+    def progress(self) -> AbstractContextManager[Progress]:
+        """Shows how far it is, which it is told by a call."""
+        return nullcontext(silent) if self.quiet else terminal.progress()
+
+    def show(self, data: Mapping[str, Any], *parts: RenderableType) -> None:
+        """Prints the result: `data` for --json, or `parts` for people."""
+        if self.json or not self.quiet:
+            terminal.show(self.json, data, *parts)
