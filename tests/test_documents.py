@@ -89,7 +89,8 @@ def test_commands_are_there(document: Path) -> None:
 
 def test_options_are_there() -> None:
     options = {"--help"}
-    for command in typer.main.get_command(main.app).commands.values():  # type: ignore[attr-defined]
+    whole = typer.main.get_command(main.app)
+    for command in (whole, *whole.commands.values()):  # type: ignore[attr-defined]
         options.update(option for parameter in command.params for option in parameter.opts)
     for name in ("README.md", "docs/usage.md"):
         commands = re.sub(r"python -m .*|bin/pip .*", "", (ROOT / name).read_text())

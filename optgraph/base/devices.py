@@ -94,12 +94,15 @@ class Target:
 
     @classmethod
     def parse(cls, name: str) -> Target:
-        """'sm_90', 'sm_100' or 'interpret'. Raises InputError for anything else."""
+        """'sm_90', 'sm_100', a GPU such as 'h100' or 'RTX 4090', or 'interpret'. Raises InputError for others."""
         if name == "interpret":
             return INTERPRET
         found = re.fullmatch(r"sm_(\d+)(\d)", name, re.ASCII)
+        card = re.sub("[ _-]", "", name.lower())
+        if card in CARDS:
+            return CARDS[card]
         if not found:
-            raise InputError(f"unknown target '{name}': use {', '.join(map(str, DEVICES))}")
+            raise InputError(f"unknown target '{name}': use {', '.join(map(str, DEVICES))}, or {', '.join(CARDS)}")
         return cls((int(found[1]), int(found[2])))
 
     def __str__(self) -> str:
@@ -128,5 +131,12 @@ class Target:
 INTERPRET = Target(None)
 SM_80, SM_86, SM_89, SM_90 = (Target(capability) for capability in ((8, 0), (8, 6), (8, 9), (9, 0)))
 DEVICES: Mapping[Target, Device] = {SM_80: A100, SM_86: GA102, SM_89: AD102, SM_90: H100}
+# The cards that have these chips or smaller ones of the kind, by NVIDIA's list of compute capabilities.
+CARDS: Mapping[str, Target] = {
+    **dict.fromkeys(("h100", "h200", "gh200"), SM_90),
+    **dict.fromkeys(("l4", "l40", "l40s", "rtx4070", "rtx4080", "rtx4090"), SM_89),
+    **dict.fromkeys(("a10", "a40", "rtxa6000", "rtx3070", "rtx3080", "rtx3090"), SM_86),
+    **dict.fromkeys(("a100", "a30"), SM_80),
+}
 _LIMITS: Mapping[Target, Device] = {**DEVICES, Target((10, 0)): B200, Target((12, 0)): GB202}
 PREDICTED = (SM_90, SM_80)  # those with rates in their data sheets

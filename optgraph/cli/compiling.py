@@ -40,8 +40,8 @@ def compile(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="The GPUs to compile the kernels for, for any batch size: h100, a100, l4, rtx4090 or another, or sm_90, "
-            "sm_80, sm_89 or sm_86. There, the file then runs with no compiling.",
+            help="The GPUs to compile the kernels for, for any batch size: h100, a100, l4, rtx4090 or another, or "
+            "sm_90, sm_80, sm_89 or sm_86. There, the file then runs with no compiling.",
         ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse a model with nodes that have no kernel.")] = False,
@@ -57,8 +57,8 @@ def compile(
         list[str] | None,
         typer.Option(
             metavar="[NAME=]SOURCE",
-            help="Looks on these images, .npy files or folders of them for the regions that leave the range of fp16, which "
-            "--keep-fp32 auto keeps in float32. Default: a random smooth image.",
+            help="Looks on these images, .npy files or folders of them for the regions that leave the range of fp16, "
+            "which --keep-fp32 auto keeps in float32. Default: a random smooth image.",
         ),
     ] = None,
     *,

@@ -31,8 +31,8 @@ Backend = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="What runs the network: auto (the kernels where there is a GPU, else ONNX Runtime), triton, interpret (the "
-        "kernels on the CPU, slowly), onnxruntime or torch.",
+        help="What runs the network: auto (the kernels where there is a GPU, else ONNX Runtime), triton, interpret "
+        "(the kernels on the CPU, slowly), onnxruntime or torch.",
     ),
 ]
 Original = Annotated[
@@ -46,7 +46,8 @@ Dtype = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="The numbers that kernels store and multiply: fp32 (the default), tf32, fp16 or bf16. A .optgraph has its own.",
+        help="The numbers that kernels store and multiply: fp32 (the default), tf32, fp16 or bf16. A .optgraph has "
+        "its own.",
     ),
 ]
 Shapes = Annotated[
@@ -54,8 +55,8 @@ Shapes = Annotated[
     typer.Option(
         "--input-shape",
         metavar="SHAPE",
-        help="Gives an input this shape: N,3,480,640, where N stays open, or NAME=SHAPE if there are several inputs. It is "
-        "for the dimensions that the model leaves open; one that it fixes can be changed, too, and that is said.",
+        help="Gives an input this shape: N,3,480,640, where N stays open, or NAME=SHAPE if there are several inputs. "
+        "It is for the dimensions that the model leaves open; one that it fixes can be changed, too, and that is said.",
     ),
 ]
 Sizes = Annotated[

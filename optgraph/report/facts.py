@@ -60,16 +60,17 @@ def _predicted(net: Net) -> Dict:
 
 
 def cost_dict(net: Net, batch: int, target: str) -> Dict:
-    """Every launch of `net` for `batch` images, and what the cost model says of it on 'sm_80' or 'sm_90'.
+    """Every launch of `net` for `batch` images, and what the cost model says of it on a GPU such as 'sm_90' or 'h100'.
 
     Nothing in it is measured. Times are in microseconds; all figures are for the whole batch.
     Raises InputError for another target.
     """
-    plan = net.plan(batch, predictable(target))
+    there = predictable(target)
+    plan = net.plan(batch, there)
     prediction = predict(plan, net.plans.shapes)
     return {
         "device": prediction.device.name,
-        "target": target,
+        "target": str(there),
         "batch": plan.batch,
         "waves": plan.waves,
         "predicted_us": _us(prediction.overlapped),

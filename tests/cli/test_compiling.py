@@ -76,7 +76,7 @@ def test_inspect_lists_the_fused_graph(model: Path) -> None:
 
 
 def test_inspect_cost(model: Path) -> None:
-    found = ok_json("inspect", model, "--dtype", "fp16", "--cost", "--batch", "8", "--target", "sm_80")
+    found = ok_json("inspect", model, "--dtype", "fp16", "--cost", "--batch", "8", "--target", "a100")
     cost = found["cost"]
     assert (cost["target"], cost["batch"], len(cost["launches"])) == ("sm_80", 8, found["launches"])
     assert cost["launches"][0]["kernel"] == "conv2d"
