@@ -112,9 +112,8 @@ def _st(reader: Reader, i: Instruction) -> Step:
         at = reader.address(i.operands[0])
 
         def store_shared(blocks: Blocks, mask: Mask) -> None:
-            lanes = blocks.lanes(mask)
             index = blocks.full(blocks.shared.index(at(blocks), total, mask))
-            blocks.shared.words[total][index[lanes]] = blocks.full(read(blocks))[lanes]
+            blocks.shared.store(index, total, blocks.full(read(blocks)), blocks.lanes(mask))
 
         return store_shared
     if place != "global":

@@ -23,10 +23,13 @@ class _Barrier:
     bytes: int = 0
     phase: int = 0
 
-    def advance(self) -> None:
-        if self.pending == 0 and self.bytes == 0:
-            self.phase ^= 1
-            self.pending = self.expected
+    def advance(self) -> bool:
+        """Whether the phase is over."""
+        if self.pending or self.bytes:
+            return False
+        self.phase ^= 1
+        self.pending = self.expected
+        return True
 
 
 class Barriers:
@@ -35,6 +38,7 @@ class Barriers:
     def __init__(self) -> None:
         self._found: dict[Key, _Barrier] = {}
         self._copies: dict[Key, list[Copy]] = {}  # not yet made, oldest first
+        self.phases = 0  # how many are over
 
     def init(self, key: Key, expected: int) -> None:
         self._found[key] = _Barrier(expected, expected)
@@ -53,7 +57,7 @@ class Barriers:
             raise FaultError("more arrivals at an mbarrier than it expects")
         if barrier.bytes > _MOST_BYTES:
             raise FaultError("an mbarrier is to wait for more bytes than it can count")
-        barrier.advance()
+        self.phases += barrier.advance()
 
     def copy(self, key: Key, copy: Copy, late: bool) -> None:
         """A copy that is complete on this barrier."""
@@ -78,7 +82,7 @@ class Barriers:
     def _complete(self, key: Key, copy: Copy) -> None:
         barrier = self._at(key)
         barrier.bytes -= copy()
-        barrier.advance()
+        self.phases += barrier.advance()
 
     def _at(self, key: Key) -> _Barrier:
         if key not in self._found:

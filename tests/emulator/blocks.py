@@ -15,6 +15,7 @@ from tests.emulator.barriers import Barriers
 from tests.emulator.faults import FaultError
 from tests.emulator.memory import Allowed
 from tests.emulator.number_types import Array
+from tests.emulator.pool import Pool
 from tests.emulator.ptx import Program
 from tests.emulator.queues import Queues
 from tests.emulator.shared import BASE, Shared
@@ -76,6 +77,7 @@ class Blocks:
         self.shared = Shared(self.count, shared_bytes)
         self.barriers = Barriers()
         self.queues = Queues(self.count, self.threads)
+        self.pool = Pool(self.count, self.threads, program.registers)
 
     def full(self, value: Array) -> Array:
         """[blocks, threads]"""
@@ -109,6 +111,12 @@ class Blocks:
         """Raises FaultError if the blocks end with work under way that would write to their memory."""
         self.barriers.finish()
         self.queues.finish()
+        self.pool.finish()
+
+    @property
+    def changes(self) -> int:
+        """Grows by what those who wait may wait for."""
+        return self.barriers.phases + self.pool.given
 
 
 def _special(number: Array, threads: int, grid: tuple[int, int, int]) -> dict[str, Array]:

@@ -49,14 +49,14 @@ def _stmatrix(reader: Reader, i: Instruction) -> Step:
     def store(blocks: Blocks, mask: Mask) -> None:
         blocks.require_whole(mask, WARP)
         giving = blocks.lanes(mask) & (np.arange(blocks.threads) % WARP < 8 * count)
-        index = blocks.full(blocks.shared.index(at(blocks), 16, giving)).reshape(-1, WARP)[:, : 8 * count]
+        index = blocks.full(blocks.shared.index(at(blocks), 16, giving))
         parts = np.stack([blocks.full(read(blocks)).reshape(-1, WARP) for read in reads], axis=1)
         matrices = np.ascontiguousarray(parts).view(np.uint16).reshape(-1, count, 8, 8)
         if transposed:
             matrices = matrices.swapaxes(2, 3)
         rows = np.ascontiguousarray(matrices).reshape(-1, count * 64).view(np.complex128)
-        lanes = giving.reshape(-1, WARP)[:, : 8 * count]
-        blocks.shared.words[16][index[lanes]] = rows[lanes]
+        every = np.pad(rows, ((0, 0), (0, WARP - 8 * count))).reshape(giving.shape)
+        blocks.shared.store(index, 16, every, giving)
 
     return store
 

@@ -111,15 +111,18 @@ class Param:
 
 @dataclass
 class Program:
-    """One entry. labels: the number of the instruction after each. sizes: bytes of registers, by name or by what comes
+    """One entry. registers: of a thread at most, 0 if it does not say. labels: the number of the instruction after
+    each. tables: the labels that an indexed branch chooses from. sizes: bytes of registers, by name or by what comes
     before their number."""
 
     entry: str
     target: str
     params: list[Param]
     threads: int
+    registers: int
     code: list[Instruction] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
+    tables: dict[str, tuple[str, ...]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
 
     def size(self, register: str) -> int:
@@ -135,11 +138,18 @@ def parse(text: str) -> Program:
     header = text[start:brace]
     name = re.match(r"\.entry\s+([\w$]+)\(", header)
     threads = re.search(r"\.reqntid (\d+)", header)
+    registers = re.search(r"\.maxnreg (\d+)", header)
     target = re.search(r"\.target (\w+)", text)
     if not (name and threads and target):
         raise UnsupportedError(f"an entry of another form: {header[:80]}")
     params = header[header.index("(") + 1 : header.index(")")]
-    program = Program(name[1], target[1], [_param(p.strip()) for p in params.split(",") if p.strip()], int(threads[1]))
+    program = Program(
+        name[1],
+        target[1],
+        [_param(p.strip()) for p in params.split(",") if p.strip()],
+        int(threads[1]),
+        int(registers[1]) if registers else 0,
+    )
     body = re.sub(r"//[^\n]*", "", text[brace + 1 :])
     _Body(program).read(re.sub(r"^\s*\.loc\b[^\n]*", "", body, flags=re.M))
     return program
@@ -162,6 +172,7 @@ class _Body:
         self._program = program
         self._scopes: list[tuple[str, set[str]]] = []  # suffix, and what is declared there
         self._opened = 0
+        self._last = ""  # label
 
     def read(self, text: str) -> None:
         token = re.compile(r"\s*(?:(?P<label>[$\w]+):(?!:)|(?P<brace>[{}])|(?P<statement>[^;]*);)")
@@ -172,7 +183,8 @@ class _Body:
                 raise UnsupportedError(f"statement {text[at : at + 80]}")
             at = found.end()
             if found["label"]:
-                self._program.labels[self._label(found["label"])] = len(self._program.code)
+                self._last = self._label(found["label"])
+                self._program.labels[self._last] = len(self._program.code)
             elif found["statement"] is not None:
                 self._statement(" ".join(found["statement"].split()))
             elif found["brace"] == "{":
@@ -189,6 +201,8 @@ class _Body:
     def _statement(self, text: str) -> None:
         if text.startswith(".reg"):
             self._declare(text)
+        elif text.startswith(".branchtargets"):
+            self._program.tables[self._last] = tuple(map(self._label, _split(text.removeprefix(".branchtargets"))))
         elif text and not text.startswith(".pragma"):
             self._program.code.append(self._instruction(text))
 

@@ -21,7 +21,8 @@ from tests.emulator.operands import Reader, Step, items, number_of
 from tests.emulator.ptx import Instruction, Vector
 from tests.emulator.shared import BASE, swizzled
 
-Matrix = Callable[[Blocks, Array], Callable[[], Array]]  # of the blocks and the lanes: what reads it, [groups, rows, k]
+Read = Callable[[Array], Array]  # a matrix, [groups, rows, k], for the lanes that multiply it
+Matrix = Callable[[Blocks, Array], Read]  # of the blocks and the lanes
 _DEPTHS = {("f16", 16), ("bf16", 16), ("tf32", 8)}
 
 
@@ -59,7 +60,7 @@ def _multiply(reader: Reader, i: Instruction) -> Step:
         read_a, read_b, keep = left(blocks, lanes), right(blocks, lanes), keeps(blocks)
 
         def work(due: Array) -> None:
-            product = np.matmul(read_a(), read_b().swapaxes(1, 2)).reshape(-1, 4, 2, 8, n // 8, 4, 2)
+            product = np.matmul(read_a(due), read_b(due).swapaxes(1, 2)).reshape(-1, 4, 2, 8, n // 8, 4, 2)
             parts = np.ascontiguousarray(product.transpose(4, 2, 6, 0, 1, 3, 5))
             parts = parts.reshape(n // 2, blocks.count, blocks.threads)
             for part, target in zip(parts, targets, strict=True):
@@ -82,10 +83,10 @@ def _left(reader: Reader, i: Instruction, k: int, kind: str, transposed: bool) -
     reads = [reader.value(x, np.uint32) for x in items(i.operands[1])]
     columns = 4 if kind == "tf32" else 8
 
-    def matrix(blocks: Blocks, lanes: Array) -> Callable[[], Array]:
+    def matrix(blocks: Blocks, lanes: Array) -> Read:
         raw = [np.ascontiguousarray(blocks.full(read(blocks))) for read in reads]
         rows = rows_of([unpacked(part, kind).reshape(-1, 8, columns) for part in raw]).reshape(-1, 64, k)
-        return lambda: rows
+        return lambda due: rows
 
     return matrix
 
@@ -107,7 +108,7 @@ class _Form:
 def _described(reader: Reader, i: Instruction, operand: int, form: _Form) -> Matrix:
     read = reader.value(i.operands[operand], np.uint64)
 
-    def matrix(blocks: Blocks, lanes: Array) -> Callable[[], Array]:
+    def matrix(blocks: Blocks, lanes: Array) -> Read:
         of_group = blocks.full(read(blocks)).reshape(-1, WARPGROUP)
         active = lanes.reshape(-1, WARPGROUP)
         # Of groups that do not take part, whatever the first that does has.
@@ -124,7 +125,9 @@ def _described(reader: Reader, i: Instruction, operand: int, form: _Form) -> Mat
         block = np.repeat(blocks.shared.first.reshape(-1), len(first) // blocks.count)
         index = (address + block[:, None, None]) // form.item
 
-        def look() -> Array:
+        def look(due: Array) -> Array:
+            read = index[due.reshape(-1, WARPGROUP).any(axis=1)]
+            blocks.shared.require_fenced(read[:, ::8] if form.transposed else read[..., ::8], form.item)
             raw = blocks.shared.words[form.item][index]
             return unpacked(raw, form.kind) if form.kind == "tf32" else from_half(raw, form.kind)
 
