@@ -66,8 +66,12 @@ def _sizes(constants: Mapping[str, Any], prefix: str) -> str:
     return "×".join(str(value) for name, value in constants.items() if name.startswith(prefix))
 
 
-def parse_targets(names: Iterable[str]) -> tuple[Target, ...]:
-    """GPUs to compile for. Raises InputError for one that is not known here, OptgraphError if there is no compiler."""
+def parse_targets(names: str | Iterable[str]) -> tuple[Target, ...]:
+    """GPUs to compile for, one by one or in a text such as 'h100,a100'.
+
+    Raises InputError for one that is not known here, OptgraphError if there is no compiler.
+    """
+    names = names.split(",") if isinstance(names, str) else names
     found = tuple(dict.fromkeys(map(Target.parse, names)))
     for target in found:
         if target not in DEVICES:

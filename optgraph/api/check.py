@@ -19,7 +19,7 @@ from optgraph.ir.checks import check_size, fixed_shapes, uncomputable
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import per_image
 from optgraph.onnx.inputs import declared_value
-from optgraph.onnx.load import load_parts, model_name
+from optgraph.onnx.load import as_model, load_parts, model_name
 from optgraph.onnx.read import InputShape, ModelReader
 from optgraph.onnx.sizes import Size, checked_sizes, open_image, shapes_at
 from optgraph.passes import pipeline
@@ -73,7 +73,7 @@ class Compatibility:
 
 
 def check(
-    model: str | Path | onnx.ModelProto,
+    model: str | Path | bytes | onnx.ModelProto,
     input_shape: InputShape | Mapping[str, InputShape] | None = None,
     outputs: Sequence[str] = (),
     budget: Budget = DEFAULT,
@@ -85,6 +85,7 @@ def check(
 
     Raises ModelError for what is no model at all, InputError for an input shape or output that does not fit.
     """
+    model = as_model(model)
     proto = load_parts(model, False, outputs, budget)
     if size is not None:
         (size,) = checked_sizes([size])

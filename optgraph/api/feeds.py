@@ -4,11 +4,12 @@ gives back. A call that is right takes few steps: words are found for one that i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from optgraph.base.arrays import to_array
+from optgraph.base.arrays import native, to_array
 from optgraph.base.errors import InputError
 from optgraph.ir.values import BATCH, Shape, Value
 
@@ -56,13 +57,16 @@ def given_back(results: Mapping[str, torch.Tensor], types: Mapping[str, torch.dt
     return moved
 
 
-def fits(feeds: Mapping[str, Array], inputs: Mapping[str, Value]) -> bool:
-    """Whether these are arrays for the inputs."""
-    try:
-        batch_of(named(feeds, inputs), inputs)
-    except InputError:
-        return False
-    return True
+def as_feeds(x: Array | Mapping[str, Array], inputs: Mapping[str, Value]) -> dict[str, np.ndarray]:
+    """What a call may be given, as arrays by name, whatever they were. Raises InputError unless they fit the inputs."""
+    feeds = named(x, inputs)
+    batch_of(feeds, inputs)
+    return {name: to_array(a) if isinstance(a, torch.Tensor) else native(a) for name, a in feeds.items()}
+
+
+def listed(several: Any) -> Sequence[Any]:
+    """What a network is given call by call; one, where only one was given."""
+    return [several] if isinstance(several, (Mapping, np.ndarray, torch.Tensor)) else several
 
 
 def _check(name: str, array: Array, value: Value) -> None:
@@ -71,12 +75,27 @@ def _check(name: str, array: Array, value: Value) -> None:
         raise InputError(
             f"{_expected(name, value)}, got a {type(array).__name__}: pass a numpy array or a torch tensor"
         )
-    dtype = str(array.dtype).removeprefix("torch.")
+    if isinstance(array, torch.Tensor):
+        dtype, remedy = str(array.dtype).removeprefix("torch."), f"x.to(torch.{value.dtype})"
+    else:
+        dtype, remedy = array.dtype.name, f'x.astype("{value.dtype}")'
     if dtype != value.dtype:
-        remedy = f"x.{'to' if isinstance(array, torch.Tensor) else 'astype'}(...{value.dtype})"
         raise InputError(f"{_expected(name, value)}, got {dtype}: convert it, {remedy}")
     if not _fits(array.shape, value.shape):
-        raise InputError(f"{_expected(name, value)}, got {shape_text(array.shape)}")
+        raise InputError(f"{_expected(name, value)}, got {shape_text(array.shape)}{_moved(array, value.shape)}")
+
+
+def _moved(array: Array, expected: Shape) -> str:
+    """What makes `array` fit, where only its batch is missing or its channels stand elsewhere; '' otherwise."""
+    shape = tuple(array.shape)
+    if _fits((1, *shape), expected):
+        return ": x[None] is a batch of one"
+    if len(shape) == 4:
+        for order in ((0, 3, 1, 2), (0, 2, 3, 1)):
+            if _fits([shape[axis] for axis in order], expected):
+                method = "permute" if isinstance(array, torch.Tensor) else "transpose"
+                return f": x.{method}{order} has its channels there"
+    return ""
 
 
 def _fits(shape: Sequence[int], expected: Shape) -> bool:

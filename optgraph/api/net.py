@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -22,15 +23,18 @@ from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.devices import Target
 from optgraph.base.dtypes import check_dtype, torch_dtype
 from optgraph.base.errors import InputError
+from optgraph.base.files import as_path
 from optgraph.base.progress import Progress, silent
 from optgraph.ir.graph import Graph
 from optgraph.ir.op import Op
 from optgraph.ir.values import Value
+from optgraph.onnx.load import as_model
 from optgraph.onnx.read import InputShape
 from optgraph.onnx.sessions import Feeds
 from optgraph.onnx.sizes import OpenImage, Size, checked_sizes, open_image, sizes_text
 from optgraph.passes import pipeline
 from optgraph.passes.pipeline import Pass, PassReport
+from optgraph.plan.lowering import checked_batches
 from optgraph.plan.plan import Plan
 from optgraph.plan.plans import Plans
 from optgraph.run.backends import Backend, kernel_target, make_backend, resolve_backend
@@ -132,6 +136,11 @@ class Net:
         given = self.backend, self.dtype, made.reports, self.batches, self.cubins, self.uses, made.plans
         return Net(made.simplified, made.fused, made.source, *given, size, self._by_size, self)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it is pickled and copied: what it was made of, which gets a runtime of its own where it arrives."""
+        settled = self.backend, self.dtype, self.reports, self.batches, self.cubins, self.uses, self.plans
+        return Net, (self.simplified, self.fused, self.source, *settled, self.size, self._by_size)
+
     def _served(self) -> str:
         """'480x480, 640x640 or any other': the sizes."""
         more = " or any other" if self._by_size and self._by_size.recipe else ""
@@ -209,7 +218,7 @@ class Net:
         kept = tuple(dict.fromkeys(name for each in plans for name in each.keep))
         options = artifact.Options(self.dtype, self.batches, source.nodes, source.bytes_per_image, kept)
         saved = artifact.Artifact(net.simplified, net.fused, options, source.digest, source.name, self.cubins, sized)
-        artifact.save(Path(path), saved, ops)
+        artifact.save(as_path(path), saved, ops)
 
     def _for(self, feeds: Mapping[str, Array]) -> Net:
         """The net at the size of these images. Raises InputError if they fit at none."""
@@ -222,7 +231,7 @@ class Net:
 
 
 def compile(
-    model: str | Path | onnx.ModelProto,
+    model: str | Path | bytes | onnx.ModelProto,
     backend: str = "auto",
     dtype: str = "fp32",
     input_shape: InputShape | Mapping[str, InputShape] | None = None,
@@ -243,7 +252,7 @@ def compile(
     """Compiles an ONNX model.
 
     Args:
-        model: a path or a loaded ModelProto.
+        model: a path, what is in a file, or a loaded ModelProto.
         backend: 'auto' (a GPU's kernels, else ONNX Runtime), 'triton', 'interpret', 'onnxruntime' or 'torch'.
         dtype: 'fp32', 'tf32', 'fp16' or 'bf16', what the kernels store and multiply in; sums are float32, and the two
             reference backends always compute in float32.
@@ -256,8 +265,8 @@ def compile(
         sizes: heights and widths in pixels to compile for, of an image whose own the model leaves open; other inputs
             have those they share with it by name. The net runs at any other, too, which is compiled when it first
             comes.
-        targets: GPUs, such as 'sm_90', to compile the kernels for now, with no GPU: there, they need not be compiled
-            again.
+        targets: GPUs, such as 'sm_90' or 'h100', to compile the kernels for now, with no GPU: there, they need not be
+            compiled again.
         progress: told what is being compiled, now or when a GPU first needs it, and how much of it is done, 0 to 1.
         simplify_passes: what leaves standard ONNX, in order.
         fuse_passes: what makes operators of our own, after them.
@@ -270,8 +279,9 @@ def compile(
         ModelError: the model cannot be read, is over budget, or, with `strict`, has a node without a kernel.
         InputError: there is no such file, or an option does not fit it.
     """
+    model = as_model(model)
     check_dtype(dtype)
-    gpus = parse_targets(targets)
+    gpus, batches = parse_targets(targets), checked_batches(batches)
     backend = resolve_backend(backend)
     strictly = kernel_target(backend) if strict else None
     if keep_fp32 and dtype == "fp32":
@@ -341,7 +351,7 @@ def load(
         ArtifactError: it is damaged, or of another version.
         ModelError: it is over budget.
     """
-    found = artifact.load(Path(path), ops, cubins)
+    found = artifact.load(as_path(path), ops, cubins)
     options, sized = found.options, found.sized
     first = loaded(found, AtSize(found.simplified, found.fused, options.bytes_per_image), budget)
     by_size: Sizes[Net] | None = None

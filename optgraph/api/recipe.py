@@ -11,7 +11,7 @@ from typing import NamedTuple
 import onnx
 
 from optgraph.api.artifact import Artifact
-from optgraph.api.feeds import fits
+from optgraph.api.feeds import as_feeds, listed
 from optgraph.api.sized import AtSize, Original
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.devices import Target
@@ -127,19 +127,25 @@ class Recipe:
         reports = pipeline.apply(graph, self.simplify_passes)
         fused = graph.copy()
         reports += pipeline.apply(fused, self.fuse_passes)
-        plans = Plans(fused, self.dtype, self._kept(graph, fused))
+        plans = Plans(fused, self.dtype, self._kept(graph, fused, image is not None))
         if self.strict is not None:
             _require_kernels(plans.get(1, self.strict), len(fused))
         return Made(graph, fused, plans, source, tuple(reports))
 
-    def _kept(self, simplified: Graph, fused: Graph) -> Sequence[str]:
-        """The ONNX nodes whose regions stay in float32."""
+    def _kept(self, simplified: Graph, fused: Graph, sized: bool) -> Sequence[str]:
+        """The ONNX nodes whose regions stay in float32. sized: of `inputs`, some may be for another size."""
         if self.keep_fp32 != AUTO:
             names = (self.keep_fp32,) if isinstance(self.keep_fp32, str) else tuple(self.keep_fp32)
             check_known(fused, names)
             return names
         values = {name: fused.values[name] for name in fused.inputs}
-        fitting = [feeds for feeds in self.inputs if fits(feeds, values)]
+        fitting: list[Feeds] = []
+        for given in listed(self.inputs):
+            try:
+                fitting.append(as_feeds(given, values))
+            except InputError:
+                if not sized:
+                    raise
         found = leaving(simplified, fused, self.dtype, fitting or examples(values))
         return tuple(name for region in found for name in region.onnx_nodes)
 

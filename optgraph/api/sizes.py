@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -54,6 +54,10 @@ class Sizes(Generic[T]):
         if recipe is not None:
             for made in self.given.values():
                 self._arrays.share((made.simplified, made.fused))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without what was made on demand, which can be made again."""
+        return Sizes, (self.image, self.given, self.recipe)
 
     @classmethod
     def made(cls, recipe: Recipe, image: OpenImage, sizes: Iterable[Size]) -> Sizes[T]:

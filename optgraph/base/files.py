@@ -1,4 +1,4 @@
-"""Files that a command writes: looked at before the work, and put in place in one step after it."""
+"""Files: what is one, and those that are written, looked at before the work and put in place in one step after it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,31 @@ from pathlib import Path
 from typing import IO
 
 from optgraph.base.errors import InputError
+
+ARTIFACT = ".optgraph"
+_HEADER = b'{"__metadata__"'  # of a safetensors file that has some, after 8 bytes of its length
+
+
+def as_path(given: object) -> Path:
+    """What was given for the path of a file. Raises InputError if it is none."""
+    if not isinstance(given, str | os.PathLike):
+        raise InputError(f"expects the path of a file, got {type(given).__name__}")
+    if not os.fspath(given):
+        raise InputError("expects the path of a file, got an empty text")
+    return Path(given)
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether a file is a compiled network: by what it begins with, whatever its name, or if it has the suffix."""
+    if path.suffix == ARTIFACT:
+        return True
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(8 + len(_HEADER))[8:] == _HEADER
+    except OSError:
+        return False
 
 
 def check_output(path: Path, *sources: Path) -> None:
@@ -27,15 +52,17 @@ def check_output(path: Path, *sources: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that becomes `path` when the block ends; if it fails, what was at `path` stays.
+    """A binary file that becomes `path`, or what that links to, when the block ends; if it fails, what was there stays.
 
     Raises InputError if it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    check_output(path)
+    real = Path(os.path.realpath(path))
+    temporary = real.with_name(f".{real.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
             yield file
-        os.replace(temporary, path)
+        os.replace(temporary, real)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:

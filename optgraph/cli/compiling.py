@@ -9,8 +9,8 @@ import typer
 from rich.console import RenderableType
 
 from optgraph.base.errors import InputError
+from optgraph.base.files import ARTIFACT
 from optgraph.cli.options import (
-    ARTIFACT,
     Model,
     ModelOptions,
     OnnxModel,
@@ -86,14 +86,15 @@ def compile(
     batches, sizes = batch_sizes(batch), options.asked_sizes()
     if any_size and not sizes:
         raise InputError("--any-size is for a model compiled with --sizes, such as --sizes 480x480")
+    if output is None and model.parts[:2] in (("/", "dev"), ("/", "proc")):
+        raise InputError(f"{model}: say where to write the compiled network, with -o FILE{ARTIFACT}")
     output = output or model.with_suffix(ARTIFACT)
     check_output(output, model)
-    targets = list(dict.fromkeys(target.split(","))) if target else []
     with say.progress() as tell:
         tell(f"compiling {model.name}", 0.0)
         settings = options.ranged(model, input)
         compiled = net.compile(
-            model, "torch", **settings, strict=strict, batches=batches, sizes=sizes, targets=targets, progress=tell
+            model, "torch", **settings, strict=strict, batches=batches, sizes=sizes, targets=target or (), progress=tell
         )
         data = facts.net_dict(compiled, batches)
         data |= {"variants": facts.variants_dict(compiled), "passes": facts.passes_dict(compiled.reports)}

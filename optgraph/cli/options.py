@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from optgraph.base.errors import InputError
+from optgraph.base.files import is_artifact
 
 if TYPE_CHECKING:
     from optgraph.api.net import Net
     from optgraph.base.budget import Budget
     from optgraph.onnx.read import InputShape
     from optgraph.onnx.sizes import Size
-
-ARTIFACT = ".optgraph"
 
 OnnxModel = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX model.", show_default=False)]
 Model = Annotated[
@@ -106,6 +105,8 @@ class ReadOptions:
 
     def shape(self) -> InputShape | dict[str, InputShape] | None:
         """What --input-shape says: one shape, or shapes by input name. Raises InputError for what says none."""
+        from optgraph.onnx.inputs import parsed
+
         arguments = self.input_shape or ()
         shapes: dict[str, InputShape] = {}
         for argument in arguments:
@@ -113,11 +114,9 @@ class ReadOptions:
             if name in shapes or (not name and len(arguments) > 1):
                 raise InputError(f"--input-shape {argument}: give each input its own, NAME=SHAPE")
             try:
-                shapes[name] = [None if d.strip() in ("N", "?") else int(d) for d in dims.split(",")]
-            except ValueError:
-                raise InputError(
-                    f"--input-shape {argument}: expects N or a number for each dimension, as in N,3,480,640"
-                ) from None
+                shapes[name] = parsed(dims)
+            except InputError as error:
+                raise InputError(f"--input-shape {argument}: {error}") from None
         return shapes.get("", shapes) or None
 
     def outputs(self) -> Sequence[str]:
@@ -151,13 +150,13 @@ class ModelOptions(ReadOptions):
         from optgraph.api import artifact
 
         found = self.asked_sizes()
-        if not found and model.suffix == ARTIFACT:
+        if not found and is_artifact(model):
             found = artifact.sizes(model)
         return [*found] or [None]
 
     def settings(self, model: Path) -> dict[str, Any]:
         """The arguments of `net.compile` that these are. Raises InputError if `model` has its own."""
-        if model.suffix == ARTIFACT and (self.dtype or self.input_shape or self.cut or self.keep_fp32):
+        if is_artifact(model) and (self.dtype or self.input_shape or self.cut or self.keep_fp32):
             given = "--dtype, --input-shape, --cut and --keep-fp32"
             raise InputError(f"{model}: its dtype, shapes and outputs are settled: give {given} to compile")
         return {
@@ -192,7 +191,7 @@ class ModelOptions(ReadOptions):
         from optgraph.api import net
 
         settings, sizes = self.settings(model), self.asked_sizes()
-        if model.suffix != ARTIFACT:
+        if not is_artifact(model):
             return net.compile(model, backend, **settings, sizes=sizes)
         loaded = net.load(model, backend, budget=settings["budget"])
         return loaded.at(*sizes[0]) if sizes else loaded

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 
 from optgraph.base.errors import InputError, ModelError
+from optgraph.base.files import is_artifact
 from optgraph.cli.images import array_shape, image_size, sources_by_name
-from optgraph.cli.options import ARTIFACT, ModelOptions
+from optgraph.cli.options import ModelOptions
 
 if TYPE_CHECKING:
     from optgraph.api.net import Net
@@ -41,7 +42,7 @@ def net_for(model: Path, backend: str, options: ModelOptions, arguments: Sequenc
     That is the nearest of its sizes, or of those that --sizes says; where a model leaves it open and nobody says, the
     image's own, or else, since a network may take only some, that in multiples of MULTIPLE.
     """
-    if model.suffix != ARTIFACT and not options.sizes and not options.input_shape:
+    if not is_artifact(model) and not options.sizes and not options.input_shape:
         own = _at_own_size(model, backend, options, arguments)
         if own is not None:
             return own

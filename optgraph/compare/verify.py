@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,12 @@ from typing import Any
 
 import torch
 
-from optgraph.api.feeds import batch_of, named
+from optgraph.api.feeds import as_feeds, batch_of, listed
 from optgraph.api.net import Net, compile, load
 from optgraph.base.arrays import as_tensor
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.errors import InputError, OptgraphError
+from optgraph.base.files import as_path, is_artifact
 from optgraph.base.progress import Progress, silent
 from optgraph.compare import verdict
 from optgraph.compare.culprit import culprit
@@ -32,7 +34,7 @@ from optgraph.compare.oracle import allowed, as_stored, coarseness, distance
 from optgraph.compare.original import Original, OutputError
 from optgraph.compare.regions import BadRegion, Regions
 from optgraph.onnx.apart import Apart, EndedError
-from optgraph.onnx.load import load_model
+from optgraph.onnx.load import as_model, load_model
 from optgraph.onnx.read import InputShape, label
 from optgraph.onnx.sessions import Feeds, InnerValues
 from optgraph.onnx.sizes import Size
@@ -166,9 +168,9 @@ def verify_net(
     import onnxruntime
 
     backend = resolve_backend(backend) if backend else net.backend
-    sizes = [batch_of(named(feed, net.inputs), net.inputs) for feed in inputs]
-    batch = sizes[0] if sizes else fitting_batch(net.inputs, batch)
-    feeds = inputs or [example(net.inputs, batch, seed)]
+    feeds = [as_feeds(given, net.inputs) for given in listed(inputs)]
+    batch = batch_of(feeds[0], net.inputs) if feeds else fitting_batch(net.inputs, batch)
+    feeds = feeds or [example(net.inputs, batch, seed)]
     progress("reference", 0.0)
     with Apart() as apart:
         model = load_model(original)
@@ -254,8 +256,11 @@ def open_with_original(
     progress: Progress = silent,
 ) -> tuple[Net, Path]:
     """The net of an .onnx or .optgraph file, and the .onnx it came from. Arguments and errors as for `verify`."""
-    path = Path(model)
-    if path.suffix != ".optgraph":
+    if not isinstance(model, str | os.PathLike):
+        as_model(model)  # which says what else is no model
+        raise InputError('compares with an ONNX file: onnx.save(model, "model.onnx"), and pass "model.onnx"')
+    path = as_path(model)
+    if not is_artifact(path):
         if original is not None:
             raise InputError(f"{path} is its own original: only an .optgraph file has another")
         sizes = [] if size is None else [size]

@@ -66,6 +66,12 @@ class Graph:
         self.changes = 0
         self._serial = 0
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a pickle or a copy, whose arrays anybody could write to."""
+        self.__dict__.update(state)
+        for array in self.constants.values():
+            array.flags.writeable = False
+
     # ---- reading
 
     def __len__(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 
 import onnx
@@ -17,17 +18,32 @@ InputShape = Sequence[int | str | None]
 def overrides_by_name(
     override: InputShape | Mapping[str, InputShape] | None, names: Sequence[str]
 ) -> Mapping[str, InputShape]:
-    """The shapes that the user gave, by input. Raises InputError for an input that is not there."""
+    """The shapes that the user gave, by input. Raises InputError for an input that is not there, and for no shape."""
     if override is None:
         return {}
     if not isinstance(override, Mapping):
         if len(names) > 1:
             raise InputError(f"the model has {len(names)} inputs: give a shape by name ({', '.join(names)})")
-        return {names[0]: override}
+        return {names[0]: parsed(override)}
     for name in override:
         if name not in names:
             raise InputError(f"no input '{name}': the model has {', '.join(names)}")
-    return override
+    return {name: parsed(shape) for name, shape in override.items()}
+
+
+def parsed(shape: InputShape) -> InputShape:
+    """A shape that may be a text such as 'N,3,480,640'. Raises InputError for what is none."""
+    dims = shape.split(",") if isinstance(shape, str) else shape
+    try:
+        return [d if d is None else _dim(d) for d in dims]
+    except (TypeError, ValueError):
+        raise InputError(f"{shape} is no shape: expects N or a number for each dimension, as in N,3,480,640") from None
+
+
+def _dim(dim: object) -> int | None:
+    if isinstance(dim, str):
+        return None if dim.strip() in (BATCH, "?") else int(dim)
+    return operator.index(dim)  # type: ignore[arg-type]
 
 
 def input_value(info: onnx.ValueInfoProto, override: InputShape | None, several: bool = False) -> Value:

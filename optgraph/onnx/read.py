@@ -22,7 +22,7 @@ from optgraph.ir.op import Op
 from optgraph.ir.values import Dim, Shape
 from optgraph.onnx.inputs import InputShape, input_value, overrides_by_name, require_dtype
 from optgraph.onnx.known import Known
-from optgraph.onnx.load import load_parts, model_name
+from optgraph.onnx.load import as_model, load_parts, model_name
 from optgraph.onnx.scopes import Names, names_read
 from optgraph.onnx.tensors import MALFORMED, constant_array, malformed, tensor_array
 from optgraph.ops.importing import KeepError, attributes
@@ -33,7 +33,7 @@ __all__ = ["InputShape", "ModelReader", "read"]
 
 
 def read(
-    source: str | Path | onnx.ModelProto,
+    source: str | Path | bytes | onnx.ModelProto,
     input_shape: InputShape | Mapping[str, InputShape] | None = None,
     allow_stripped: bool = False,
     outputs: Sequence[str] = (),
@@ -43,9 +43,10 @@ def read(
     """Reads an ONNX model into a Graph.
 
     Args:
-        source: a path or a loaded ModelProto (any opset from 7; local functions are inlined).
+        source: a path, what is in a file, or a loaded ModelProto (any opset from 7; local functions are inlined).
         input_shape: overrides the declared shape of the only input, or of inputs by name; None, 0, -1 or 'N' in front
-            leaves the batch symbolic. Needed where a model leaves height or width open.
+            leaves the batch symbolic. A text such as 'N,3,480,640' is one, too. Needed where a model leaves height or
+            width open.
         allow_stripped: weights whose data is missing (location 'stripped') or in another file read as constants, a
             different number each, for looking at structure only.
         outputs: names of tensors to cut the model off at, in place of its own outputs.
@@ -56,6 +57,7 @@ def read(
         ModelError: what cannot be read or compiled.
         InputError: an input shape or output that does not fit.
     """
+    source = as_model(source)
     model = load_parts(source, not allow_stripped, outputs, budget)
     return ModelReader(model, model_name(source), allow_stripped, budget, OURS.extended(ops)).build(input_shape)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 
@@ -46,12 +47,13 @@ def sizes_text(sizes: Iterable[Size]) -> str:
 
 
 def checked_sizes(sizes: Iterable[Size]) -> tuple[Size, ...]:
-    """The sizes without repetition. Raises InputError for what is none."""
-    sizes = list(sizes)
-    for size in sizes:
-        if len(size) != 2 or not all(isinstance(d, int) and d >= 1 for d in size):
+    """The sizes without repetition; one size by itself is that. Raises InputError for what is none."""
+    given: list[Any] = list(sizes)
+    given = [tuple(given)] if len(given) == 2 and all(isinstance(d, int) for d in given) else given
+    for size in given:
+        if not isinstance(size, Sequence) or len(size) != 2 or not all(isinstance(d, int) and d >= 1 for d in size):
             raise InputError(f"{size} is no size: expects a height and a width in pixels, each at least 1")
-    return tuple(dict.fromkeys((int(height), int(width)) for height, width in sizes))
+    return tuple(dict.fromkeys((int(height), int(width)) for height, width in given))
 
 
 def input_names(model: onnx.ModelProto) -> list[str]:

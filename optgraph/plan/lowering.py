@@ -45,6 +45,14 @@ def lower(
     return Lowering(graph, batch, dtype, target, keep).plan()
 
 
+def checked_batches(batches: int | Sequence[int]) -> tuple[int, ...]:
+    """Batch sizes, of which one may be given by itself. Raises InputError for what is none."""
+    given = (batches,) if isinstance(batches, int) else tuple(batches)
+    if not given or not all(isinstance(batch, int) and batch >= 1 for batch in given):
+        raise InputError(f"batches {batches!r}: expects numbers of images, each at least 1, such as (1, 8)")
+    return given
+
+
 def fitting_batch(inputs: Mapping[str, Value], batch: int) -> int:
     """`batch`, or the size the model fixes. Raises InputError if another than that or 1 was asked for."""
     if batch < 1:

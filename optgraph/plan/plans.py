@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection
+from typing import Any
 
 from optgraph.base.devices import Target
 from optgraph.base.dtypes import check_dtype
@@ -28,6 +29,10 @@ class Plans:
         self.shapes = Shapes(graph.constants)
         self._made: dict[tuple[int, Target], Plan] = {}
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it is pickled and copied: without the plans, which can be made again."""
+        return Plans, (self.graph, self.dtype, self.keep)
 
     def get(self, batch: int, target: Target) -> Plan:
         """The plan for `batch` images on `target`. Raises as `lower` does."""
