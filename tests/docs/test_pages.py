@@ -1,0 +1,62 @@
+"""What pages of the documentation show is run, from the first block to the last, and must say what they say it does."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.documents import Block, Reader, blocks, check_shown, commands
+from tests.support.paths import ROOT
+
+DOCS = ROOT / "docs"
+TUTORIAL = (DOCS / "tutorial.md").read_text()
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Reader]:
+    found = Reader(tmp_path)
+    yield found
+    found.close()
+
+
+def test_the_tutorial(reader: Reader) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert reader.read(TUTORIAL.replace("8000", str(port))) == TUTORIAL.count("\n$ ") == 8
+    classes = re.findall(r"(?:digit.png is a|\"digit\":) (\d)", reader.said)
+    assert len(classes) == 3 and len(set(classes)) == 1, "the label, the file's answer and the server's"
+
+
+def test_the_pages_on_gpus(reader: Reader) -> None:
+    """Without one: they go on from the tutorial's network."""
+    train = next(block for block in blocks(TUTORIAL) if block.title == "train.py")
+    (reader.folder / train.title).write_text(train.content)
+    assert reader.read("```console\n$ python train.py\n```\n") == 1
+    assert reader.read((DOCS / "howto" / "gpu.md").read_text()) == 2
+    assert reader.read((DOCS / "howto" / "prediction.md").read_text()) == 2
+
+
+def test_the_design(reader: Reader) -> None:
+    text = (DOCS / "design.md").read_text()
+    assert reader.read(text) == text.count("```python") == 5
+
+
+def test_excerpts_are_of_the_files_they_name() -> None:
+    found = blocks((DOCS / "howto" / "pass_and_kernel.md").read_text())
+    assert len(found) == 6
+    for block in found:
+        assert block.content in (ROOT / block.title).read_text()
+
+
+def test_what_a_page_shows_is_compared() -> None:
+    ((typed, shown),) = commands(Block("console", "", "$ optgraph check x.onnx\nanswer  ok\n2 of 2 regions\n"))
+    assert typed == "optgraph check x.onnx"
+    check_shown(shown, "answer     ok\n\n17 of 18 regions, none left\n")
+    for other in ("answer  not ok\n2 of 2 regions", "2 of 2 regions\nanswer  ok"):
+        with pytest.raises(AssertionError, match="does not follow"):
+            check_shown(shown, other)
