@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from optgraph.ir.graph import Graph, Node
     from optgraph.onnx.read import read
     from optgraph.passes.pipeline import Pass
+    from optgraph.pictures.preprocess import Preprocess
 
     __version__: str
 
@@ -36,6 +37,7 @@ __all__ = [
     "Node",
     "OptgraphError",
     "Pass",
+    "Preprocess",
     "compile",
     "load",
     "read",
@@ -51,6 +53,7 @@ _HOMES = {
     "ir.graph": ("Graph", "Node"),
     "onnx.read": ("read",),
     "passes.pipeline": ("Pass",),
+    "pictures.preprocess": ("Preprocess",),
 }
 
 # In a checkout, `kernels` and `passes` here are links to the folders beside this one. Where links do not work (git on

@@ -45,6 +45,7 @@ from optgraph.base.version import version
 from optgraph.ir.graph import Graph
 from optgraph.ir.op import Op
 from optgraph.onnx.sizes import Size
+from optgraph.pictures.preprocess import Preprocess
 
 FORMATS = ("2", "3")  # of one size, and of several
 
@@ -79,7 +80,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A compiled network at rest. source_name, source_digest: file name and SHA-256 of the ONNX model."""
+    """A compiled network at rest. source_name, source_digest: file name and SHA-256 of the ONNX model.
+
+    preprocessing, labels: what is done to pictures for it, and what its classes are called, where that is known.
+    """
 
     simplified: Graph
     fused: Graph
@@ -88,6 +92,8 @@ class Artifact:
     source_name: str
     cubins: tuple[Cubin, ...] = ()
     sized: Sized | None = None
+    preprocessing: Preprocess | None = None
+    labels: tuple[str, ...] = ()
 
 
 def save(path: Path, artifact: Artifact, ops: Sequence[type[Op]] = ()) -> None:
@@ -114,6 +120,10 @@ def save(path: Path, artifact: Artifact, ops: Sequence[type[Op]] = ()) -> None:
         "simplified": json.dumps(graph_to_json(artifact.simplified, ops)),
         "fused": json.dumps(graph_to_json(artifact.fused, ops)),
     }
+    if artifact.preprocessing is not None:
+        metadata["preprocessing"] = json.dumps(artifact.preprocessing.to_json())
+    if artifact.labels:
+        metadata["labels"] = json.dumps(artifact.labels)
     # safetensors has no empty names and no place for other byte orders; weights are numbered in their order.
     arrays = list(weights.values())
     if artifact.sized is not None:
@@ -168,7 +178,17 @@ def load(path: Path, ops: Sequence[type[Op]] = (), cubins: bool = True) -> Artif
             share(graphs, weights)
             sized = sized_from_json(_json(metadata, "sized", dict), arrays, ops)
             check_sized(sized, AtSize(graphs[0], graphs[1], options.bytes_per_image))
-        return Artifact(graphs[0], graphs[1], options, metadata["source_digest"], metadata["source_name"], found, sized)
+        return Artifact(
+            graphs[0],
+            graphs[1],
+            options,
+            metadata["source_digest"],
+            metadata["source_name"],
+            found,
+            sized,
+            Preprocess.from_json(_json(metadata, "preprocessing", dict)) if "preprocessing" in metadata else None,
+            _labels(_json(metadata, "labels", list)) if "labels" in metadata else (),
+        )
 
 
 def sizes(path: Path) -> list[Size]:
@@ -217,6 +237,12 @@ def _cubins(file: Any, metadata: dict[str, str], described: list[Any]) -> tuple[
     if described and _digest(codes, metadata["cubins"]) != metadata["cubins_digest"]:
         raise ArtifactError("its cubins are damaged (SHA-256 differs)")
     return tuple(cubin_from_json(data, code.tobytes()) for data, code in zip(described, codes, strict=True))
+
+
+def _labels(data: list[Any]) -> tuple[str, ...]:
+    if not all(type(name) is str for name in data):
+        raise ArtifactError("its labels are no names")
+    return tuple(data)
 
 
 def _digest(arrays: Iterable[np.ndarray], text: str = "") -> str:

@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from PIL import Image
 
 from optgraph.ahead.build import Use, build, find_all_uses, parse_targets
 from optgraph.ahead.cubins import Cubin
@@ -34,6 +36,8 @@ from optgraph.onnx.sessions import Feeds
 from optgraph.onnx.sizes import OpenImage, Size, checked_sizes, open_image, sizes_text
 from optgraph.passes import pipeline
 from optgraph.passes.pipeline import Pass, PassReport
+from optgraph.pictures.guess import for_pictures
+from optgraph.pictures.preprocess import Preprocess, picture_input
 from optgraph.plan.lowering import checked_batches
 from optgraph.plan.plan import Plan
 from optgraph.plan.plans import Plans
@@ -61,6 +65,9 @@ class Net:
         size: height and width of its images in pixels; None where the model has a size of its own.
         cubins: kernels compiled ahead.
         uses: where the plans launch each of them; empty after `load`.
+        preprocessing: what is done to pictures for it, a `Preprocess`, which may be assigned another; None if no input
+            takes pictures.
+        labels: the names of its classes, in order; () if they are not known.
         plans: its plans, by batch size and target.
         runtime: what runs it: the `Backend` of that name.
     """
@@ -98,6 +105,8 @@ class Net:
         self.outputs: dict[str, Value] = {public: fused.values[v] for public, v in fused.outputs.items()}
         self._types = {public: torch_dtype(value.dtype) for public, value in self.outputs.items()}
         self.plans = plans or Plans(fused, dtype)
+        self.preprocessing: Preprocess | None = None
+        self.labels: tuple[str, ...] = ()
         self.size = size
         self._by_size = by_size
         shared = like.runtime if like is not None else None
@@ -134,12 +143,15 @@ class Net:
 
     def _sibling(self, size: Size, made: Made) -> Net:
         given = self.backend, self.dtype, made.reports, self.batches, self.cubins, self.uses, made.plans
-        return Net(made.simplified, made.fused, made.source, *given, size, self._by_size, self)
+        net = Net(made.simplified, made.fused, made.source, *given, size, self._by_size, self)
+        net.preprocessing, net.labels = self.preprocessing, self.labels
+        return net
 
     def __reduce__(self) -> tuple[Any, ...]:
         """How it is pickled and copied: what it was made of, which gets a runtime of its own where it arrives."""
         settled = self.backend, self.dtype, self.reports, self.batches, self.cubins, self.uses, self.plans
-        return Net, (self.simplified, self.fused, self.source, *settled, self.size, self._by_size)
+        of_pictures = {"preprocessing": self.preprocessing, "labels": self.labels}
+        return Net, (self.simplified, self.fused, self.source, *settled, self.size, self._by_size), of_pictures
 
     def _served(self) -> str:
         """'480x480, 640x640 or any other': the sizes."""
@@ -170,6 +182,27 @@ class Net:
         tensors = {name: a if isinstance(a, torch.Tensor) else as_tensor(a) for name, a in feeds.items()}
         results = given_back(net.runtime(tensors, batch), net._types, next(iter(feeds.values())))
         return next(iter(results.values())) if len(results) == 1 else results
+
+    def preprocess(self, *pictures: str | Path | Image.Image) -> np.ndarray:
+        """Pictures as the network wants them: a batch to call it with, for its first input that takes pictures.
+
+        Args:
+            pictures: files (.png, .jpg, .webp, .bmp) or images of Pillow's, each of any size.
+
+        Returns:
+            An array N×C×H×W, or N×H×W×C as the model has it, made as `preprocessing` says.
+
+        Raises:
+            InputError: a picture cannot be read, there are none, or no input takes any.
+        """
+        name = picture_input(self.inputs)
+        if name is None:
+            raise InputError("no input of the network takes pictures: pass arrays")
+        if self.preprocessing is None:
+            raise InputError("nothing says what is done to pictures: assign net.preprocessing, or compile it again")
+        if not pictures:
+            raise InputError("no pictures: preprocess is given one or more")
+        return np.concatenate([self.preprocessing(picture, self.inputs[name]) for picture in pictures])
 
     def bind(self, batch: int = 1) -> Bound:
         """The network on buffers of its own for `batch` images, to be run with no copies: see `Bound`.
@@ -217,7 +250,8 @@ class Net:
         plans = [made.plans for made in self._by_size.given.values()] if self._by_size else [self.plans]
         kept = tuple(dict.fromkeys(name for each in plans for name in each.keep))
         options = artifact.Options(self.dtype, self.batches, source.nodes, source.bytes_per_image, kept)
-        saved = artifact.Artifact(net.simplified, net.fused, options, source.digest, source.name, self.cubins, sized)
+        about = source.digest, source.name, self.cubins, sized, self.preprocessing, self.labels
+        saved = artifact.Artifact(net.simplified, net.fused, options, *about)
         artifact.save(as_path(path), saved, ops)
 
     def _for(self, feeds: Mapping[str, Array]) -> Net:
@@ -248,6 +282,8 @@ def compile(
     ops: Sequence[type[Op]] = (),
     keep_fp32: Sequence[str] | str = (),
     inputs: Sequence[Feeds] = (),
+    preprocess: Preprocess | str | None = None,
+    labels: Sequence[str] | str | Path = (),
 ) -> Net:
     """Compiles an ONNX model.
 
@@ -274,6 +310,10 @@ def compile(
         keep_fp32: ONNX nodes whose regions stay in float32 (see `plan/kept.py`), or 'auto' for those that leave the
             range of fp16 on `inputs`.
         inputs: dicts of arrays by input name, to look at ranges on; random images if there are none.
+        preprocess: what is to be done to pictures, a `Preprocess` or the name of one: 'torch', 'keras', 'caffe' or
+            'none'. By default a guess, which `Net.preprocessing` tells; calls with arrays never use it.
+        labels: the names of the classes, or a file of them: text, one a line, or JSON. By default those in the model's
+            metadata.
 
     Raises:
         ModelError: the model cannot be read, is over budget, or, with `strict`, has a node without a kernel.
@@ -293,8 +333,11 @@ def compile(
         recipe = recipe.loaded()
         by_size = Sizes.made(recipe, open_image(recipe.proto, input_shape), checked_sizes(sizes))
     made = list(by_size.given.values()) if by_size else [recipe.make()]
+    told = for_pictures(model, made[0].fused, by_size is not None, preprocess, labels)
     uses = find_all_uses([each.plans for each in made], batches, gpus)
-    return _net(made[0], by_size, backend, dtype, batches, build(uses, progress), uses, progress)
+    net = _net(made[0], by_size, backend, dtype, batches, build(uses, progress), uses, progress)
+    net.preprocessing, net.labels = told
+    return net
 
 
 def _net(
@@ -360,4 +403,6 @@ def load(
         common = options.dtype, budget, ops, found.source_digest, options.keep_fp32
         recipe = Recipe.saved(sized.original, *common) if sized.original else None
         by_size = Sizes(sized.image, given, recipe)
-    return _net(first, by_size, backend, options.dtype, options.batches, found.cubins, (), progress)
+    net = _net(first, by_size, backend, options.dtype, options.batches, found.cubins, (), progress)
+    net.preprocessing, net.labels = found.preprocessing, found.labels
+    return net

@@ -19,6 +19,7 @@ from optgraph.cli.options import (
     batch_sizes,
     image_sizes,
 )
+from optgraph.cli.pictures import ClassOptions
 from optgraph.cli.say import Say
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def compile(
         ),
     ] = None,
     *,
+    pictures: ClassOptions,
     options: ModelOptions,
     say: Say,
 ) -> None:
@@ -72,6 +74,7 @@ def compile(
       optgraph compile inception_v3.onnx
       optgraph compile xception.onnx -o fast.optgraph --dtype fp16 --batch 1,8 --target sm_80,sm_90
       optgraph compile dynamic.onnx --input-shape N,3,480,640
+      optgraph compile resnet50.onnx --preprocess torch --labels imagenet.txt
       optgraph compile detector.onnx --sizes 480x480,480x640
       optgraph compile audio.onnx --dtype fp16 --keep-fp32 auto --input clips/
       optgraph compile model.onnx -o features.optgraph --cut /global_pool/output_0
@@ -79,7 +82,7 @@ def compile(
     from optgraph.api import net
     from optgraph.api.ranges import ranges
     from optgraph.base.files import check_output
-    from optgraph.cli.images import read_feeds
+    from optgraph.cli.images import told_of
     from optgraph.report import facts, tables
     from optgraph.report.ranges import ranges_text
 
@@ -92,20 +95,29 @@ def compile(
     check_output(output, model)
     with say.progress() as tell:
         tell(f"compiling {model.name}", 0.0)
-        settings = options.ranged(model, input)
+        settings = options.ranged(model, pictures.feeds(input))
         compiled = net.compile(
-            model, "torch", **settings, strict=strict, batches=batches, sizes=sizes, targets=target or (), progress=tell
+            *(model, "torch"),
+            **settings,
+            strict=strict,
+            batches=batches,
+            sizes=sizes,
+            targets=target or (),
+            progress=tell,
+            labels=pictures.labels or (),
         )
+        reader = pictures.reader(compiled)
         data = facts.net_dict(compiled, batches)
         data |= {"variants": facts.variants_dict(compiled), "passes": facts.passes_dict(compiled.reports)}
         data["output"] = str(output)
-        found = ranges(compiled, read_feeds(input or (), compiled.inputs))
+        found = ranges(compiled, reader.feeds(input or ()))
         data["out_of_range"] = None if found.regions is None else [region.to_json() for region in found.regions]
         data["ranges"] = found.how
+        data["read"] = reader.done
         compiled.save(output, any_size=any_size)
     variants = data["variants"]
     shown = [tables.passes_table(data["passes"], say.verbose), tables.net_table(data)]
-    lines = [f"wrote {output}"]
+    lines = [*told_of(reader.done), f"wrote {output}"]
     lines[:0] = filter(None, [ranges_text(data), tables.refusals_text(data["passes"]) if say.verbose else ""])
     if variants:
         shown.append(tables.variants_table(variants))

@@ -1,178 +1,212 @@
-"""Inputs for a network from the command line: .npy files, images, random numbers; and its outputs to a file."""
+"""Inputs for a network from the command line: pictures, .npy and .npz files, random numbers."""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from optgraph.base.errors import InputError
-from optgraph.base.files import replacing
-from optgraph.ir.values import BATCH, Shape, Value, channels_last
+from optgraph.ir.values import BATCH, Shape, Value
+from optgraph.pictures.decode import FORMATS, decoded, is_picture, picture_size
+from optgraph.pictures.preprocess import Preprocess
 
-IMAGES = (".png", ".jpg", ".jpeg")
+ARRAYS = (".npy", ".npz")
 RANDOM = "random"
+AT_ONCE = 32  # pictures that run as one batch, if nobody says
+TOLD = 5  # pictures of which is said what was done to them
+
+Feeds = dict[str, np.ndarray]
 
 
-def read_inputs(arguments: Sequence[str], inputs: Mapping[str, Value]) -> dict[str, np.ndarray]:
-    """Arrays by input name, from arguments such as 'cat.png', 'mask=mask.npy' or 'random'.
+def sources_by_name(arguments: Sequence[str], inputs: Sequence[str]) -> dict[str, list[str]]:
+    """What each input is read from, of arguments such as 'cat.png', 'mask=mask.npy' or 'random'.
 
-    An argument without a name is for the only input; 'random' without one is for all that have no other.
-    Whether an array fits its input is for the network to say. Raises InputError for anything else that is wrong.
+    An argument without a name is for the only input, or a .npz for those it has arrays of; 'random' without one is for
+    all that have no other. Raises InputError for anything else.
     """
-    sources = sources_by_name(arguments, list(inputs))
-    return {name: _read(name, value, sources[name]) for name, value in inputs.items()}
-
-
-def sources_by_name(arguments: Sequence[str], inputs: Sequence[str]) -> dict[str, str]:
-    """What each input is read from. Raises as `read_inputs`."""
-    sources: dict[str, str] = {}
+    sources: dict[str, list[str]] = {}
     fill = False
     for argument in arguments:
         name, equals, source = argument.partition("=")
         if argument == RANDOM:
             fill = True
             continue
+        names: Sequence[str] = [name]
         if not equals or name not in inputs:
+            names, source = inputs, argument
             if len(inputs) > 1:
-                raise InputError(f"--input {argument}: say for which input, NAME={argument}: {', '.join(inputs)}")
-            (name,), source = inputs, argument
-        if name in sources:
-            raise InputError(f"--input {argument}: input '{name}' is given twice")
-        sources[name] = source
+                names = [each for each in inputs if each in _names_in(Path(argument))]
+                if not names:
+                    raise InputError(f"--input {argument}: say for which input, NAME={argument}: {', '.join(inputs)}")
+        for each in names:
+            sources.setdefault(each, []).extend(_files(source))
     missing = [name for name in inputs if name not in sources]
     if missing and not fill:
-        raise InputError(f"input '{missing[0]}' is missing: --input {missing[0]}=FILE, or --input random")
-    return dict.fromkeys(missing, RANDOM) | sources
+        listed = f" (inputs: {', '.join(inputs)})" if len(inputs) > 1 else ""
+        raise InputError(f"input '{missing[0]}' is missing: --input {missing[0]}=FILE, or --input random{listed}")
+    return {name: sources.get(name, [RANDOM]) for name in inputs}
 
 
-def image_size(sources: Mapping[str, str], name: str) -> tuple[int, int] | None:
-    """Height and width, in pixels, of the image file that input `name` is read from; None if it is no image.
+def told_of(done: Sequence[str]) -> list[str]:
+    """What was done to pictures, as one text of a line each, of many the first; none if there were none."""
+    more = [f"and {len(done) - TOLD} more in the same way"] if len(done) > TOLD else []
+    return ["\n".join([*done[:TOLD], *more])] if done else []
 
-    Raises InputError if it cannot be read.
+
+def image_size(sources: Mapping[str, Sequence[str]], name: str) -> tuple[int, int] | None:
+    """Height and width, in pixels, of the picture that input `name` is read from, the first if there are several.
+
+    None if it is no picture. Raises InputError if it cannot be read.
     """
-    path = Path(sources[name])
-    if path.suffix.lower() not in IMAGES:
-        return None
-    with _opened(path) as image:
-        return image.height, image.width
+    path = Path(sources[name][0])
+    return picture_size(path) if is_picture(path) else None
 
 
-def array_shape(sources: Mapping[str, str], name: str) -> tuple[int, ...]:
-    """The shape of the .npy file that input `name` is read from; () if it is none. Raises InputError as above."""
-    path = Path(sources[name])
-    return _array(path).shape if path.suffix.lower() == ".npy" else ()
+def array_shape(sources: Mapping[str, Sequence[str]], name: str) -> tuple[int, ...]:
+    """The shape of the array that input `name` is read from; () if it is none. Raises InputError as above."""
+    path = Path(sources[name][0])
+    return _array(path, name).shape if path.suffix.lower() in ARRAYS else ()
 
 
-def read_feeds(arguments: Sequence[str], inputs: Mapping[str, Value]) -> list[dict[str, np.ndarray]]:
-    """Several inputs, from arguments such as 'a.png', 'b.png' or a folder of images; a dict of arrays for each.
+@dataclass
+class Reader:
+    """Reads what arguments name for the inputs of a network, and remembers what was done to pictures.
 
-    Where a network has several inputs, NAME= says which an argument is for, and each gets as many. Raises as
-    `read_inputs` does, and InputError for a folder without images or for other numbers of arguments.
+    Whether an array fits its input is for the network to say. All raise InputError for what cannot be read.
     """
-    given: dict[str, list[str]] = {}
-    for argument in arguments:
-        name, equals, source = argument.partition("=")
-        name, source = (name, source) if equals and name in inputs else ("", argument)
-        given.setdefault(name, []).extend(f"{name}={file}" if name else file for file in _files(source))
-    if len({len(files) for files in given.values()}) > 1:
-        numbers = ", ".join(f"{len(files)} for '{name}'" for name, files in given.items())
-        raise InputError(f"--input: each input of the network gets as many: got {numbers}")
-    return [read_inputs(files, inputs) for files in zip(*given.values(), strict=True)]
+
+    inputs: Mapping[str, Value]
+    preprocess: Preprocess | None
+    done: list[str] = field(default_factory=list)
+
+    def batches(self, sources: Mapping[str, Sequence[str]], batch: int | None = None) -> Iterator[Feeds]:
+        """The inputs, `batch` images at a time, which is how many random ones there are, too.
+
+        By default an only source as it is, several in batches of AT_ONCE, or of what the network takes.
+        """
+        given = {name: files for name, files in sources.items() if [*files] != [RANDOM]}
+        if not given:
+            yield {name: self._random(name, batch or 1) for name in self.inputs}
+            return
+        streams = [self._chunks(name, files, batch) for name, files in given.items()]
+        try:
+            for arrays in zip(*streams, strict=True):
+                found = dict(zip(given, arrays, strict=True))
+                images = next(len(array) if array.ndim else 1 for array in arrays)
+                yield {name: found[name] if name in found else self._random(name, images) for name in self.inputs}
+        except ValueError:
+            numbers = ", ".join(f"{len(files)} for '{name}'" for name, files in given.items())
+            raise InputError(f"--input: each input of the network gets as many images: got {numbers}") from None
+
+    def feeds(self, arguments: Sequence[str]) -> list[Feeds]:
+        """Several inputs, a dict of arrays for each, from arguments such as 'a.png', 'b.png' or a folder of images.
+
+        Where a network has several inputs, NAME= says which an argument is for, and each gets as many.
+        """
+        if not arguments:
+            return []
+        sources = sources_by_name(arguments, list(self.inputs))
+        most = max(map(len, sources.values()))
+        for name, files in sources.items():
+            if len(files) not in (most, 1) or (len(files) < most and [*files] != [RANDOM]):
+                numbers = ", ".join(f"{len(files)} for '{name}'" for name, files in sources.items())
+                raise InputError(f"--input: each input of the network gets as many: got {numbers}")
+        rows = ({name: [files[min(i, len(files) - 1)]] for name, files in sources.items()} for i in range(most))
+        return [feeds for row in rows for feeds in self.batches(row)]
+
+    def _chunks(self, name: str, files: Sequence[str], batch: int | None) -> Iterator[np.ndarray]:
+        shape = self.inputs[name].shape
+        fixed = shape[0] if shape and isinstance(shape[0], int) else None
+        if fixed is not None and batch not in (None, fixed):
+            raise InputError(f"--batch {batch}: input '{name}' takes {fixed} at a time")
+        if len(files) == 1 and batch is None:
+            yield self._read(name, files[0])
+            return
+        size = fixed or batch or AT_ONCE
+        waiting: list[np.ndarray] = []
+        for file in files:
+            array = self._read(name, file)
+            if array.ndim != len(shape) or array.shape[1:] != (waiting or [array])[0].shape[1:]:
+                raise InputError(f"{file}: its shape {list(array.shape)} is not that of the others: run it by itself")
+            waiting.append(array)
+            while sum(map(len, waiting)) >= size:
+                together = np.concatenate(waiting)
+                yield together[:size]
+                waiting = [together[size:]] if len(together) > size else []
+        if waiting:
+            yield np.concatenate(waiting)
+
+    def _read(self, name: str, source: str) -> np.ndarray:
+        path, value = Path(source), self.inputs[name]
+        if source == RANDOM:
+            return self._random(name, 1)
+        if is_picture(path):
+            if self.preprocess is None:
+                raise InputError(f"{path}: input '{name}' ({value.dtype}, {list(value.shape)}) takes no picture")
+            picture = decoded(path)
+            try:
+                array = self.preprocess(picture, value)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from None
+            self.done.append(self.preprocess.told(picture, value))
+            return array
+        if path.suffix.lower() not in ARRAYS:
+            known = ", ".join((*FORMATS, *ARRAYS))
+            raise InputError(f"--input {source}: expects a file ({known}), a folder of them or 'random'")
+        return _array(path, name)
+
+    def _random(self, name: str, batch: int) -> np.ndarray:
+        value = self.inputs[name]
+        if not value.dtype.startswith("float"):
+            raise InputError(f"input '{name}' is {value.dtype}, and random numbers are for floats: pass a .npy file")
+        return np.random.default_rng(0).standard_normal(_of_batch(value.shape, batch)).astype(value.dtype)
 
 
 def _files(source: str) -> list[str]:
-    """The images and arrays of a folder, or what `source` is itself."""
+    """The pictures and arrays of a folder, or what `source` is itself."""
     if not Path(source).is_dir():
         return [source]
-    found = sorted(str(p) for p in Path(source).iterdir() if p.suffix.lower() in (*IMAGES, ".npy"))
+    known = (*FORMATS, *ARRAYS)
+    found = sorted(str(path) for path in Path(source).iterdir() if path.suffix.lower() in known)
     if not found:
-        raise InputError(f"--input {source}: a folder without images ({', '.join(IMAGES)}) or .npy files")
+        raise InputError(f"--input {source}: a folder without images ({', '.join(FORMATS)}) or arrays (.npy, .npz)")
     return found
 
 
-def _read(name: str, value: Value, source: str) -> np.ndarray:
-    if source == RANDOM:
-        return _random(name, value)
-    path = Path(source)
-    if path.suffix.lower() in IMAGES:
-        return read_image(path, name, value)
-    if path.suffix.lower() != ".npy":
-        raise InputError(f"--input {source}: expects a .npy file, an image ({', '.join(IMAGES)}) or 'random'")
-    return _array(path)
-
-
-def _array(path: Path) -> np.ndarray:
+def _array(path: Path, name: str) -> np.ndarray:
+    """The array in a .npy file; in a .npz that of this name, or its only one."""
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
+        found: Any = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            names = list(found.files)
+            if name not in names and len(names) != 1:
+                raise InputError(f"{path}: has arrays {', '.join(names) or 'none'}, and the input is '{name}'")
+            return np.asarray(found[name if name in names else names[0]])
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError):
-        raise InputError(f"{path}: not a .npy file of numbers, or a truncated one: write it with numpy.save") from None
-
-
-def _random(name: str, value: Value) -> np.ndarray:
-    if not value.dtype.startswith("float"):
-        raise InputError(f"input '{name}' is {value.dtype}, and random numbers are for floats: pass a .npy file")
-    return np.random.default_rng(0).standard_normal(_one(value.shape)).astype(value.dtype)
-
-
-def read_image(path: Path, name: str, value: Value) -> np.ndarray:
-    """An image as one batch for input `name`: resized (bilinear) to its height and width, RGB, or grey where it has one
-    channel, scaled from 0..255 to [-1, 1], N×C×H×W or N×H×W×C as its shape says.
-
-    Raises InputError if the file is no image or the input takes none.
-    """
-    shape = _one(value.shape)
-    last = channels_last(shape)
-    if len(shape) != 4 or not value.dtype.startswith("float") or not (last or shape[1] in (1, 3)):
+    except (ValueError, EOFError, zipfile.BadZipFile):
         raise InputError(
-            f"{path}: input '{name}' ({value.dtype}, {list(value.shape)}) takes no image: pass a .npy file"
-        )
-    height, width, channels = shape[1:] if last else (*shape[2:], shape[1])
-    with _opened(path) as image:
-        resized = image.convert("RGB" if channels == 3 else "L").resize((width, height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(resized, np.float32).reshape(height, width, channels) / 127.5 - 1.0
-    return (pixels if last else pixels.transpose(2, 0, 1))[None].astype(value.dtype, order="C")
+            f"{path}: not a file of numbers, or a truncated one: write it with numpy.save or numpy.savez"
+        ) from None
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The image in a file. Raises InputError if it is none, when it is opened or read."""
+def _names_in(path: Path) -> list[str]:
+    """The names of the arrays in a .npz file; none in another."""
+    if path.suffix.lower() != ".npz":
+        return []
     try:
-        with Image.open(path) as image:
-            yield image
-    except Image.DecompressionBombError:
-        raise InputError(f"{path}: too large an image: scale it down first") from None
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises each of them for a damaged file
-        reason = getattr(error, "strerror", None) or "damaged, or no image"
-        raise InputError(f"{path}: cannot be read: {reason}") from None
+        with np.load(path, allow_pickle=False) as found:
+            return list(found.files)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return []
 
 
-def _one(shape: Shape) -> tuple[int, ...]:
-    """The shape for a batch of one."""
-    return tuple(1 if d == BATCH else int(d) for d in shape)
-
-
-def check_results(path: Path, outputs: Sequence[str]) -> None:
-    """Raises InputError unless `path` is named for the outputs it is to hold."""
-    if path.suffix not in (".npy", ".npz"):
-        raise InputError(f"{path}: outputs are written as .npy, or several as .npz")
-    if path.suffix == ".npy" and len(outputs) > 1:
-        raise InputError(f"{path}: the network has {len(outputs)} outputs ({', '.join(outputs)}): name a .npz file")
-
-
-def write_results(path: Path, results: Mapping[str, np.ndarray]) -> None:
-    """Writes the only output as .npy, or all by name as .npz. Raises InputError if that cannot be."""
-    with replacing(path) as file:
-        if path.suffix == ".npz":
-            with zipfile.ZipFile(file, "w") as archive:  # np.savez takes no array of the name 'file'
-                for name, array in results.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                        np.lib.format.write_array(entry, array)
-        else:
-            np.save(file, next(iter(results.values())))
+def _of_batch(shape: Shape, batch: int) -> tuple[int, ...]:
+    return tuple(batch if d == BATCH else int(d) for d in shape)

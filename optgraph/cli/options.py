@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from optgraph.api.net import Net
     from optgraph.base.budget import Budget
     from optgraph.onnx.read import InputShape
+    from optgraph.onnx.sessions import Feeds
     from optgraph.onnx.sizes import Size
 
 OnnxModel = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX model.", show_default=False)]
@@ -173,18 +174,19 @@ class ModelOptions(ReadOptions):
 
         return AUTO if self.keep_fp32 == [AUTO] else self.keep_fp32 or ()
 
-    def ranged(self, model: Path, inputs: Sequence[str] | None, size: Size | None = None) -> dict[str, Any]:
-        """As `settings`, with the arrays that `inputs` names to find ranges on, where that is asked for."""
+    def ranged(
+        self, model: Path, read: Callable[[Net], Sequence[Feeds]] | None, size: Size | None = None
+    ) -> dict[str, Any]:
+        """As `settings`, with the arrays to find ranges on, where that is asked for. read: has them for a net."""
         from optgraph.api import net
         from optgraph.api.recipe import AUTO
-        from optgraph.cli.images import read_feeds
 
         settings = self.settings(model)
-        if not inputs or settings["keep_fp32"] != AUTO:
+        if read is None or settings["keep_fp32"] != AUTO:
             return settings
         sizes = self.asked_sizes() if size is None else [size]
         plain = net.compile(model, "torch", **settings | {"keep_fp32": ()}, sizes=sizes)
-        return settings | {"inputs": read_feeds(inputs, plain.inputs)}
+        return settings | {"inputs": read(plain)}
 
     def net(self, model: Path, backend: str) -> Net:
         """A .optgraph file loaded, or an ONNX model compiled; at the first size that --sizes says."""

@@ -3,70 +3,101 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import RenderableType
 
 from optgraph.cli.options import Backend, Model, ModelOptions, Original, batch_sizes
+from optgraph.cli.pictures import ClassOptions, PictureOptions
 from optgraph.cli.say import Say
 
 
 def run(
     model: Model,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME=]SOURCE...", help="As --input.", show_default=False),
+    ] = None,
     input: Annotated[
         list[str] | None,
         typer.Option(
             metavar="[NAME=]SOURCE",
-            help="x.npy, as it is; a .png or .jpg, resized to the input's height and width, of several sizes to the "
-            "nearest, RGB, scaled to -1..1, N×C×H×W or N×H×W×C as the input asks; or random, normal with seed 0. "
-            "Repeat with NAME= for several inputs. Default: random.",
+            help="A picture (.png, .jpg, .webp, .bmp), made ready as --preprocess says; a .npy or .npz, as it is; a "
+            "folder of these; or random, normal with seed 0. Several are a batch. NAME= says for which input, where "
+            "there are several. Default: random.",
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="A .npy, or .npz for several outputs.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="The file to write: .npy, or .npz for several outputs."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, metavar="K", help="How many classes to show.")] = 5,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="How many images at a time. Default: 32 at most, of random ones one."),
+    ] = None,
     backend: Backend = "auto",
     *,
+    pictures: ClassOptions,
     options: ModelOptions,
     say: Say,
 ) -> None:
-    """Run a model on one input, and show the top 5 classes.
+    """Run a model on pictures or arrays, and show the best classes of each.
 
     \b
     Examples:
-      optgraph run xception.optgraph --input cat.png
-      optgraph run model.onnx --input x.npy --output y.npy --backend interpret
-      optgraph run detector.onnx --input page.png --sizes 480x480,480x640
-      optgraph run two_inputs.onnx --input left=a.npy --input right=random
+      optgraph run xception.optgraph cat.jpg dog.jpg
+      optgraph run resnet50.onnx cat.jpg --preprocess torch --labels imagenet.txt
+      optgraph run model.onnx x.npy --output y.npy --backend interpret
+      optgraph run detector.onnx page.png --sizes 480x480,480x640
+      optgraph run two_inputs.onnx left=a.npy right=random
     """
     from optgraph.base.files import check_output
-    from optgraph.cli import images, sizing
+    from optgraph.cli import sizing
+    from optgraph.cli.images import RANDOM, sources_by_name, told_of
+    from optgraph.cli.results import check_results, together, write_results
     from optgraph.compare.verify import computed_dtype
-    from optgraph.report import facts, tables
+    from optgraph.report.results import results_dict, results_parts
 
     with say.busy(f"loading {model.name}"):
-        given = input or [images.RANDOM]
+        given = [*(sources or ()), *(input or ())] or [RANDOM]
         net, resized = sizing.net_for(model, backend, options, given)
-    feeds = images.read_inputs(given, net.inputs)
+        reader = pictures.reader(net)
+    named = sources_by_name(given, list(net.inputs))
     if output is not None:
-        images.check_results(output, list(net.outputs))
+        check_results(output, list(net.outputs))
         check_output(output, model)
+    answers, seconds = [], 0.0
     with say.busy(f"running on {net.backend}"):
-        start = time.perf_counter()
-        found: Any = net(feeds)
-        seconds = time.perf_counter() - start
-    results = found if isinstance(found, Mapping) else {next(iter(net.outputs)): found}
+        for feeds in reader.batches(named, batch):
+            start = time.perf_counter()
+            found: Any = net(feeds)
+            seconds += time.perf_counter() - start
+            answers.append(found if isinstance(found, Mapping) else {next(iter(net.outputs)): found})
+    results = together(answers, net.outputs)
     data: dict[str, Any] = {"backend": net.backend, "dtype": computed_dtype(net), "ms": round(seconds * 1e3, 3)}
-    data["outputs"] = facts.results_dict(results)
-    lines = [f"{data['ms']:.1f} ms on {net.backend}, first run"]
+    data |= {"batches": len(answers), "pictures": reader.done, "outputs": results_dict(results, net.labels, top)}
+    often = "first run" if len(answers) == 1 else f"{len(answers)} batches, the first run among them"
+    lines = [f"{data['ms']:.1f} ms on {net.backend}, {often}"]
     if resized:
         data["image"] = resized
         lines.append(resized)
     if output is not None:
-        images.write_results(output, results)
+        write_results(output, results)
         data["output"] = str(output)
         lines.append(f"wrote {output}")
-    say.show(data, tables.results_table(data["outputs"]), *lines)
+    say.show(data, *told_of(reader.done), *results_parts(data["outputs"], _images(named)), *lines)
+
+
+def _images(sources: Mapping[str, Sequence[str]]) -> list[str]:
+    """What the images of a batch are called: their files, where there is one input and each of its files is one."""
+    from optgraph.pictures.decode import is_picture
+
+    files = [Path(file) for files in sources.values() for file in files]
+    return [file.name for file in files] if len(sources) == 1 and all(map(is_picture, files)) else []
 
 
 def verify(
@@ -83,6 +114,7 @@ def verify(
     original: Original = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="How many random images to compare on.")] = 1,
     *,
+    pictures: PictureOptions,
     options: ModelOptions,
     say: Say,
 ) -> None:
@@ -95,7 +127,8 @@ def verify(
       optgraph verify model.onnx --dtype fp16 --input cat.jpg --input dog.jpg
       optgraph verify fast.optgraph --original model.onnx --batch 4 --json
     """
-    from optgraph.cli import images, sizing
+    from optgraph.cli import sizing
+    from optgraph.cli.images import told_of
     from optgraph.compare.verify import compiled_for, open_with_original, verify_net
     from optgraph.report import tables
 
@@ -103,12 +136,18 @@ def verify(
         found = {}
         for size in options.sizes_of(model):
             tell(f"reading {model.name}", 0.0)
-            settings = options.ranged(model, input, size)
+            settings = options.ranged(model, pictures.feeds(input), size)
             given = {"original": original, "size": size, "progress": tell, **settings}
             net, source = open_with_original(model, compiled_for(backend), **given)
-            feeds = images.read_feeds(input or [], net.inputs)
-            found[size] = verify_net(net, source, batch, progress=tell, inputs=feeds, backend=backend).to_json()
-    data, parts = sizing.by_size(found, lambda each: [tables.verification_table(each)])
+            reader = pictures.reader(net)
+            feeds = reader.feeds(input or [])
+            verified = verify_net(net, source, batch, progress=tell, inputs=feeds, backend=backend)
+            found[size] = verified.to_json() | {"pictures": reader.done}
+
+    def shown(each: Mapping[str, Any]) -> list[RenderableType]:
+        return [*told_of(each["pictures"]), tables.verification_table(each)]
+
+    data, parts = sizing.by_size(found, shown)
     good = all(each["ok"] for each in found.values())
     say.show(data | {"ok": good}, *parts)
     raise typer.Exit(0 if good else 1)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from optgraph.base.devices import SM_90
 from optgraph.cost.occupancy import blocks_per_sm
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from optgraph.api.net import Net
 
 Dict = dict[str, Any]
-TOP = 5  # classes of an image
 
 
 def net_dict(net: Net, batches: Sequence[int] = (1,)) -> Dict:
@@ -50,6 +47,9 @@ def net_dict(net: Net, batches: Sequence[int] = (1,)) -> Dict:
         "sizes": {size_text(size): net.at(*size).plan(batches[0]).arena_bytes for size in net.sizes},
         "predicted": _predicted(net),
         "cubins": dict(Counter(cubin.target for cubin in net.cubins)),
+        "preprocessing": net.preprocessing.to_json() if net.preprocessing else None,
+        "pictures": net.preprocessing.described() if net.preprocessing else None,
+        "labels": len(net.labels),
     }
 
 
@@ -144,19 +144,4 @@ def passes_dict(reports: Iterable[PassReport]) -> list[Dict]:
             "refusals": [{"rule": f.rule, "node": f.node, "reason": f.reason} for f in r.refusals],
         }
         for r in reports
-    ]
-
-
-def results_dict(results: Mapping[str, np.ndarray]) -> Dict:
-    """Shape and dtype of each output, and the best classes of each image where it is N×classes."""
-    return {name: {"shape": list(a.shape), "dtype": str(a.dtype), "top": _top(a)} for name, a in results.items()}
-
-
-def _top(array: np.ndarray) -> list[list[Dict]] | None:
-    """For each image the highest scores, best first; None if the array does not look like scores of classes."""
-    if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind != "f":
-        return None
-    best = np.argsort(-array, axis=1, kind="stable")[:, :TOP]
-    return [
-        [{"class": int(c), "score": float(row[c])} for c in classes] for row, classes in zip(array, best, strict=True)
     ]

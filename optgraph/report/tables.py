@@ -9,7 +9,6 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from optgraph.report.facts import TOP
 from optgraph.report.terminal import printable
 
 
@@ -31,6 +30,10 @@ def net_table(data: Mapping[str, Any]) -> Table:
         "machine code": ", ".join(f"{n} kernels for {target}" for target, n in data["cubins"].items()) or "none",
         "placement": placement(data),
     }
+    if data["pictures"]:
+        rows["pictures"] = data["pictures"]
+    if data["labels"]:
+        rows["classes"] = f"{data['labels']}, with names"
     if data["kept_fp32"]:
         rows["kept in fp32"] = ", ".join(region["region"] for region in data["kept_fp32"])
     table = _facts(rows)
@@ -151,19 +154,6 @@ def refusals_text(passes: Iterable[Mapping[str, Any]]) -> str:
         for p in passes
         for refusal in p["refusals"]
     )
-
-
-def results_table(results: Mapping[str, Any]) -> Table:
-    """The table of a `results_dict`."""
-    table = _table("output", "shape", "image", f"top {TOP}: class (score)")
-    for name, result in results.items():
-        shape = "×".join(map(str, result["shape"])) or "scalar"
-        if result["top"] is None:
-            table.add_row(plain(name), shape, "", "")
-        for image, classes in enumerate(result["top"] or ()):
-            best = ", ".join(f"{c['class']} ({c['score']:.4g})" for c in classes)
-            table.add_row(plain(name), shape, str(image), best)
-    return table
 
 
 def verification_table(data: Mapping[str, Any]) -> Table:

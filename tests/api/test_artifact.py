@@ -23,6 +23,7 @@ from optgraph.ir.text import graph_text
 from optgraph.ir.values import Act, Value
 from optgraph.ops.registry import OURS
 from optgraph.passes import pipeline
+from optgraph.pictures.preprocess import Preprocess
 from tests.support.cubin_samples import sample
 from tests.support.networks import Builder, inception_a, inception_resnet, preactivation_resnet, xception
 
@@ -56,6 +57,16 @@ def test_both_graphs_come_back(build, tmp_path: Path) -> None:
     assert_same(back.fused, made.fused)
     assert (back.options, back.source_digest, back.source_name) == (OPTIONS, "0" * 64, "model.onnx")
     assert back.cubins == CUBINS
+
+
+def test_what_is_done_to_pictures_and_the_names_of_classes_come_back(tmp_path: Path) -> None:
+    made = compiled(inception_a())
+    save(tmp_path / "net.optgraph", made)
+    assert (load(tmp_path / "net.optgraph").preprocessing, load(tmp_path / "net.optgraph").labels) == (None, ())
+    own = Preprocess("", 255.0, (0.5, 0.25, 0.125), (2.0,), True, (9, 8), None, "so")
+    save(tmp_path / "net.optgraph", replace(made, preprocessing=own, labels=("cat", "dög\n", "")))
+    back = load(tmp_path / "net.optgraph")
+    assert (back.preprocessing, back.labels) == (own, ("cat", "dög\n", ""))
 
 
 def test_machine_code_can_be_left_out(tmp_path: Path) -> None:
@@ -178,6 +189,15 @@ DAMAGE = {
     "a cubin of a million warps": edit_cubins(num_warps=10**6),
     "a cubin of no kernel": edit_cubins(entry=None),
     "a cubin with wings": edit_cubins(wings=2),
+    "preprocessing that is none": lambda m, t: m.update(preprocessing="[]"),
+    "preprocessing of half its fields": lambda m, t: m.update(preprocessing='{"name": "torch"}'),
+    "preprocessing that divides by 0": lambda m, t: m.update(
+        preprocessing=json.dumps(Preprocess().to_json() | {"std": [0]})
+    ),
+    "preprocessing that is text": lambda m, t: m.update(
+        preprocessing=json.dumps(Preprocess().to_json() | {"crop": "a"})
+    ),
+    "labels that are numbers": lambda m, t: m.update(labels="[1, 2]"),
 }
 
 

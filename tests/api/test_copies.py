@@ -35,6 +35,13 @@ def test_in_another_process(backend: str) -> None:
         np.testing.assert_allclose(pool.apply(net, (X,)), net(X), rtol=1e-6)
 
 
+def test_what_is_known_of_pictures_and_classes_goes_along() -> None:
+    net = optgraph.compile(classifier(), "torch", preprocess="caffe", labels=[f"class {i}" for i in range(10)])
+    for other in (copy.copy(net), copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert (other.preprocessing, other.labels) == (net.preprocessing, net.labels)
+        assert other.labels[3] == "class 3"
+
+
 def test_what_stays_in_float32_stays_so() -> None:
     net = optgraph.compile(classifier(), "torch", "fp16", keep_fp32="/stem/Conv")
     other = pickle.loads(pickle.dumps(net))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from optgraph.report import facts
@@ -74,14 +73,3 @@ def test_passes_dict() -> None:
         "refusals": [{"rule": "fold", "node": "conv [1]", "reason": "it pads"}],
     }
     assert second["rewrites"] == 0 and second["refusals"] == []
-
-
-def test_top_classes() -> None:
-    scores = np.array([[0.1, 0.7, 0.05, 0.15], [4.0, 3.0, 4.0, 1.0]], np.float32)
-    found = facts.results_dict({"y": scores, "mask": scores > 1, "map": scores[None], "one": scores[:, :1]})
-    assert [[c["class"] for c in image] for image in found["y"]["top"]] == [[1, 3, 0, 2], [0, 2, 1, 3]]
-    assert found["y"]["top"][1][0] == {"class": 0, "score": 4.0}
-    assert found["y"]["shape"] == [2, 4] and found["y"]["dtype"] == "float32"
-    assert [found[name]["top"] for name in ("mask", "map", "one")] == [None] * 3
-    many = facts.results_dict({"y": np.arange(30.0).reshape(1, 30)})
-    assert [c["class"] for c in many["y"]["top"][0]] == [29, 28, 27, 26, 25]

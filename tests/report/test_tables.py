@@ -6,7 +6,6 @@ import io
 import json
 import math
 
-import numpy as np
 import pytest
 from rich.console import Console
 from rich.table import Table
@@ -63,11 +62,6 @@ def test_passes_table() -> None:
     ]
     every = [line.split() for line in text(tables.passes_table(idle, every=True)).splitlines()][1:]
     assert every == [second, first, ["second", "0", "7", "0.2"], ["second", "0", "6", "0.0"]]
-
-
-def test_results_table() -> None:
-    shown = text(tables.results_table(facts.results_dict({"[bold]y": np.eye(2), "s": np.float32(1)[None][0:1]})))
-    assert "[bold]y" in shown and "0 (1), 1 (0)" in shown and "1 (1), 0 (0)" in shown
 
 
 def test_verification_table() -> None:

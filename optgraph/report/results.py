@@ -1,0 +1,109 @@
+"""What a network answered: the best classes of each image, by name; of what is no classes, the range of its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from optgraph.pictures.labels import classes
+from optgraph.report.tables import number, plain
+
+TOP = 5  # classes of an image
+
+PROBABILITY, LOG, LOGIT, SCORE = "probability", "log-probability", "logit", "score"
+
+
+def results_dict(
+    results: Mapping[str, np.ndarray], labels: Sequence[str] = (), top: int = TOP
+) -> dict[str, dict[str, Any]]:
+    """Of each output shape, dtype, least, greatest and mean number, as plain data; where it has scores of classes,
+    what these are, and the best of each image, with their names, where it has as many classes as there are `labels`."""
+    return {name: _result(array, labels, top) for name, array in results.items()}
+
+
+def _result(array: np.ndarray, labels: Sequence[str], top: int) -> dict[str, Any]:
+    numbers = array.astype(np.float64) if array.size and array.dtype.kind in "fiub" else None
+    data: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype)}
+    for what, function in (("min", np.min), ("max", np.max), ("mean", np.mean)):
+        data[what] = None if numbers is None else float(function(numbers))
+    data["not_finite"] = 0 if numbers is None else int(np.size(numbers) - np.isfinite(numbers).sum())
+    is_scores = classes(array.shape) is not None and array.dtype.kind == "f" and numbers is not None
+    scores = array.reshape(len(array), -1) if is_scores else None
+    data["scores"] = None if scores is None else kind_of_scores(scores)
+    data["top"] = None if scores is None else [_best(row, data["scores"], labels, top) for row in scores]
+    return data
+
+
+def kind_of_scores(scores: np.ndarray) -> str:
+    """What the scores of N×classes are, by their numbers: probabilities are not below 0 and make 1 in all."""
+    scores = scores.astype(np.float64)
+    if not np.isfinite(scores).all():
+        return SCORE
+    slack = 5e-3  # what rounding to bfloat16 makes of it
+    if (scores >= 0).all() and (abs(scores.sum(1) - 1) <= slack).all():
+        return PROBABILITY
+    if (scores <= 0).all() and (abs(np.exp(scores).sum(1) - 1) <= slack).all():
+        return LOG
+    return SCORE if (scores >= 0).all() and (scores <= 1).all() else LOGIT
+
+
+def _best(row: np.ndarray, kind: str, labels: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """The highest scores of an image, best first; of logits what a softmax makes of them, too."""
+    found = []
+    for index in np.argsort(-row, kind="stable")[:top]:
+        entry: dict[str, Any] = {"class": int(index), "score": float(row[index])}
+        if len(labels) == len(row):
+            entry["name"] = labels[index]
+        if kind == LOGIT:
+            exact = row.astype(np.float64)
+            entry["softmax"] = float(np.exp(exact[index] - exact.max()) / np.exp(exact - exact.max()).sum())
+        found.append(entry)
+    return found
+
+
+def results_parts(results: Mapping[str, Mapping[str, Any]], images: Sequence[str] = ()) -> list[RenderableType]:
+    """A `results_dict` for people: a line for each output, and a table for each image. images: what they are called."""
+    parts: list[RenderableType] = []
+    for name, result in results.items():
+        parts.append(f"{name}: {_described(result)}")
+        for i, best in enumerate(result["top"] or ()):
+            table = _best_table(best, result["scores"])
+            called = plain(images[i] if i < len(images) else f"image {i}")
+            parts.append(Group(called, table) if len(result["top"]) > 1 else table)
+    return parts
+
+
+def _described(result: Mapping[str, Any]) -> str:
+    shape = "×".join(map(str, result["shape"])) or "scalar"
+    if result["scores"]:
+        kind = result["scores"]
+        return f"{shape} {'probabilities' if kind == PROBABILITY else f'{kind}s'}"
+    if result["min"] is None:
+        return f"{shape} {result['dtype']}"
+    told = ", ".join(f"{what} {number(result[what])}" for what in ("min", "max", "mean"))
+    if result["not_finite"]:
+        told = f"{result['not_finite']} numbers not finite"
+    return f"{shape} {result['dtype']}, {told}"
+
+
+def _best_table(best: Sequence[Mapping[str, Any]], kind: str) -> Table:
+    """Numbers keep their columns whole; names are folded where the terminal is narrow."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("class", justify="right", no_wrap=True)
+    if "name" in best[0]:
+        table.add_column("name", overflow="fold")
+    table.add_column(kind, justify="right", no_wrap=True)
+    if kind == LOGIT:
+        table.add_column("softmax", justify="right", no_wrap=True)
+    for entry in best:
+        row: list[str | Text] = [str(entry["class"])]
+        row += [plain(entry["name"])] if "name" in entry else []
+        row += [f"{entry['score']:.2%}" if kind == PROBABILITY else f"{entry['score']:.4g}"]
+        row += [f"{entry['softmax']:.2%}"] if kind == LOGIT else []
+        table.add_row(*row)
+    return table
