@@ -6,6 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from optgraph.kernels.jit.dependence import await_launches
 from optgraph.kernels.jit.epilogue import activated, multiplicand, prologue, store_rows
 from optgraph.kernels.jit.split_k import joined, span
 
@@ -99,6 +100,7 @@ def conv2d(
         first, last = span(steps, tl.program_id(2), splits)
         if not FLATTEN:
             r, s, base = first // blocks // kw, first // blocks % kw, first % blocks * BLOCK_K
+    await_launches()
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for step in range(first, last):
         if FLATTEN:

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.jit.addressing import aligned
+from optgraph.kernels.jit.dependence import await_launches
 
 
 # fmt: off
@@ -26,6 +27,7 @@ def copy(
         row = row // sizes[axis]
         x_row += i * aligned(x_strides[axis], ALIGN)
         out_row += i * aligned(out_strides[axis], ALIGN)
+    await_launches()
     y = tl.load(x + x_row[:, None] + (column * X_COLUMN)[None, :], mask, other=0.0)
     tl.store(out + out_row[:, None] + (column * OUT_COLUMN)[None, :], y.to(out.dtype.element_ty), mask)
 # fmt: on

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.jit.addressing import aligned, strip_position
+from optgraph.kernels.jit.dependence import await_launches
 from optgraph.kernels.jit.epilogue import activated, prologue, store_rows
 
 
@@ -30,6 +31,7 @@ def depthwise(
     top = oh * window.stride_h - window.top
     left = ow * window.stride_w - window.left
 
+    await_launches()
     summed: tl.constexpr = tl.float16 if HALF else tl.float32
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for step in range(KH * KW // UNROLL):

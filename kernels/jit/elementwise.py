@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.jit.addressing import aligned, pixel_offset
+from optgraph.kernels.jit.dependence import await_launches
 from optgraph.kernels.jit.epilogue import prologue
 
 
@@ -26,6 +27,7 @@ def elementwise(
     x_align: tl.constexpr = ALIGN if STRIDE_C != 0 else 1
     other_align: tl.constexpr = ALIGN if OTHER_C != 0 else 1
     x_pixel = pixel_offset(pixel, image.height, image.width, image.stride_n, image.stride_h, image.stride_w, x_align)
+    await_launches()
     y = tl.load(x + x_pixel[:, None] + (channel * STRIDE_C)[None, :], mask, other=0.0)
     y = prologue(y, pre, channel, c_mask)
     if other is not None:

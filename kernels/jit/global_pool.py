@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.jit.addressing import aligned, pixel_offset
+from optgraph.kernels.jit.dependence import await_launches
 from optgraph.kernels.jit.epilogue import prologue
 
 
@@ -21,6 +22,7 @@ def global_pool(
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     c_mask = channel < aligned(channels, ALIGN)
     picture = x + n * aligned(image.stride_n, ALIGN) + channel * STRIDE_C
+    await_launches()
     neutral = float("-inf") if MAX else 0.0
     acc = tl.full((BLOCK_M, BLOCK_N), neutral, dtype=tl.float32)
     for start in range(0, pixels, BLOCK_M):

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.jit.addressing import aligned, pixel_offset
+from optgraph.kernels.jit.dependence import await_launches
 
 
 # fmt: off
@@ -21,6 +22,7 @@ def lrn(
     mask = m_mask & (channel < aligned(size.columns, ALIGN))[None, :]  # [BLOCK_M, BLOCK_N]
     x_pixel = pixel_offset(pixel, image.height, image.width, image.stride_n, image.stride_h, image.stride_w, ALIGN)
     row = x + x_pixel[:, None]
+    await_launches()
     squares = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for tap in range(SIZE):
         near = channel + tap - (SIZE - 1) // 2

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.jit.addressing import aligned
+from optgraph.kernels.jit.dependence import await_launches
 from optgraph.kernels.jit.epilogue import multiplicand
 from optgraph.kernels.jit.lines import element_offset
 
@@ -48,6 +49,7 @@ def matmul(
     n_mask = n < columns
     x_rows = x + first_element(x_strides, g, h, ALIGN) + element_offset(m, x_strides[2], X_M, ALIGN)
     y_columns = y + first_element(y_strides, g, h, ALIGN) + element_offset(n, y_strides[3], Y_N, ALIGN)
+    await_launches()
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for base in range(0, depth, BLOCK_K):
         k_mask = k < depth - base

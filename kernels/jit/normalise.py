@@ -6,6 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from optgraph.kernels.jit.dependence import await_launches
 from optgraph.kernels.jit.lines import element_offset, line_length, line_offset, line_width, lines_of_program
 
 
@@ -37,6 +38,7 @@ def normalise(
     out_lines = out + line_offset(n, h, w, lines.out_n, lines.out_h, lines.out_w, UNIT_W, ALIGN)[:, None]
     c = tl.arange(0, BLOCK_N)[None, :]
     w = w[:, None]
+    await_launches()
     if ONE_BLOCK:
         c_mask = c < columns
         mask = m_mask & c_mask

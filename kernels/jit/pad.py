@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.jit.addressing import aligned
+from optgraph.kernels.jit.dependence import await_launches
 
 
 # fmt: off
@@ -31,6 +32,7 @@ def pad(
     x_pixel = (row // size.height).to(tl.int64) * aligned(image.stride_n, ALIGN)
     x_pixel += h.to(tl.int64) * aligned(image.stride_h, ALIGN) + w.to(tl.int64) * aligned(image.stride_w, ALIGN)
     within = inside[:, None] & ((source >= 0) & (source < aligned(channels, ALIGN)))[None, :]
+    await_launches()
     y = tl.load(x + x_pixel[:, None] + (source * STRIDE_C)[None, :], mask & within, other=0.0)
     y = tl.where(within, y.to(tl.float32), value)
     out_pixel = pixel.to(tl.int64) * aligned(size.row, ALIGN)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from optgraph.kernels.jit.dependence import await_launches
 from optgraph.kernels.jit.epilogue import activated, multiplicand, prologue, store_rows
 from optgraph.kernels.jit.split_k import joined, span
 
@@ -75,6 +76,7 @@ def pointwise(
     first, last = 0, steps
     if SPLIT:
         first, last = span(steps, tl.program_id(1), splits)
+    await_launches()
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for step in range(first, last):
         base = step * BLOCK_K

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.jit.addressing import aligned, strip_position
+from optgraph.kernels.jit.dependence import await_launches
 from optgraph.kernels.jit.epilogue import activated, prologue, store_rows
 
 
@@ -29,6 +30,7 @@ def pool(
     top = oh * window.stride_h - window.top
     left = ow * window.stride_w - window.left
 
+    await_launches()
     neutral = float("-inf") if MAX else 0.0
     acc = tl.full((BLOCK_M, BLOCK_N), neutral, dtype=tl.float32)
     count = tl.zeros((BLOCK_M,), dtype=tl.float32)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from optgraph.kernels.jit.dependence import await_launches
 from optgraph.kernels.jit.lines import element_offset, line_length, line_offset, line_width, lines_of_program
 
 
@@ -32,6 +33,7 @@ def reduce(
     m_mask = w < width
     x_lines = x + line_offset(n, h, w, lines.x_n, lines.x_h, lines.x_w, UNIT_W, ALIGN)[:, None]
     c = tl.arange(0, BLOCK_N)[None, :]
+    await_launches()
     neutral = 0.0
     if KIND == "prod":
         neutral = 1.0

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.jit.addressing import aligned
+from optgraph.kernels.jit.dependence import await_launches
 
 
 @triton.jit
@@ -43,6 +44,7 @@ def resample(
     row = pixel // to.width
     n, h, w = (row // to.height).to(tl.int64), row % to.height, pixel % to.width
     x += n[:, None] * aligned(image.stride_n, ALIGN) + (channel * STRIDE_C)[None, :]
+    await_launches()
     if ROWS * COLUMNS == 1:
         i = _position(rows, h, 0, image.height, 1).to(tl.int64) * aligned(image.stride_h, ALIGN)
         j = _position(columns, w, 0, image.width, 1).to(tl.int64) * aligned(image.stride_w, ALIGN)

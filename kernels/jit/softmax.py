@@ -6,6 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from optgraph.kernels.jit.dependence import await_launches
 from optgraph.kernels.jit.lines import element_offset, line_length, line_offset, line_width, lines_of_program
 
 
@@ -23,6 +24,7 @@ def softmax(
     x_lines = x + line_offset(n, h, w, lines.x_n, lines.x_h, lines.x_w, UNIT_W, ALIGN)[:, None]
     out_lines = out + line_offset(n, h, w, lines.out_n, lines.out_h, lines.out_w, UNIT_W, ALIGN)[:, None]
     c = tl.arange(0, BLOCK_N)[None, :]
+    await_launches()
     # A maximum that ignores NaN is safe: the NaN itself then reaches the sum, and with it the whole line.
     if ONE_BLOCK:
         c_mask = c < columns  # [1, BLOCK_N]

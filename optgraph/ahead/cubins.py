@@ -60,6 +60,7 @@ class Cubin:
     """Machine code and how to launch it. Sizes are bytes; parameters are in the order of the kernel's arguments.
 
     mma, wgmma, tma: whether it uses tensor cores warp by warp, by groups of warps, and the copy engine.
+    waits: whether it waits for earlier launches by itself, so that it may begin before they end (`jit/dependence.py`).
     """
 
     key: str
@@ -75,6 +76,7 @@ class Cubin:
     wgmma: bool
     tma: bool
     code: bytes
+    waits: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """All but the code."""
@@ -242,6 +244,7 @@ def from_triton(variant: Variant, target: Target, name: str, found: Any) -> Cubi
         wgmma="wgmma.mma_async" in ptx,
         tma="cp.async.bulk.tensor" in ptx,
         code=code,
+        waits="griddepcontrol.wait" in ptx,
     )
 
 

@@ -27,6 +27,11 @@ def cubin_cache() -> Path:
     return Path(os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache") / "optgraph"
 
 
+def early_launch() -> bool:
+    """OPTGRAPH_EARLY_LAUNCH=0: no launch begins before the one it follows on a GPU has ended."""
+    return os.environ.get("OPTGRAPH_EARLY_LAUNCH", "1") != "0"
+
+
 def tuned_folder() -> Path:
     """OPTGRAPH_TUNED=DIR: where the tiles that `optgraph tune` measured are, by default in the package."""
     return Path(os.environ.get("OPTGRAPH_TUNED") or Path(__file__).parents[1] / "tuned")

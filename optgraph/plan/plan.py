@@ -107,6 +107,17 @@ class Schedule:
     def streams(self) -> int:
         return max(self.stream, default=0) + 1
 
+    @cached_property
+    def chained(self) -> tuple[bool, ...]:
+        """Which calls begin after nothing but the one before them on their stream. From sm_90 on, such a call may be
+        launched while that one still runs (see `kernels/jit/dependence.py`)."""
+        begun: set[int] = set()
+        found = []
+        for stream, waits in zip(self.stream, self.waits, strict=True):
+            found.append(stream in begun and not waits)
+            begun.add(stream)
+        return tuple(found)
+
     def part(self, start: int, stop: int) -> Schedule:
         """That of the calls [start, stop) alone, all those before them done."""
         waits = tuple(tuple(j - start for j in calls if j >= start) for calls in self.waits[start:stop])

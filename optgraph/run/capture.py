@@ -3,18 +3,22 @@
 Streams are needed only to record it: what is enqueued on them, and what they wait for, become the nodes and edges of
 the graph. A side stream enters the recording by waiting for one of its events, and must be waited for before it ends
 (CUDA C++ Programming Guide, "Cross-stream Dependencies and Events").
+
+A launch that follows one of ours on its stream, and nothing else, may begin before that ends: its edge in the graph is
+then a programmatic one ("Programmatic Dependent Launch and Synchronization"). One that also waits for another stream
+may not: what CUDA makes of such a mixture is written nowhere.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 import torch
 
 from optgraph.plan.plan import Schedule
-from optgraph.run.driver import new_stream
+from optgraph.run.driver import Bound, new_stream
 
 # torch records one graph at a time in a process.
 _RECORDING = threading.Lock()
@@ -74,18 +78,35 @@ def enqueue(launches: Sequence[Callable[[], None]], schedule: Schedule, streams:
     """Enqueues the launches on streams as scheduled, all of it after what is on the first stream and before what
     follows there."""
     first, *side = streams
-    begin = first.record_event()
+    start = first.record_event()
     for stream in side:
-        stream.wait_event(begin)
+        stream.wait_event(start)
     awaited = {j for calls in schedule.waits for j in calls}
+    early = schedule.chained
     done: dict[int, torch.cuda.Event] = {}
     for i, launch in enumerate(launches):
         stream = streams[schedule.stream[i]]
         for j in schedule.waits[i]:
             stream.wait_event(done[j])
         with torch.cuda.stream(stream):
-            launch()
+            begin(launch, early[i])
         if i in awaited:
             done[i] = stream.record_event()
     for stream in side:
         first.wait_event(stream.record_event())
+
+
+def enqueue_in_turn(launches: Iterable[Callable[[], None]]) -> None:
+    """Enqueues the launches, and runs what is none, one after the other on the current stream."""
+    before: Callable[[], None] | None = None
+    for launch in launches:
+        begin(launch, isinstance(before, Bound))
+        before = launch
+
+
+def begin(launch: Callable[[], None], early: bool) -> None:
+    """Enqueues a launch. early: it follows one of ours on its stream, nothing else, and may begin before that ends."""
+    if early and isinstance(launch, Bound):
+        launch.early()
+    else:
+        launch()

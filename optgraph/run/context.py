@@ -16,7 +16,7 @@ from optgraph.kernels.frame.view import View
 from optgraph.plan.buffers import Buffers
 from optgraph.plan.plan import Call, Plan
 from optgraph.plan.weights import Weights
-from optgraph.run.capture import capturing, recorded
+from optgraph.run.capture import capturing, enqueue_in_turn, recorded
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -105,8 +105,7 @@ class Context:
             for step in self._replays:
                 step()
             return
-        for step in self._launches:
-            step()
+        enqueue_in_turn(self._launches)
         if self._device.type == "cuda" and not self.inside:
             self._replays = recorded(self._launches, self._kernels, self.plan.schedule)
 

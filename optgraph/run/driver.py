@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from ctypes import byref, c_float, c_int, c_int32, c_int64, c_uint, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_float, c_int, c_int32, c_int64, c_uint, c_uint32, c_uint64, c_void_p
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 
 from optgraph.ahead import build, cubins
 from optgraph.ahead.cubins import SCRATCH, Cubin, Parameter, TensorMap, runs_on
+from optgraph.base.config import early_launch
 from optgraph.base.devices import Target
 from optgraph.base.errors import OptgraphError
 from optgraph.base.progress import Progress, silent
@@ -28,10 +29,60 @@ _SHARED_BY_DEFAULT = 48 << 10  # what a block may have of shared memory without 
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 _PREFER_SHARED = 1  # CU_FUNC_CACHE_PREFER_SHARED
+_PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_...
+_FIRST_EARLY = 12030  # CUDA 12.3: from there on a graph may have a launch begin before the one it follows ends
+_NOT_SUPPORTED = 801  # CUDA_ERROR_NOT_SUPPORTED
 _INTERLEAVE_NONE, _L2_PROMOTION_128B, _FILL_ZEROS = 0, 2, 0  # CUtensorMapInterleave, ...L2promotion, ...FloatOOBfill
 # Drivers up to CUDA 13.1 set a bit in the map of a small tensor that must not be there on Blackwell. CUTLASS clears it,
 # whatever the GPU, and so does Triton's launcher.
 _LAST_TO_CORRECT, _SMALL, _WORD, _BIT = 13010, 128 << 10, 1, 1 << 21  # that version; bytes; where the bit is
+
+
+class LaunchAttribute(ctypes.Structure):
+    """A CUlaunchAttribute whose value is a number: a union of 64 bytes, on 8."""
+
+    _fields_ = (("id", c_int), ("pad", c_int), ("value", c_int), ("rest", c_int), ("others", c_uint64 * 7))
+
+
+class LaunchConfig(ctypes.Structure):
+    """A CUlaunchConfig. block: in threads. shared: bytes a block."""
+
+    _fields_ = (
+        ("grid", c_uint * 3),
+        ("block", c_uint * 3),
+        ("shared", c_uint),
+        ("stream", c_void_p),
+        ("attributes", POINTER(LaunchAttribute)),
+        ("attribute_count", c_uint),
+    )
+
+
+class Bound:
+    """A launch with its parameters laid out as the compiled kernel takes them. A call enqueues it on torch's current
+    stream; there it begins when all that is before it has ended."""
+
+    def __init__(self, driver: Driver, launch: Launch, cubin: Cubin, function: c_void_p, device: torch.device) -> None:
+        values = driver.parameters(launch, cubin.parameters)
+        self._holds = values, launch  # the driver has only addresses of these
+        self._pointers = (c_void_p * len(values))(*map(ctypes.addressof, values))
+        self._driver, self._function, self._device = driver, function, device
+        self._attribute = LaunchAttribute(_PROGRAMMATIC_STREAM_SERIALIZATION, value=1)
+        grid, block = (*launch.grid, *(1,) * (3 - len(launch.grid))), (32 * cubin.num_warps, 1, 1)
+        self._config = LaunchConfig(grid, block, cubin.shared_bytes, attributes=ctypes.pointer(self._attribute))
+        self._waits = cubin.waits
+
+    def __call__(self) -> None:
+        self._enqueue(early=False)
+
+    def early(self) -> None:
+        """Enqueues it to begin before the launch of ours ends that comes last on the stream, if kernel and driver can:
+        then the kernel waits for that by itself. Nothing else may have been enqueued in between."""
+        self._enqueue(early=self._waits and self._driver.early)
+
+    def _enqueue(self, early: bool) -> None:
+        self._config.stream = torch.cuda.current_stream(self._device).cuda_stream
+        self._config.attribute_count = int(early)
+        self._driver.launch(self._config, self._function, self._pointers)
 
 
 class Kernels:
@@ -74,7 +125,7 @@ class Kernels:
         if not launch.bound:
             raise ValueError(f"'{launch.kernel}' is to be launched without the workspace it needs")
         cubin, function = self._load(launch.variant)
-        return self._driver.bind(launch, cubin, function, self._device)
+        return Bound(self._driver, launch, cubin, function, self._device)
 
     def _load(self, variant: Variant) -> tuple[Cubin, c_void_p]:
         with self._lock:
@@ -113,10 +164,17 @@ class Kernels:
 
 
 class Driver:
-    """The CUDA driver's functions that a launch takes."""
+    """The CUDA driver's functions that a launch takes.
+
+    early: whether a launch may begin before the one that it follows ends.
+    """
 
     def __init__(self, library: Any) -> None:
         self._library = library
+
+    @cached_property
+    def early(self) -> bool:
+        return early_launch() and self._version >= _FIRST_EARLY
 
     def load(self, cubin: Cubin, device: int) -> c_void_p:
         """The CUfunction of `cubin`, in the context of the device. It stays for the life of the process."""
@@ -132,19 +190,14 @@ class Driver:
             self._call("cuFuncSetAttribute", function, c_int(_MAX_DYNAMIC_SHARED), c_int(cubin.shared_bytes))
         return function
 
-    def bind(self, launch: Launch, cubin: Cubin, function: c_void_p, device: torch.device) -> Callable[[], None]:
-        """`launch` with its parameters laid out as the compiled kernel takes them."""
-        values = self.parameters(launch, cubin.parameters)
-        pointers = (c_void_p * len(values))(*map(ctypes.addressof, values))
-        sizes = [*launch.grid, *(1,) * (3 - len(launch.grid)), 32 * cubin.num_warps, 1, 1, cubin.shared_bytes]
-        prepared = [c_uint(size) for size in sizes]
-
-        def run() -> None:
-            stream = c_void_p(torch.cuda.current_stream(device).cuda_stream)
-            self._call("cuLaunchKernel", function, *prepared, stream, pointers, None)
-
-        run.holds = values, launch  # type: ignore[attr-defined]  # the driver has only addresses of these
-        return run
+    def launch(self, config: LaunchConfig, function: c_void_p, parameters: Any) -> None:
+        """Enqueues a kernel; with no attribute, from here on, where the driver does not support it."""
+        enqueue = self._library.cuLaunchKernelEx
+        code = enqueue(byref(config), function, parameters, None)
+        if code == _NOT_SUPPORTED and config.attribute_count:
+            self.early, config.attribute_count = False, 0
+            code = enqueue(byref(config), function, parameters, None)
+        self._check("cuLaunchKernelEx", code)
 
     def parameters(self, launch: Launch, kinds: Iterable[Parameter]) -> list[Any]:
         """The parameters of the compiled kernel as C values, in order."""
@@ -194,7 +247,9 @@ class Driver:
         return version.value
 
     def _call(self, name: str, *arguments: Any) -> None:
-        code = getattr(self._library, name)(*arguments)
+        self._check(name, getattr(self._library, name)(*arguments))
+
+    def _check(self, name: str, code: int) -> None:
         if code:
             text = ctypes.c_char_p()
             self._library.cuGetErrorString(c_int(code), byref(text))

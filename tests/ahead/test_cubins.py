@@ -336,7 +336,7 @@ def test_every_launch_finds_its_cubin(
     for launch in with_workspaces(launches, plan.schedule.stream, cpu):
         kernels.bind(launch)()
     assert kernels.compiled == 0
-    assert len(cuda.named("cuLaunchKernel")) == len(plan.calls)
+    assert len(cuda.named("cuLaunchKernelEx")) == len(plan.calls)
     by_code = {cubin.code: cubin for cubin in built[1]}
     loaded = [by_code[code] for _, code in cuda.named("cuModuleLoadData")]
     assert {cubin.target for cubin in loaded} == {"sm_90"} and len(loaded) == len({cubin.key for cubin in loaded})

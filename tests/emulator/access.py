@@ -46,12 +46,12 @@ def _ld(reader: Reader, i: Instruction) -> Step:
     def load(blocks: Blocks, mask: Mask) -> None:
         address = at(blocks)
         if mask is None:
-            x = gather(address, size * count, blocks.regions)
+            x = gather(address, size * count, blocks.allowed(mask))
         else:
             shape = np.broadcast_shapes(address.shape, mask.shape)
             active = np.broadcast_to(mask, shape)
             x = np.zeros(shape, WORD[size * count])
-            x[active] = gather(np.broadcast_to(address, shape)[active], size * count, blocks.regions)
+            x[active] = gather(np.broadcast_to(address, shape)[active], size * count, blocks.allowed(mask))
         _spread(reader, blocks, x, size, targets, mask)
 
     return load
@@ -122,7 +122,7 @@ def _st(reader: Reader, i: Instruction) -> Step:
 
     def store(blocks: Blocks, mask: Mask) -> None:
         lanes = blocks.lanes(mask)
-        scatter(blocks.full(where(blocks))[lanes], total, blocks.full(read(blocks))[lanes], blocks.regions)
+        scatter(blocks.full(where(blocks))[lanes], total, blocks.full(read(blocks))[lanes], blocks.allowed(mask))
 
     return store
 
@@ -150,7 +150,7 @@ def _atom(reader: Reader, i: Instruction) -> Step:
     def atomic(blocks: Blocks, mask: Mask) -> None:
         lanes = blocks.lanes(mask)
         where, x = blocks.full(at(blocks))[lanes], blocks.full(read(blocks))[lanes]
-        blocks.regions.check(where, size, write=True)
+        blocks.allowed(mask).check(where, size, write=True)
         cells = words(size).view(kind)
         old = np.zeros(lanes.shape, kind)
         before = np.empty(len(x), kind)
@@ -185,11 +185,12 @@ def _cp(reader: Reader, i: Instruction) -> Step:
         whole = blocks.full(np.ones((1, 1), bool) if amount is None else amount(blocks) == size)
         if amount is not None and (blocks.lanes(mask) & ~whole & (amount(blocks) != 0)).any():
             raise UnsupportedError("cp.async of a part of a word")
+        allowed = blocks.allowed(mask)
 
         def work(lanes: Array) -> None:
             read = lanes & whole
             blocks.shared.words[size][index[lanes & ~whole]] = 0
-            blocks.shared.words[size][index[read]] = gather(address[read], size, blocks.regions)
+            blocks.shared.words[size][index[read]] = gather(address[read], size, allowed)
 
         if blocks.timing.late_copies:
             blocks.queues.copies.add(work, blocks.lanes(mask))

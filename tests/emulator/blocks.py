@@ -13,7 +13,7 @@ import numpy as np
 
 from tests.emulator.barriers import Barriers
 from tests.emulator.faults import FaultError
-from tests.emulator.memory import Allowed
+from tests.emulator.memory import Allowed, BeforeWait
 from tests.emulator.number_types import Array
 from tests.emulator.pool import Pool
 from tests.emulator.ptx import Program
@@ -57,7 +57,7 @@ class Timing:
 
 
 class Blocks:
-    """numbers: of the blocks in the grid."""
+    """numbers: of the blocks in the grid. before: what a launch that begins early may touch before its wait."""
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class Blocks:
         parameters: Parameters,
         regions: Allowed,
         timing: Timing,
+        before: BeforeWait | None = None,
     ) -> None:
         self.parameters, self.regions, self.timing = parameters, regions, timing
         self.count, self.threads = len(numbers), program.threads
@@ -78,6 +79,8 @@ class Blocks:
         self.barriers = Barriers()
         self.queues = Queues(self.count, self.threads)
         self.pool = Pool(self.count, self.threads, program.registers)
+        self._before = before
+        self._waited = np.full((self.count, self.threads), before is None)
 
     def full(self, value: Array) -> Array:
         """[blocks, threads]"""
@@ -107,8 +110,21 @@ class Blocks:
         if (lanes.any(axis=1) & ~lanes.all(axis=1)).any():
             raise FaultError("a warp's instruction is executed by a part of it")
 
+    def allowed(self, mask: Mask) -> Allowed:
+        """What these threads may touch now."""
+        if self._before is None or self._waited[self.lanes(mask)].all():
+            return self.regions
+        return self._before
+
+    def wait(self, mask: Mask) -> None:
+        """These threads wait for earlier launches."""
+        self._waited |= self.lanes(mask)
+
     def finish(self) -> None:
-        """Raises FaultError if the blocks end with work under way that would write to their memory."""
+        """Raises FaultError if the blocks end with work under way that would write to their memory, or if one of them
+        has never waited for earlier launches: then its end would not stand for theirs."""
+        if not self._waited.any(axis=1).all():
+            raise FaultError("a launch that begins early does not wait for earlier ones")
         self.barriers.finish()
         self.queues.finish()
         self.pool.finish()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import struct
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +15,7 @@ from typing import Any
 
 from tests.emulator.blocks import Parameters
 from tests.emulator.instructions import Executable, executable
-from tests.emulator.memory import Allowed, Regions
+from tests.emulator.memory import Allowed, BeforeWait, Regions
 from tests.emulator.schedule import EARLY, Schedule, run
 from tests.emulator.tensor_maps import TensorMap
 
@@ -25,6 +26,8 @@ _MOST_SHARED = {(7, 5): 64, (8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227,
 _ITEM = {0: 1, 1: 2, 2: 4, 3: 4, 4: 8, 5: 8, 6: 2, 7: 4, 8: 8, 9: 2, 10: 4, 11: 4, 12: 4}  # of CUtensorMapDataType
 _MAP, _MAP_BYTES, _MAP_ALIGNMENT = b"TMAP", 128, 128
 _SMALL, _SMALL_BIT = 128 << 10, 64 + 21  # bytes of a tensor, and the bit of its map that must not be there then
+_CONFIG, _ATTRIBUTE = struct.Struct("<7I4xQQI4x"), struct.Struct("<i4xi60s")  # CUlaunchConfig, CUlaunchAttribute
+_EARLY = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 _FIRST_MODULE, _FIRST_FUNCTION, _CONTEXT = 0x1000, 0xF000, 0xC0
 
 
@@ -42,13 +45,16 @@ def _executable(ptx: str) -> Executable:
 class FakeCuda:
     """Of a GPU of that compute capability.
 
-    version: the driver's. regions: what the next launch may touch. schedule: how it runs. counts: launches by entry.
+    version: the driver's. regions: what the next launch may touch. schedule: how it runs. counts, early: launches by
+    entry, and those of them that begin before earlier ones end. written: where launches so far, and the next, write.
     """
 
     def __init__(self, capability: tuple[int, int], schedule: Schedule = EARLY, version: int = 13010) -> None:
         self.capability, self.schedule, self.version = capability, schedule, version
         self.regions: Allowed = Regions(())
+        self.written: set[tuple[int, int]] = set()
         self.counts: Counter[str] = Counter()
+        self.early: Counter[str] = Counter()
         self._ptx: dict[str, str] = {}
         self._modules: list[Executable] = []
         self._functions: list[_Function] = []
@@ -162,17 +168,21 @@ class FakeCuda:
         self._maps.append(made)
         return 0
 
-    def cuLaunchKernel(self, function: Any, *arguments: Any) -> int:  # noqa: N802
-        *sizes, shared, _stream, pointers, _extra = arguments
-        grid, block = tuple(size.value for size in sizes[:3]), tuple(size.value for size in sizes[3:])
+    def cuLaunchKernelEx(self, config: Any, function: Any, pointers: Any, extra: Any) -> int:  # noqa: N802
+        grid, block, shared, attributes = _configured(ctypes.addressof(config._obj))
+        early = bool(attributes)
+        if early and attributes != [(_EARLY, 1, bytes(60))]:
+            return self._refuse("a launch attribute")
+        if early and (self.capability < (9, 0) or not self.counts):
+            return self._refuse("a launch is to begin early where none can, or where there is none before it")
         found = self._functions[function.value - _FIRST_FUNCTION]
         program = found.program.program
         if not (1 <= grid[0] < 1 << 31 and 1 <= grid[1] < 1 << 16 and 1 <= grid[2] < 1 << 16):
             return self._refuse(f"grid {grid}")
         if block != (program.threads, 1, 1) or program.threads > 1024:
             return self._refuse(f"blocks of {block} threads, compiled for {program.threads}")
-        if shared.value > found.shared:
-            return self._refuse(f"{shared.value} bytes of shared memory were not asked for")
+        if shared > found.shared:
+            return self._refuse(f"{shared} bytes of shared memory were not asked for")
         if len(pointers) != len(program.params):
             return self._refuse(f"{len(pointers)} parameters, the kernel has {len(program.params)}")
         raw, maps = [], {}
@@ -185,10 +195,17 @@ class FakeCuda:
                 if self._keeps_bit(maps[number]) != (int.from_bytes(raw[-1], "little") >> _SMALL_BIT & 1):
                     return self._refuse(f"parameter {number} has the bit that this driver sets wrongly")
         self.counts[program.entry] += 1
-        run(
-            found.program, (grid[0], grid[1], grid[2]), shared.value, Parameters(raw, maps), self.regions, self.schedule
-        )
+        self.early[program.entry] += early
+        before = BeforeWait(self.regions, self.written) if early else None
+        run(found.program, grid, shared, Parameters(raw, maps), self.regions, self.schedule, before)
         return 0
+
+
+def _configured(address: int) -> tuple[tuple[int, int, int], tuple[int, ...], int, list[tuple[int, int, bytes]]]:
+    """Grid, block, bytes of shared memory and attributes (number, value, what follows) of a CUlaunchConfig."""
+    x, y, z, *block, shared, _stream, at, count = _CONFIG.unpack(ctypes.string_at(address, _CONFIG.size))
+    attributes = list(_ATTRIBUTE.iter_unpack(ctypes.string_at(at, count * _ATTRIBUTE.size)))
+    return (x, y, z), tuple(block), shared, attributes
 
 
 def _flaw(made: TensorMap, rank: int) -> str:

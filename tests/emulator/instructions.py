@@ -16,11 +16,7 @@ from tests.emulator.tma import TMA, tensor_copy, try_wait
 from tests.emulator.wgmma import WGMMA
 
 _MAKERS = ARITHMETIC | CONVERSION | ACCESS | MATRICES | TMA | WGMMA
-_ORDERING = (
-    "fence",
-    "membar",
-    "griddepcontrol",
-)  # memory is in order here; a launch begins when the one before has ended
+_ORDERING = ("fence", "membar")  # memory is in order here
 
 
 class Control(Enum):
@@ -98,6 +94,10 @@ def _made(reader: Reader, i: Instruction) -> Step | Control:
             return lambda blocks, mask: blocks.pool.give(blocks.lanes(mask), left)
         case ("fence", "proxy", "async", *_):
             return lambda blocks, mask: blocks.shared.fence(blocks.lanes(mask))
+        case ("griddepcontrol", "wait"):
+            return lambda blocks, mask: blocks.wait(mask)
+        case ("griddepcontrol", "launch_dependents"):
+            return lambda blocks, mask: None  # whether the next launch is there yet makes no difference to this one
         case ("mbarrier", "try_wait", *_):
             return try_wait(reader, i)
         case ("cp", "async", "bulk", "tensor"):

@@ -18,6 +18,7 @@ from tests.emulator.fake_cuda import FakeCuda
 from tests.emulator.faults import FaultError
 from tests.emulator.memory import Allowed, Regions, Tensor
 from tests.emulator.schedule import EARLY, Schedule
+from tests.support.streams import Around
 
 GPU = torch.device("cuda", 0)
 
@@ -54,31 +55,41 @@ class Machine:
         ):
             yield
 
+    def early(self) -> int:
+        """How many launches so far began before those that they follow ended."""
+        return sum(self.cuda.early.values())
+
+    def follow(self, launch: Launch) -> None:
+        """What `launch` reads is from now on what earlier launches wrote, as it would be in a network."""
+        self.cuda.written |= {_tensor("", read.tensor).span() for read in launch.work.reads}
+
     def bind(self, launch: Callable[[], None]) -> Callable[[], None]:
         """What `Kernels.bind` makes of it; the emulator is told which memory it may touch."""
         if not isinstance(launch, Launch):
             return launch
-        with self.here():
-            run = self.kernels.bind(launch)
 
-        def call() -> None:
+        def told(run: Callable[[], None]) -> None:
             self.cuda.regions = self.allowed(tensors(launch))
+            self.cuda.written |= {tensor.span() for tensor in tensors(launch) if tensor.writable}
             require_aligned(launch)
             with self.here():
                 run()
 
-        return call
+        with self.here():
+            return Around(self.kernels.bind(launch), told)
 
 
 def tensors(launch: Launch) -> Iterator[Tensor]:
     """What a launch may read, and, of outputs and scratch memory, write."""
     for path, value in launch.leaves():
         if isinstance(value, Block | torch.Tensor):
-            tensor = value.tensor if isinstance(value, Block) else value
-            item = tensor.element_size()
-            strides = tuple(stride * item for stride in tensor.stride())
-            writable = path.startswith("out") or path == "workspace"
-            yield Tensor(tensor.data_ptr(), tuple(tensor.shape), strides, item, writable)
+            yield _tensor(path, value.tensor if isinstance(value, Block) else value)
+
+
+def _tensor(path: str, tensor: torch.Tensor) -> Tensor:
+    item = tensor.element_size()
+    strides = tuple(stride * item for stride in tensor.stride())
+    return Tensor(tensor.data_ptr(), tuple(tensor.shape), strides, item, path.startswith("out") or path == "workspace")
 
 
 def require_aligned(launch: Launch) -> None:

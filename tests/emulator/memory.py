@@ -124,6 +124,23 @@ class Regions:
         raise FaultError(f"{what} of {size} bytes outside of the launch's tensors at {where}; they are in {spans}")
 
 
+class BeforeWait:
+    """What a launch that begins early may touch before it waits for earlier ones: nothing but what no launch writes.
+
+    regions: of the launch. written: where launches write, itself included, from first to last byte.
+    """
+
+    def __init__(self, regions: Allowed, written: Iterable[tuple[int, int]]) -> None:
+        self._regions, self._written = regions, list(written)
+
+    def check(self, address: Array, size: int, write: bool) -> None:
+        """Raises FaultError if an access of `size` bytes at one of the addresses is not allowed."""
+        early = [(address + np.uint64(size) > low) & (address < high) for low, high in self._written]
+        if write or any(hit.any() for hit in early):
+            raise FaultError(f"a {'write' if write else 'read'} before the wait for earlier launches")
+        self._regions.check(address, size, write)
+
+
 def gather(address: Array, size: int, regions: Allowed) -> Array:
     """The words of `size` bytes at `address`."""
     regions.check(address.reshape(-1), size, write=False)

@@ -18,6 +18,7 @@ from optgraph.base.errors import OptgraphError
 from optgraph.kernels.frame.launch import targeting
 from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.pointwise import POINTWISE, sample
+from optgraph.run.driver import Bound
 from optgraph.tune.layers import Layer
 from tests.emulator.compiler import compile_all
 from tests.emulator.faults import FaultError
@@ -29,10 +30,11 @@ Mutate = Callable[[Cubin], Cubin]
 
 @dataclass(frozen=True)
 class Setting:
-    """A target, and a tile of the kernel on it."""
+    """A target, and a tile of the kernel on it. early: it is launched a second time, to begin before the first ends."""
 
     target: Target
     tile: Tile
+    early: bool = False
 
     @property
     def layer(self) -> Layer:
@@ -48,8 +50,13 @@ class Setting:
             operands = self.layer.operands(torch.device("cpu"))
             launch = operands.launch()
         machine = Machine(self.target, [cubin], schedule)
+        machine.follow(launch)
         try:
-            error = operands.error(machine.bind(launch))
+            run = machine.bind(launch)
+            assert isinstance(run, Bound)
+            error = operands.error(run)
+            if self.early:
+                error = operands.error(run.early)
         except (FaultError, OptgraphError) as fault:
             return str(fault)
         return "right" if error <= self.layer.bound else "wrong"
@@ -57,6 +64,7 @@ class Setting:
 
 TMA = Setting(SM_90, Tile(64, 64, 32, 4, 3, box=(1, 64, 1)))
 GATHERED = Setting(SM_90, Tile(64, 64, 32, 4, 3))
+CHAINED, CHAINED_TMA = replace(GATHERED, early=True), replace(TMA, early=True)
 AMPERE = Setting(SM_80, Tile(64, 64, 32, 4, 3))
 
 
@@ -122,6 +130,19 @@ def _exchange(first: str, second: str) -> Mutate:
     return mutate
 
 
+def _last(cubin: Cubin) -> Cubin:
+    """Waits when all is done."""
+    return _text("ret;", "griddepcontrol.wait; ret;")(_text(_WAIT, "")(cubin))
+
+
+def _write_first(cubin: Cubin) -> Cubin:
+    """Clears an element of the output before the wait."""
+    number = [path for path, _ in GATHERED.layer.dry(SM_90).variant.parameters].index("outs.0")
+    clear = f"ld.param.b64 at, [{cubin.entry}_param_{number}]; st.global.b16 [at], 0;"
+    return _text(_WAIT, f"{{ .reg .b64 at; {clear} }} griddepcontrol.wait;")(cubin)
+
+
+_WAIT = r"griddepcontrol\.wait;"
 _WAIT_PRODUCT = r"wgmma\.wait_group\.sync\.aligned \t?1;"
 _RING = r"(setp\.gt\.s32 \t%p\d+, %r\d+), {last};(\s+selp\.b32 \t%r\d+, 0,)"
 _SHORTER_3, _SHORTER_2 = _RING.format(last=2), _RING.format(last=1)
@@ -147,6 +168,15 @@ MUTATIONS: dict[str, tuple[Setting, Mutate]] = {
     "gathered, wgmma: one stage fewer": (GATHERED, _in_loop(_SHORTER_3, r"\1, 1;\2")),
     "gathered, wgmma: no barrier in the loop": (GATHERED, _in_loop(_BARRIER, "")),
     "gathered, wgmma: no wait in the loop": (GATHERED, _in_loop(_WAIT_PRODUCT, "")),
+    "chained: no wait for earlier launches": (CHAINED, _text(_WAIT, "")),
+    "chained by TMA: no wait for earlier launches": (CHAINED_TMA, _text(_WAIT, "")),
+    "chained: waits at the end": (CHAINED, _last),
+    "chained by TMA: waits at the end": (CHAINED_TMA, _last),
+    "chained: only the first warp waits": (
+        CHAINED,
+        _text(_WAIT, "{ .reg .pred first; setp.lt.s32 first, %tid.x, 32; @first griddepcontrol.wait; }"),
+    ),
+    "chained: writes before it waits": (CHAINED, _write_first),
     "gathered, mma: no wait for the copies": (AMPERE, _in_loop(_WAIT_COPY, "")),
     "gathered, mma: waits for half a stage less": (
         AMPERE,

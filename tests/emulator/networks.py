@@ -20,7 +20,7 @@ from optgraph.run.context import Context
 from optgraph.run.engine import Engine
 from tests.emulator.compiler import compile_all
 from tests.emulator.machine import Machine
-from tests.support.streams import Device, Stream
+from tests.support.streams import Around, Device, Stream
 
 
 def launches(plans: Plans, batch: int, target: Target) -> list[Launch]:
@@ -58,11 +58,11 @@ def reordered(
     order: list[int] = []
 
     def noted(i: int, launch: Callable[[], None]) -> Callable[[], None]:
-        def run() -> None:
+        def run(enqueue: Callable[[], None]) -> None:
             order.append(i)
-            launch()
+            enqueue()
 
-        return device.enqueued(run)
+        return device.enqueued(Around(launch, run))
 
     context._buffers._arena.fill_(0xFF)
     schedule = schedule or context.plan.schedule

@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.emulator.blocks import WARP, Blocks, Mask, Parameters, Timing
 from tests.emulator.instructions import Executable
-from tests.emulator.memory import Allowed
+from tests.emulator.memory import Allowed, BeforeWait
 from tests.emulator.number_types import Array
 from tests.emulator.scheduler import Scheduler
 
@@ -74,8 +74,11 @@ def run(
     parameters: Parameters,
     regions: Allowed,
     schedule: Schedule = EARLY,
+    before: BeforeWait | None = None,
 ) -> int:
     """Runs the blocks. Returns how many instructions were executed, each for many threads.
+
+    before: what a launch that begins early may touch before it waits for earlier ones.
 
     Raises FaultError for what a GPU would not do, UnsupportedError for what the emulator does not know.
     """
@@ -88,6 +91,8 @@ def run(
         for first in range(0, len(order), together):
             numbers = order[first : first + together].tolist()
             registers = len(program.registers)
-            blocks = Blocks(program.program, registers, numbers, grid, shared_bytes, parameters, regions, timing)
+            blocks = Blocks(
+                program.program, registers, numbers, grid, shared_bytes, parameters, regions, timing, before
+            )
             steps += Scheduler(program, blocks, schedule.parts(blocks.threads)).run()
     return steps

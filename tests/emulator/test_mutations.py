@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.emulator.mutations import AMPERE, GATHERED, MUTATIONS, TMA, Setting, outcomes
+from tests.emulator.mutations import AMPERE, CHAINED, CHAINED_TMA, GATHERED, MUTATIONS, TMA, Setting, outcomes
 from tests.emulator.schedule import SCHEDULES
 
+SETTINGS = {"TMA": TMA, "gathered": GATHERED, "sm_80": AMPERE, "chained": CHAINED, "chained by TMA": CHAINED_TMA}
 
-@pytest.mark.parametrize("setting", [TMA, GATHERED, AMPERE], ids=["TMA", "gathered", "sm_80"])
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
 def test_the_kernel_itself_is_right(setting: Setting) -> None:
     cubin = setting.cubin()
     assert [setting.outcome(cubin, schedule) for schedule in SCHEDULES] == ["right"] * len(SCHEDULES)

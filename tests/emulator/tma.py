@@ -39,6 +39,7 @@ def tensor_copy(reader: Reader, i: Instruction) -> Step:
     corner = [reader.value(c, np.int32) for c in source.coordinates]
 
     def copy(blocks: Blocks, mask: Mask) -> None:
+        allowed = blocks.allowed(mask)
         for block, thread in _taking_part(blocks, mask):
             place, key, at, *where = (
                 int(blocks.full(read(blocks))[block, thread]) for read in (to, barrier, which, *corner)
@@ -48,7 +49,7 @@ def tensor_copy(reader: Reader, i: Instruction) -> Step:
                 raise FaultError(f"a tensor map of rank {len(tensor.sizes)} is used as one of {rank}")
 
             def make(block: int = block, place: int = place, tensor: TensorMap = tensor, where: Any = where) -> int:
-                return _write(blocks, block, place, tensor.fetch(where, blocks.regions), tensor.swizzle)
+                return _write(blocks, block, place, tensor.fetch(where, allowed), tensor.swizzle)
 
             blocks.barriers.copy((block, key), make, blocks.timing.late_copies)
 

@@ -28,11 +28,16 @@ NAMES = list(LAYERS)
 
 @dataclass(frozen=True)
 class Compiled:
-    """A launch on a target and its cubin, or why it has none. wide: whether it loads 16 bytes at a time."""
+    """A launch on a target and its cubin, or why it has none.
+
+    wide: whether it loads 16 bytes at a time. sooner: what it does before it waits for earlier launches, or None if it
+    does not wait.
+    """
 
     launch: Launch
     found: Cubin | None = None
     wide: bool = False
+    sooner: str | None = None
     error: str = ""
 
     @property
@@ -70,13 +75,23 @@ def _compiled(launch: Launch, use: build.Use, folder: Path) -> Compiled:
     file.write_bytes(cubin.code)
     sass = subprocess.run([CUOBJDUMP, "-sass", file], capture_output=True, text=True, check=True).stdout
     # Into registers or shared memory.
-    return Compiled(launch, cubin, re.search(r"\bLD(?:G|GSTS)\.E\S*\.128\b", sass) is not None)
+    wide = re.search(r"\bLD(?:G|GSTS)\.E\S*\.128\b", sass) is not None
+    sooner, wait, _ = sass.partition("ACQBULK")
+    return Compiled(launch, cubin, wide, sooner if wait else None)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_without_spills(name: str, target: Target, compiled: Results) -> None:
     assert compiled[name, target].cubin.spill_bytes == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hopper_touches_no_memory_before_it_waits_for_earlier_launches(name: str, compiled: Results) -> None:
+    """In the machine code; tests/emulator/test_dependence.py has the PTX of every sample."""
+    sooner = compiled[name, SM_90].sooner
+    assert sooner is not None and compiled[name, SM_80].sooner is None
+    assert not re.search(r"\b(LDG|LDGSTS|STG|ATOMG?|REDG?|UTMALDG|UBLKCP|BRA|EXIT)\b", sooner)
 
 
 BOXED = ("pointwise", "pointwise_segments", "pointwise_split", "conv2d", "conv2d_slopes", "conv2d_split")  # of stride 1

@@ -27,6 +27,7 @@ IN_3_6 = {
         "core.to_tensor",
         "cos",
     ),
+    *("gdc_launch_dependents", "gdc_wait"),  # of triton.language.extra.cuda
     *("debug_barrier", "dot", "erf", "exp", "exp2", "float16", "float32", "floor", "full", "int16", "int32"),
     *("int64", "load", "log", "log2", "max", "maximum", "min", "minimum", "num_programs", "pointer_type", "program_id"),
     *("range", "sin", "sqrt_rn", "static_range", "store", "sum", "where", "zeros", "zeros_like"),
@@ -35,13 +36,15 @@ FILES = sorted((ROOT / "kernels" / "jit").glob("*.py"))
 
 
 def used(source: str) -> set[str]:
-    """The names, with their dots, that a file takes from `tl`."""
+    """The names, with their dots, that a file takes from `tl`, and what it imports from there."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute):
             text = ast.unparse(node)
             if text.startswith("tl.") and text.replace(".", "").isidentifier():
                 found.add(text.removeprefix("tl."))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("triton.language"):
+            found.update(alias.name for alias in node.names)
     return found
 
 

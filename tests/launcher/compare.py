@@ -2,7 +2,8 @@
 
     python -m tests.launcher.compare    # a process of its own, as `compared` starts it
 
-One kernel, compiled once, is launched by Triton's CompiledKernel, as `kernel[grid](...)`, and by `optgraph.run.driver`.
+One kernel, compiled once, is launched by Triton's CompiledKernel, as `kernel[grid](...)`, and by `optgraph.run.driver`:
+from sm_90 on to begin before the launch that it follows ends, which Triton's option `launch_pdl` asks for.
 (Called as a jit function, Triton would compile another one: one for these very sizes.)
 """
 
@@ -28,7 +29,7 @@ import torch
 from optgraph.base.devices import Target
 from optgraph.kernels.frame.launch import Launch, targeting
 from optgraph.kernels.frame.variant import as_given, compiled
-from optgraph.run.driver import Kernels
+from optgraph.run.driver import Bound, Kernels
 from optgraph.tune.layers import Layer
 from tests.emulator.compiler import stop_at_ptx
 from tests.support.kernel_checks import KERNELS
@@ -42,11 +43,16 @@ CPU = torch.device("cpu")
 
 @dataclass
 class Row:
-    """A kernel for a target. maps: tensor maps that were encoded. differences: what was not the same, in words."""
+    """A kernel for a target.
+
+    early: launches with an attribute. maps: tensor maps that were encoded. differences: what was not the same, in
+    words.
+    """
 
     kernel: str
     target: str
     launches: int = 0
+    early: int = 0
     maps: int = 0
     differences: list[str] = field(default_factory=list)
 
@@ -190,12 +196,17 @@ def _compare(launch: Launch, target: Target, kernels: Kernels, fake: _Fake, row:
     except CompilationError as error:
         row.differences.append(f"does not compile: {error.__cause__ or error}")
         return
+    early = target.number >= 90
+    made.metadata = made.metadata._replace(launch_pdl=early)  # what its launcher is made of when it is first called
     fake.taken()
     made[(*launch.grid, 1, 1)[:3]](*map(as_given, (*launch.arguments.values(), *launch.constants.values())))
     theirs = sorted(fake.taken(), key=_order)
-    kernels.bind(launch)()
+    run = kernels.bind(launch)
+    assert isinstance(run, Bound)
+    run.early() if early else run()
     ours = sorted(fake.taken(), key=_order)
     row.launches += sum(line.startswith("launch") for line in ours)
+    row.early += sum(" attributes 1, " in line for line in ours)
     row.maps += sum(line.startswith("map") for line in ours)
     if not any(line.startswith("launch") for line in theirs):
         row.differences.append("theirs launches nothing")

@@ -160,6 +160,11 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, voi
   note("launch %s of %016llx grid %u %u %u block %u %u %u shared %u stream %p attributes %u", module->name,
        module->digest, config->gridDimX, config->gridDimY, config->gridDimZ, config->blockDimX, config->blockDimY,
        config->blockDimZ, config->sharedMemBytes, (void *)config->hStream, config->numAttrs);
+  for (unsigned i = 0; i < config->numAttrs; i++) {
+    note(", attribute %d ", config->attrs[i].id);
+    for (size_t k = 0; k < sizeof config->attrs[i].value; k++)
+      note("%02x", ((unsigned char *)&config->attrs[i].value)[k]);
+  }
   for (int i = 0; i < module->count; i++) {
     note(", ");
     for (int k = 0; k < module->sizes[i]; k++)

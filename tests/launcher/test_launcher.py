@@ -20,6 +20,7 @@ def test_every_launch_is_tritons_to_the_byte() -> None:
         (kernel.name, str(target)) for target in (SM_90, SM_80) for kernel in KERNELS
     ]
     assert all(row.launches for row in rows)
+    assert {row.target for row in rows if row.early == row.launches} == {str(SM_90)}
     assert {row.kernel for row in rows if row.maps} == {"pointwise", "conv2d"}
 
 

@@ -14,8 +14,9 @@ from optgraph.ir.graph import Graph
 from optgraph.passes import pipeline
 from optgraph.plan.plan import Schedule
 from optgraph.plan.plans import Plans
-from optgraph.run.capture import capture, enqueue, recorded
+from optgraph.run.capture import capture, enqueue, enqueue_in_turn, recorded
 from optgraph.run.context import Context
+from optgraph.run.driver import Bound
 from optgraph.run.engine import Engine
 from tests.support.networks import Builder, inception_a, inception_resnet, xception
 from tests.support.streams import Device, Stream
@@ -88,6 +89,46 @@ def test_streams_join_the_recording_by_an_event_and_are_waited_for(device: Devic
         assert stream.queue[0][0] == "wait" and recorded[stream.queue[0][1]] is streams[0]
         kind, last = stream.queue[-1]
         assert kind == "record" and ("wait", last) in streams[0].queue
+
+
+def test_a_call_of_a_chain_follows_one_on_its_stream_and_waits_for_no_other() -> None:
+    assert SCHEDULE.chained == (False, True, False, False, False)
+    assert SCHEDULE.part(2, 5).chained == (False, False, True)  # the call it waited for is done
+
+
+class Ours(Bound):
+    """A launch of ours that notes in `done` how it is enqueued."""
+
+    def __init__(self, name: int, done: list[Any]) -> None:
+        self._name, self._done = name, done
+
+    def __call__(self) -> None:
+        self._done.append(self._name)
+
+    def early(self) -> None:
+        self._done.append(("early", self._name))
+
+
+def test_in_a_graph_a_launch_begins_early_that_is_chained(device: Device) -> None:
+    done: list[Any] = []
+    streams = [Stream() for _ in range(SCHEDULE.streams)]
+    enqueue([device.enqueued(Ours(i, done)) for i in range(5)], SCHEDULE, streams)
+    for stream in streams:
+        before = None
+        for kind, what in stream.queue:
+            if kind == "launch":
+                what()
+                # CUDA sees the two as neighbours: only an event is recorded between them.
+                assert not isinstance(done[-1], tuple) or before == "launch"
+            before = before if kind == "record" else kind
+    assert done == [0, ("early", 1), 2, 4, 3]
+
+
+def test_in_turn_a_launch_begins_early_that_follows_one_of_ours() -> None:
+    done: list[Any] = []
+    launches = [Ours(0, done), Ours(1, done), lambda: done.append("fallback"), Ours(3, done), Ours(4, done)]
+    enqueue_in_turn(launches)
+    assert done == [0, ("early", 1), "fallback", 3, ("early", 4)]
 
 
 def test_a_part_of_a_schedule_is_that_of_its_calls_alone() -> None:

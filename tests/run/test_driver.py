@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 import threading
 from dataclasses import replace
 from typing import Any
@@ -25,7 +26,7 @@ from optgraph.kernels.frame.variant import Block
 from optgraph.kernels.frame.work import Work
 from optgraph.kernels.pointwise import pointwise
 from optgraph.run import driver
-from optgraph.run.driver import Driver, Kernels
+from optgraph.run.driver import Bound, Driver, Kernels, LaunchAttribute, LaunchConfig
 from tests.support.cubin_samples import GPU, STREAM, FakeCuda, sample
 
 
@@ -35,7 +36,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 
 
 def bytes_of(parameters: Any, sizes: list[int]) -> list[bytes]:
-    """What cuLaunchKernel would copy."""
+    """What cuLaunchKernelEx would copy."""
     return [ctypes.string_at(address, size) for address, size in zip(parameters, sizes, strict=True)]
 
 
@@ -77,17 +78,25 @@ def test_a_thread_without_a_context_gets_the_devices(cuda: FakeCuda) -> None:
 # ---- launching
 
 
+def bound(launch: Launch, cuda: FakeCuda, **changes: Any) -> Bound:
+    return Bound(Driver(cuda), launch, sample(**changes), ctypes.c_void_p(0xF0), GPU)
+
+
+def config(found: bytes) -> list[int]:
+    """Grid, block, shared bytes, stream, where the attributes are and how many: as cuda.h has CUlaunchConfig."""
+    return list(struct.unpack("<7I4xQQI4x", found))
+
+
 def test_a_launch_to_the_byte(cuda: FakeCuda) -> None:
     x, out = torch.empty(128, 64, dtype=torch.float16), torch.empty(8)
     block = Block(x, (128, 60), (64, 1), (64, 32))
-    launch = made_up(x=block, out=out, rows=-2, big=2**40, none=None, a=1.5)
-    run = Driver(cuda).bind(launch, sample(), ctypes.c_void_p(0xF0), GPU)
-    assert not cuda.named("cuLaunchKernel")
+    run = bound(made_up(x=block, out=out, rows=-2, big=2**40, none=None, a=1.5), cuda)
+    assert not cuda.configs
     run(), run()
-    (arguments, _) = cuda.named("cuLaunchKernel")
-    function, *sizes, stream, parameters, extra = arguments
-    assert (function.value, stream.value, extra) == (0xF0, STREAM, None)
-    assert [size.value for size in sizes] == [5, 3, 1, 256, 1, 1, 98_304]
+    (_, function, parameters, extra), _ = cuda.named("cuLaunchKernelEx")
+    assert (function.value, extra) == (0xF0, None)
+    for found, _ in cuda.configs:
+        assert [*config(found)[:8], config(found)[9]] == [5, 3, 1, 256, 1, 1, 98_304, STREAM, 0]
     found = bytes_of(parameters, [size for size, _ in layout(sample().parameters)])
     expected = [
         bytes(range(128)),  # what the driver encoded
@@ -104,11 +113,64 @@ def test_a_launch_to_the_byte(cuda: FakeCuda) -> None:
     assert len(cuda.named("cuTensorMapEncodeTiled")) == 1  # when bound, not when called
 
 
+def test_structures_are_as_large_as_the_drivers() -> None:
+    """By cuda.h: CUlaunchConfig and CUlaunchAttribute, the union of which is padded to 64 bytes and lies on 8."""
+    assert (ctypes.sizeof(LaunchConfig), ctypes.sizeof(LaunchAttribute)) == (56, 72)
+    assert (LaunchConfig.stream.offset, LaunchConfig.attributes.offset) == (32, 40)  # type: ignore[attr-defined]
+    assert LaunchAttribute.value.offset == 8 and ctypes.alignment(LaunchAttribute) == 8  # type: ignore[attr-defined]
+
+
+EARLY = (6).to_bytes(8, "little") + (1).to_bytes(64, "little")  # programmatic stream serialization: allowed
+
+
+@pytest.fixture
+def chained(cuda: FakeCuda) -> Bound:
+    """A kernel that waits by itself."""
+    return bound(made_up(out=torch.empty(8)), cuda, parameters=("pointer",), waits=True)
+
+
+def test_a_launch_begins_early_by_an_attribute(cuda: FakeCuda, chained: Bound) -> None:
+    for how in (chained.early, chained, chained.early):
+        how()
+    assert [attribute for _, attribute in cuda.configs] == [EARLY, b"", EARLY]
+    assert [config(found)[9] for found, _ in cuda.configs] == [1, 0, 1]
+
+
+def test_a_kernel_that_does_not_wait_begins_when_the_one_before_has_ended(cuda: FakeCuda) -> None:
+    bound(made_up(out=torch.empty(8)), cuda, parameters=("pointer",)).early()
+    assert [attribute for _, attribute in cuda.configs] == [b""]
+
+
+@pytest.mark.parametrize(("version", "early"), [(12020, False), (12030, True), (13010, True)])
+def test_an_old_driver_records_no_early_launch(version: int, early: bool, cuda: FakeCuda, chained: Bound) -> None:
+    cuda.version = version
+    chained.early()
+    assert [bool(attribute) for _, attribute in cuda.configs] == [early]
+
+
+def test_early_launches_can_be_turned_off(cuda: FakeCuda, chained: Bound, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTGRAPH_EARLY_LAUNCH", "0")
+    chained.early()
+    assert [attribute for _, attribute in cuda.configs] == [b""]
+
+
+def test_what_a_driver_does_not_support_is_not_asked_for_again(cuda: FakeCuda, chained: Bound) -> None:
+    cuda.early = 801
+    chained.early(), chained.early()
+    assert [attribute for _, attribute in cuda.configs] == [EARLY, b"", b""]
+
+
+def test_another_error_of_an_early_launch_is_one(cuda: FakeCuda, chained: Bound) -> None:
+    cuda.early = 1
+    with pytest.raises(OptgraphError, match="cuLaunchKernelEx failed"):
+        chained.early()
+
+
 @pytest.mark.parametrize("grid", [(7,), (7, 5), (7, 5, 3)])
 def test_a_grid_has_three_dimensions(grid: tuple[int, ...], cuda: FakeCuda) -> None:
     launch = replace(made_up(out=torch.empty(8)), grid=grid)
-    Driver(cuda).bind(launch, sample(parameters=("pointer",)), ctypes.c_void_p(0xF0), GPU)()
-    assert [size.value for size in cuda.named("cuLaunchKernel")[0][1:4]] == [*grid, 1, 1][:3]
+    bound(launch, cuda, parameters=("pointer",))()
+    assert config(cuda.configs[0][0])[:3] == [*grid, 1, 1][:3]
 
 
 def test_a_tensor_map(cuda: FakeCuda) -> None:
@@ -166,10 +228,11 @@ def test_parameters_of_real_kernels_are_as_large_as_compiled(cuda: FakeCuda) -> 
 
 
 def test_errors_are_the_drivers_words(cuda: FakeCuda) -> None:
-    launch = made_up(out=torch.empty(8))
-    run = Driver(cuda).bind(launch, sample(parameters=("pointer",)), ctypes.c_void_p(0xF0), GPU)
-    cuda.broken = "cuLaunchKernel"
-    with pytest.raises(OptgraphError, match=r"cuLaunchKernel failed: an illegal memory access was encountered \(700\)"):
+    run = bound(made_up(out=torch.empty(8)), cuda, parameters=("pointer",))
+    cuda.broken = "cuLaunchKernelEx"
+    with pytest.raises(
+        OptgraphError, match=r"cuLaunchKernelEx failed: an illegal memory access was encountered \(700\)"
+    ):
         run()
 
 
@@ -231,7 +294,7 @@ def test_a_miss_is_compiled(
     kernels.bind(launch())()
     kernels.bind(launch())()  # of the same variant
     assert [call[2] for call in cuda.named("cuModuleGetFunction")] == [entry]
-    assert len(cuda.named("cuLaunchKernel")) == 2
+    assert len(cuda.named("cuLaunchKernelEx")) == 2
     assert kernels.compiled == len(wanted) == (entry == b"compiled")
     assert wanted in ([], [Target(capability)])
 
@@ -273,4 +336,4 @@ def test_threads_load_a_kernel_once(cuda: FakeCuda) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(cuda.named("cuModuleLoadData")) == 1 and len(cuda.named("cuLaunchKernel")) == 8
+    assert len(cuda.named("cuModuleLoadData")) == 1 and len(cuda.named("cuLaunchKernelEx")) == 8

@@ -56,7 +56,7 @@ def test_kernels_that_are_nowhere_are_compiled_together(
     assert kernels.compiled == 2 and told[0][0].startswith("compiling 2 kernels")
     loaded = [call[1] for call in cuda.named("cuModuleLoadData")]
     assert len(loaded) == 3 and sum(len(code) > 1000 and code.startswith(b"\x7fELF") for code in loaded) == 2
-    assert len(cuda.named("cuLaunchKernel")) == 4
+    assert len(cuda.named("cuLaunchKernelEx")) == 4
 
 
 def test_what_other_processes_cannot_or_need_not_compile_is_compiled_here(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,7 +44,8 @@ class FakeCuda:
     """libcuda's functions, on what torch then takes for an H100.
 
     calls: their names and arguments. broken: the name of one that fails. context: the thread's, 0 if it has none.
-    version: the driver's. encoded: every tensor map.
+    version: the driver's. encoded: every tensor map. configs: of each launch, its CUlaunchConfig and first attribute.
+    early: what the driver answers to a launch that has one.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
@@ -54,12 +56,16 @@ class FakeCuda:
         self.context = 0xC0
         self.version = 13020
         self.encoded = bytes(range(128))
+        self.configs: list[tuple[bytes, bytes]] = []
+        self.early = 0
 
     def __getattr__(self, name: str) -> Any:
         def function(*arguments: Any) -> int:
             self.calls.append((name, arguments))
             if name == self.broken:
                 return 700
+            if name == "cuLaunchKernelEx":
+                return self._launched(target_of(arguments[0]))
             self.answer(name, arguments)
             return 0
 
@@ -81,6 +87,11 @@ class FakeCuda:
                 arguments[0][:] = self.encoded
             case "cuDriverGetVersion":
                 target_of(arguments[0]).value = self.version
+
+    def _launched(self, config: Any) -> int:
+        attribute = ctypes.string_at(config.attributes, 72) if config.attribute_count else b""
+        self.configs.append((bytes(config), attribute))
+        return self.early if attribute else 0
 
     def named(self, name: str) -> list[tuple[Any, ...]]:
         return [arguments for called, arguments in self.calls if called == name]

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from optgraph.run.driver import Bound
+
 
 class Event:
     """Recorded once what was before it on its stream is done."""
@@ -33,6 +35,19 @@ class Stream:
         self.queue.append(("wait", event))
 
 
+class Around(Bound):
+    """A launch, both ways of enqueuing which go through `how`."""
+
+    def __init__(self, launch: Callable[[], None], how: Callable[[Callable[[], None]], None]) -> None:
+        self._launch, self._how = launch, how
+
+    def __call__(self) -> None:
+        self._how(self._launch)
+
+    def early(self) -> None:
+        self._how(self._launch.early if isinstance(self._launch, Bound) else self._launch)
+
+
 class Device:
     """Stands in for torch.cuda: knows the current stream, and runs what streams hold in a random order they allow."""
 
@@ -47,7 +62,7 @@ class Device:
         self.current = outer
 
     def enqueued(self, launch: Callable[[], None]) -> Callable[[], None]:
-        return lambda: self.current.queue.append(("launch", launch))
+        return Around(launch, lambda run: self.current.queue.append(("launch", run)))
 
     def run(self, streams: list[Stream], seed: int) -> None:
         choose = random.Random(seed).choice

@@ -1,0 +1,82 @@
+"""From sm_90 on every kernel waits for earlier launches before it touches memory, whichever way it goes: by its PTX."""
+
+from __future__ import annotations
+
+import pytest
+
+from optgraph.base.devices import SM_80, SM_90
+from optgraph.kernels.frame.kernel import Kernel
+from tests.emulator.compiler import compile_all
+from tests.emulator.ptx import Program, Symbol, parse
+from tests.emulator.test_kernels import chosen
+from tests.support.kernel_checks import KERNELS
+
+_MEMORY = {"ld", "st", "atom", "red", "cp"}
+
+
+def before_wait(program: Program) -> list[str]:
+    """What may be executed before a wait and is not to be: accesses of global memory, and ends."""
+    found, seen, ahead = [], set(), [0]
+    while ahead:
+        at = ahead.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        i = program.code[at]
+        if i.name == "griddepcontrol" and i.modifiers == ("wait",) and i.guard is None:
+            continue
+        if i.name in ("ret", "exit") or (i.name in _MEMORY and "global" in i.modifiers):
+            found.append(i.text)
+        if i.name == "bra":
+            (label,) = i.operands
+            assert isinstance(label, Symbol)
+            ahead.append(program.labels[label.name])
+        if i.name not in ("ret", "exit", "bra") or i.guard is not None:
+            ahead.append(at + 1)
+    return found
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_every_kernel_waits_first(kernel: Kernel) -> None:
+    variants = [layer.dry(SM_90).variant for layer in chosen(kernel, SM_90)]
+    for cubin in compile_all((variant, SM_90) for variant in variants):
+        assert before_wait(parse(cubin.code.decode())) == []
+        assert cubin.waits and cubin.code.count(b"griddepcontrol.launch_dependents;") == 1
+
+
+def test_nothing_waits_before_sm_90() -> None:
+    variants = [layer.dry(SM_80).variant for layer in chosen(KERNELS[0], SM_80)]
+    for cubin in compile_all((variant, SM_80) for variant in variants):
+        assert not cubin.waits and b"griddepcontrol" not in cubin.code
+
+
+CODE = """.version 8.7
+.target sm_90a
+.visible .entry kernel(.param .u64 .ptr .global .align 1 kernel_param_0)
+.reqntid 128
+{{
+	.reg .pred %p<2>; .reg .b32 %r<9>; .reg .b64 %rd<3>;
+	ld.param.b64 %rd1, [kernel_param_0];
+{}
+	ld.global.b32 %r1, [%rd1];
+	ret;
+}}
+"""
+WAIT = "griddepcontrol.wait;"
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        (WAIT, []),
+        ("@%p1 bra $L1; $L1: " + WAIT, []),
+        ("", ["ld.global.b32 %r1, [%rd1]", "ret"]),
+        ("@%p1 " + WAIT, ["ld.global.b32 %r1, [%rd1]", "ret"]),
+        ("st.global.b32 [%rd1], %r2; " + WAIT, ["st.global.b32 [%rd1], %r2"]),
+        ("cp.async.cg.shared.global [%r1], [%rd1], 16; " + WAIT, ["cp.async.cg.shared.global [%r1], [%rd1], 16"]),
+        ("@%p1 ret; " + WAIT, ["@%p1 ret"]),
+        ("@%p1 bra $L1; " + WAIT + " $L1:", ["ld.global.b32 %r1, [%rd1]", "ret"]),
+    ],
+)
+def test_what_comes_before_a_wait_is_found(lines: str, found: list[str]) -> None:
+    assert sorted(before_wait(parse(CODE.format(lines)))) == sorted(found)
