@@ -11,10 +11,12 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -76,9 +78,17 @@ def parse_targets(names: str | Iterable[str]) -> tuple[Target, ...]:
     for target in found:
         if target not in DEVICES:
             raise InputError(f"unknown target '{target}': use {', '.join(map(str, DEVICES))}")
-        if find_spec("triton") is None:
+        if not _has_triton():
             raise OptgraphError(f"compiling for {target} needs Triton, which is not installed: pip install triton")
     return found
+
+
+def _has_triton() -> bool:
+    """Whether there is a compiler; what is installed by halves is none."""
+    try:
+        return find_spec("triton") is not None and bool(version("triton"))
+    except (ImportError, ValueError):
+        return False
 
 
 def find_uses(plans: Plans, batches: Sequence[int], targets: Sequence[Target]) -> list[Use]:
@@ -116,9 +126,12 @@ def build(wanted: Sequence[Use], progress: Progress = silent) -> list[Cubin]:
     """The cubins of `wanted`, from the cache on disk where it has them.
 
     progress: told what is being done, and how much of it, 0 to 1.
-    Raises OptgraphError if a kernel does not compile, InputError for one in a script or within a function.
+    Raises OptgraphError if a kernel does not compile, InputError for one in a script or within a function, and if the
+    cache cannot be written.
     """
     missing = [use for use in wanted if cubins.cached(use.key) is None]
+    if missing:
+        _check_cache()
     for use in missing:
         for function in scripted(use.variant):
             raise InputError(f"kernel '{function.name}' is not in a module that a compiler process can import")
@@ -154,6 +167,21 @@ def scripted(variant: Variant) -> list[Jit]:
     """The jit functions in it that another process does not find: those in a script, or within a function."""
     functions = (variant.code, *(value for _, value in variant.constants if isinstance(value, Jit)))
     return [function for function in functions if function.module == "__main__" or "." in function.name]
+
+
+def _check_cache() -> None:
+    """Raises InputError unless compiled kernels can be kept, by Triton and by us."""
+    folder = config.cubin_cache()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for each in (folder, folder.parent):
+            with tempfile.TemporaryFile(dir=each):
+                pass
+    except OSError as error:
+        raise InputError(
+            f"{folder}: compiled kernels cannot be kept there: {error.strerror or error}: "
+            "set TRITON_CACHE_DIR to a folder that can be written"
+        ) from None
 
 
 def _serve(tasks: queue.SimpleQueue[Use], tell: Callable[[], None]) -> None:

@@ -16,20 +16,24 @@ def optimize(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="The file to write.", show_default=False)
     ],
-    plain: Annotated[bool, typer.Option("--plain", help="Keep Conv and Relu apart: no function in the model.")] = False,
+    functions: Annotated[
+        bool,
+        typer.Option(
+            "--functions",
+            help="Make a Conv and the Relu after it one call of a function that the model carries: fewer nodes, for a "
+            "runtime that reads functions, as ONNX Runtime does.",
+        ),
+    ] = False,
     *,
     options: ReadOptions,
     say: Say,
 ) -> None:
     """Write the simplified model as standard ONNX, for any runtime.
 
-    A Conv and the Relu after it become one call of a function that the model carries, which is standard ONNX from
-    IR version 8 on. For a tool that cannot read functions, use --plain.
-
     \b
     Examples:
       optgraph optimize model.onnx -o smaller.onnx
-      optgraph optimize model.onnx -o smaller.onnx --plain
+      optgraph optimize model.onnx -o smaller.onnx --functions
     """
     from optgraph.base.files import check_output
     from optgraph.ir.checks import check_finite, check_size
@@ -44,7 +48,7 @@ def optimize(
         check_size(graph)
         check_finite(graph)
         passes = facts.passes_dict(pipeline.apply(graph, pipeline.SIMPLIFY))
-        nodes = save_onnx(graph, output, functions=not plain)
+        nodes = save_onnx(graph, output, functions=functions)
     data = {"nodes": graph.source_nodes, "optimized_nodes": nodes, "passes": passes, "output": str(output)}
     summary = f"{data['nodes']} operators before, {data['optimized_nodes']} after"
     refused = [tables.refusals_text(passes)] if say.verbose else []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import io
 import json
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -382,10 +384,37 @@ def test_a_kernel_in_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_targets_need_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "find_spec", lambda name: None)
-    building.parse_targets([])
+    def found_by_halves(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    for name, replaced in (("find_spec", lambda name: None), ("version", found_by_halves)):
+        monkeypatch.setattr(building, name, replaced)
+        building.parse_targets([])
+        with pytest.raises(OptgraphError, match="compiling for sm_90 needs Triton"):
+            building.parse_targets(["sm_90"])
+        monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(OptgraphError, match="compiling for sm_90 needs Triton"):
         building.parse_targets(["sm_90"])
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is blamed, and no kernel; before any of them is compiled."""
+    (tmp_path / "file").touch()
+    use = Use("0" * 64, variant(), SM_90, {1: 1}, 1)
+    monkeypatch.setattr(building, "_serve", lambda *_: pytest.fail("it compiles"))
+    for folder in ("file", "file/below"):
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / folder))
+        with pytest.raises(InputError, match=r"cannot be kept there: .*: set TRITON_CACHE_DIR to a folder that can"):
+            build([use])
+
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(InputError, match="cannot be kept there: No space left on device"):
+        build([use])
 
 
 def test_unknown_targets() -> None:

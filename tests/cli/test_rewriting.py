@@ -16,10 +16,22 @@ def test_optimize(tmp_path: Path, model: Path) -> None:
     found = ok_json("optimize", model, "-o", output)
     small = onnx.load(output)
     onnx.checker.check_model(small, full_check=True)
-    assert found["nodes"] == NODES and found["optimized_nodes"] == len(small.graph.node) < NODES - 1
+    assert found["nodes"] == NODES and found["optimized_nodes"] == len(small.graph.node) < NODES
+    assert not small.functions and {node.domain for node in small.graph.node} == {""}
     x = np.random.default_rng(4).standard_normal((2, 3, 12, 12)).astype(np.float32)
     close(expected(output, x), expected(model, x))
     assert f"{NODES} operators before, {len(small.graph.node)} after" in ok("optimize", model, "-o", output)
+
+
+def test_optimize_with_functions(tmp_path: Path, model: Path) -> None:
+    plain, called = tmp_path / "plain.onnx", tmp_path / "called.onnx"
+    calls = (
+        ok_json("optimize", model, "-o", plain)["optimized_nodes"]
+        - ok_json("optimize", model, "-o", called, "--functions")["optimized_nodes"]
+    )
+    assert calls == sum(node.domain == "optgraph" for node in onnx.load(called).graph.node) > 0
+    x = np.random.default_rng(4).standard_normal((2, 3, 12, 12)).astype(np.float32)
+    close(expected(called, x), expected(model, x))
 
 
 def test_calibrate(tmp_path: Path) -> None:
