@@ -41,6 +41,8 @@ def sources_by_name(arguments: Sequence[str], inputs: Sequence[str]) -> dict[str
             names, source = inputs, argument
             if len(inputs) > 1:
                 names = [each for each in inputs if each in _names_in(Path(argument))]
+                if not names and equals and not Path(argument).exists():
+                    raise InputError(f"--input {argument}: no input '{name}': the network has {', '.join(inputs)}")
                 if not names:
                     raise InputError(f"--input {argument}: say for which input, NAME={argument}: {', '.join(inputs)}")
         for each in names:

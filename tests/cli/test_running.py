@@ -101,7 +101,8 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     for arguments, says in (
         ((*pair, "--output", tmp_path / "y.npy"), ".npz"),
         (pair[:2], "'left' is missing: --input left=FILE"),
-        (("--input", tmp_path / "a.npy"), "left, right"),
+        (("--input", tmp_path / "a.npy"), "say for which input, NAME="),
+        (("--input", "a=random"), "--input a=random: no input 'a': the network has left, right"),
     ):
         result = call("run", model, *arguments)
         assert result.exit_code == 2 and says in result.stderr
