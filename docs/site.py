@@ -50,7 +50,9 @@ def command_line() -> str:
     """Every command with its help, as typer writes it; examples are code."""
     command = typer.main.get_command(app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="optgraph", title="Command line")
-    return re.sub(r"^  (?=optgraph )", "    ", text.replace("Examples:\n", "Examples:\n\n"), flags=re.MULTILINE)
+    text = re.sub(r"^\*\*Commands\*\*:\n\n(?:\* .*\n)+", "", text, flags=re.MULTILINE)  # cut short; they follow
+    text = text.replace("\b\n", "").replace("Examples:\n", "Examples:\n\n")
+    return re.sub(r"^  (?=optgraph )", "    ", text, flags=re.MULTILINE)
 
 
 def relinked(markdown: str, page: str) -> str:
