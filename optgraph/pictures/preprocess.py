@@ -39,14 +39,16 @@ CENTRE = 0.875  # 224 of 256, and 299 of 342: what the centre is of the shorter 
 class Preprocess:
     """What is done to a picture; call it with one, and the input it is for.
 
-    name:       what most of it is called; '' for none of the four.
-    scale:      what 8-bit pixels are divided by first.
-    mean, std:  in what this gives: one number, or three in the order of the channels.
-    bgr:        blue first, not red.
-    resize:     the shorter side, or height and width, in pixels, before the centre of the input's size is cut out.
-    crop:       in its place, which part of the resized picture's sides the centre is at least: 0.875 is 224 of 256.
-                With neither, a picture is resized to the input's size, whatever its proportions.
-    why:        where it comes from, if nobody said: for people.
+    Attributes:
+        name: what most of it is called; '' for none of the four.
+        scale: what 8-bit pixels are divided by first.
+        mean: what is taken from what this gives: one number, or three in the order of the channels.
+        std: what that is divided by, the same way.
+        bgr: blue first, not red.
+        resize: the shorter side, or height and width, in pixels, before the centre of the input's size is cut out.
+        crop: in its place, which part of the resized picture's sides the centre is at least: 0.875 is 224 of 256.
+            With neither, a picture is resized to the input's size, whatever its proportions.
+        why: where it comes from, if nobody said: for people.
     """
 
     name: str = ""
@@ -79,7 +81,15 @@ class Preprocess:
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> Preprocess:
-        """'torch', 'keras', 'caffe' or 'none', with other fields in place of its own. Raises InputError."""
+        """One of those that have a name.
+
+        Args:
+            name: 'torch', 'keras', 'caffe' or 'none'.
+            changes: fields in place of its own.
+
+        Raises:
+            InputError: another name, or fields that make no sense.
+        """
         if name not in NAMED:
             raise InputError(f"preprocessing '{name}': use {', '.join(NAMED)}")
         return NAMED[name].changed(**changes)
@@ -93,7 +103,8 @@ class Preprocess:
     def __call__(self, picture: str | Path | Image.Image | Picture, value: Value) -> np.ndarray:
         """A picture as a batch of one for an input: 1×C×H×W, or 1×H×W×C as its shape says, of its dtype.
 
-        Raises InputError if it cannot be read or resized so, or the input takes none.
+        Raises:
+            InputError: it cannot be read or resized so, or the input takes none.
         """
         found = picture if isinstance(picture, Picture) else decoded(picture)
         height, width, channels = picture_shape(value)

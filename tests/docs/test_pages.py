@@ -27,7 +27,7 @@ def test_the_tutorial(reader: Reader) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    assert reader.read(TUTORIAL.replace("8000", str(port))) == TUTORIAL.count("\n$ ") == 8
+    assert reader.read(TUTORIAL.replace("8000", str(port))) == TUTORIAL.count("\n$ ") == 9
     classes = re.findall(r"(?:digit.png is a|\"digit\":) (\d)", reader.said)
     assert len(classes) == 3 and len(set(classes)) == 1, "the label, the file's answer and the server's"
 
