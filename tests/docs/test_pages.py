@@ -33,9 +33,10 @@ def test_the_tutorial(reader: Reader) -> None:
 
 
 def test_the_pages_on_gpus(reader: Reader) -> None:
-    """Without one: they go on from the tutorial's network."""
+    """Without one: they go on from the tutorial's network, of which nobody asks here what it has learnt."""
     train = next(block for block in blocks(TUTORIAL) if block.title == "train.py")
-    (reader.folder / train.title).write_text(train.content)
+    assert "range(8)" in train.content
+    (reader.folder / train.title).write_text(train.content.replace("range(8)", "range(0)"))
     assert reader.read("```console\n$ python train.py\n```\n") == 1
     assert reader.read((DOCS / "howto" / "gpu.md").read_text()) == 2
     assert reader.read((DOCS / "howto" / "prediction.md").read_text()) == 2
