@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from optgraph.pictures.labels import classes
-from optgraph.report.tables import number, plain
+from optgraph.report.layout import plain
+from optgraph.report.tables import number
 
 TOP = 5  # classes of an image
 

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
-from optgraph.report.terminal import printable
+from optgraph.report.layout import Listing, plain
+from optgraph.report.layout import facts_table as _facts
+from optgraph.report.layout import listing as _table
 
 
 def net_table(data: Mapping[str, Any]) -> Table:
@@ -206,7 +207,8 @@ def leaving(region: Mapping[str, Any]) -> str:
 
 def unsupported_table(unsupported: Iterable[Mapping[str, Any]]) -> Table:
     """The table of the unsupported nodes of `Compatibility.to_json()`."""
-    table = Table("node", "operator", "attribute", "not supported because", "what to do", box=None, pad_edge=False)
+    names = "node", "operator", "attribute", "not supported because", "what to do"
+    table = Listing(*names, box=None, pad_edge=False)
     for u in unsupported:
         table.add_row(*(plain(u[key]) for key in ("node", "op", "attribute", "reason", "remedy")))
     return table
@@ -258,23 +260,6 @@ def _spread(spread: Mapping[str, float]) -> str:
     return f"{spread['min']:.2f} to {spread['max']:.2f}, IQR {spread['iqr']:.2f}"
 
 
-def _facts(rows: Mapping[str, str | Sequence[str]]) -> Table:
-    """A table of one name and one text a row, or several, a line each."""
-    table = Table.grid("", "", padding=(0, 2))
-    for key, value in rows.items():
-        lines = [value] if isinstance(value, str) else value
-        table.add_row(Text(key, style="bold"), Text("\n").join(map(plain, lines)))
-    return table
-
-
-def _table(*columns: str) -> Table:
-    """A table whose first column is text and whose others, but for a last 'top' one, are numbers."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 or column.startswith("top") else "right")
-    return table
-
-
 def counts(numbers: Mapping[str, int]) -> str:
     """'conv2d 12, pool 3', the most frequent first."""
     return ", ".join(f"{name} {n}" for name, n in sorted(numbers.items(), key=lambda item: (-item[1], item[0])))
@@ -292,8 +277,3 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
-
-
-def plain(text: str) -> Text:
-    """Text from a file, shown as it is: no markup, and nothing that a terminal would obey."""
-    return Text(printable(text), overflow="fold")

@@ -50,6 +50,18 @@ def test_sibling_outputs_are_shown_by_their_channels() -> None:
     assert "1×9×9×8+6+5+4" in shown
 
 
+def test_a_listing_that_is_too_wide() -> None:
+    """A paragraph a row, in which no number is broken; as a table it is one line a row."""
+    table = tables.cost_table(facts.cost_dict(net(small()), 2, "sm_90"))
+    for width, lines in ((100, 3), (40, 10)):
+        console = Console(file=io.StringIO(), width=width)
+        console.print(table)
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        assert len(shown.splitlines()) == lines and max(map(len, shown.splitlines())) <= width
+        assert "pointwise" in shown and "2×9×9×5" in shown and "…" not in shown
+        assert "two [2J" in shown and "\x1b" not in shown
+
+
 def test_passes_table() -> None:
     done = facts.passes_dict(reports())
     rows = [line.split() for line in text(tables.passes_table(done)).splitlines()]
