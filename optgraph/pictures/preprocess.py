@@ -183,9 +183,9 @@ class Preprocess:
         return f"{picture.name}: {before} -> {', '.join(steps)}"
 
     def described(self) -> str:
-        """What is done to any picture, for people: 'centre of 0.875 of it, RGB, (x/255 - mean)/std (torch)'."""
+        """What is done to any picture, for people: 'the centre, 0.875 of a side, RGB, (x/255 - mean)/std (torch)'."""
         if self.crop is not None:
-            first = f"centre, {self.crop:g} of it"
+            first = f"the centre, {self.crop:g} of a side"
         elif self.resize is not None:
             size = str(self.resize) if isinstance(self.resize, int) else size_text(self.resize)
             first = f"{'shorter side' if isinstance(self.resize, int) else 'resized to'} {size}, centre"

@@ -83,7 +83,7 @@ def _described(result: Mapping[str, Any]) -> str:
     shape = "×".join(map(str, result["shape"])) or "scalar"
     if result["scores"]:
         kind = result["scores"]
-        return f"{shape} {'probabilities' if kind == PROBABILITY else f'{kind}s'}"
+        return f"{shape}, {'probabilities' if kind == PROBABILITY else f'{kind}s'}"
     if result["min"] is None:
         return f"{shape} {result['dtype']}"
     told = ", ".join(f"{what} {number(result[what])}" for what in ("min", "max", "mean"))

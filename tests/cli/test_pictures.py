@@ -226,7 +226,7 @@ def test_a_sigmoid_is_no_probability_of_a_class(tmp_path: Path) -> None:
     model = saved(tmp_path, proto)
     found = ok_json("run", model, "random")["outputs"]["logits"]
     assert found["scores"] == "logit" and sum(c["softmax"] for c in found["top"][0]) < 1
-    assert "logits: 1×10 logits" in ok("run", model, "random")
+    assert "logits: 1×10, logits" in ok("run", model, "random")
 
 
 def test_a_16_bit_picture_is_what_its_8_bit_twin_is(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_random_input_is_always_the_same(tmp_path: Path, model: Path) -> None:
     out = ok("run", model, "--input", "random", "--output", tmp_path / "y.npy")
     y = np.load(tmp_path / "y.npy")
     close(y, expected(model, x))
-    assert f"{y.argmax()}       {y.max():.2%}" in out and "1×10 probabilities" in out and "ms on onnxruntime" in out
+    assert f"{y.argmax()}       {y.max():.2%}" in out and "1×10, probabilities" in out and "ms on onnxruntime" in out
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])

