@@ -82,9 +82,9 @@ def compile(
     from optgraph.api import net
     from optgraph.api.ranges import ranges
     from optgraph.base.files import check_output
-    from optgraph.cli.images import told_of
     from optgraph.report import facts, tables
     from optgraph.report.ranges import ranges_text
+    from optgraph.report.results import pictures_parts
 
     batches, sizes = batch_sizes(batch), options.asked_sizes()
     if any_size and not sizes:
@@ -117,12 +117,12 @@ def compile(
         compiled.save(output, any_size=any_size)
     variants = data["variants"]
     shown = [tables.passes_table(data["passes"], say.verbose), tables.net_table(data)]
-    lines = [*told_of(reader.done), f"wrote {output}"]
+    lines = [f"wrote {output}"]
     lines[:0] = filter(None, [ranges_text(data), tables.refusals_text(data["passes"]) if say.verbose else ""])
     if variants:
         shown.append(tables.variants_table(variants))
         lines.insert(0, tables.variants_line(variants))
-    say.show(data, *shown, *lines)
+    say.show(data, *shown, *pictures_parts(reader.done), *lines)
 
 
 def inspect(

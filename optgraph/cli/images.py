@@ -18,7 +18,6 @@ from optgraph.pictures.preprocess import Preprocess
 ARRAYS = (".npy", ".npz")
 RANDOM = "random"
 AT_ONCE = 32  # pictures that run as one batch, if nobody says
-TOLD = 5  # pictures of which is said what was done to them
 
 Feeds = dict[str, np.ndarray]
 
@@ -47,17 +46,14 @@ def sources_by_name(arguments: Sequence[str], inputs: Sequence[str]) -> dict[str
                     raise InputError(f"--input {argument}: say for which input, NAME={argument}: {', '.join(inputs)}")
         for each in names:
             sources.setdefault(each, []).extend(_files(source))
+    for name, files in sources.items():
+        if len(files) > 1 and RANDOM in files:
+            raise InputError(f"input '{name}' is given 'random' and more: give either, or several with --batch")
     missing = [name for name in inputs if name not in sources]
     if missing and not fill:
         listed = f" (inputs: {', '.join(inputs)})" if len(inputs) > 1 else ""
         raise InputError(f"input '{missing[0]}' is missing: --input {missing[0]}=FILE, or --input random{listed}")
     return {name: sources.get(name, [RANDOM]) for name in inputs}
-
-
-def told_of(done: Sequence[str]) -> list[str]:
-    """What was done to pictures, as one text of a line each, of many the first; none if there were none."""
-    more = [f"and {len(done) - TOLD} more in the same way"] if len(done) > TOLD else []
-    return ["\n".join([*done[:TOLD], *more])] if done else []
 
 
 def image_size(sources: Mapping[str, Sequence[str]], name: str) -> tuple[int, int] | None:
@@ -149,7 +145,9 @@ class Reader:
             return self._random(name, 1)
         if is_picture(path):
             if self.preprocess is None:
-                raise InputError(f"{path}: input '{name}' ({value.dtype}, {list(value.shape)}) takes no picture")
+                raise InputError(
+                    f"{path}: input '{name}' ({value.dtype}, {list(value.shape)}) takes no picture: pass a .npy file"
+                )
             picture = decoded(path)
             try:
                 array = self.preprocess(picture, value)

@@ -57,10 +57,10 @@ def run(
     """
     from optgraph.base.files import check_output
     from optgraph.cli import sizing
-    from optgraph.cli.images import RANDOM, sources_by_name, told_of
+    from optgraph.cli.images import RANDOM, sources_by_name
     from optgraph.cli.results import check_results, together, write_results
     from optgraph.compare.verify import computed_dtype
-    from optgraph.report.results import results_dict, results_parts
+    from optgraph.report.results import pictures_parts, results_dict, results_parts
 
     with say.busy(f"loading {model.name}"):
         given = [*(sources or ()), *(input or ())] or [RANDOM]
@@ -89,7 +89,7 @@ def run(
         write_results(output, results)
         data["output"] = str(output)
         lines.append(f"wrote {output}")
-    say.show(data, *told_of(reader.done), *results_parts(data["outputs"], _images(named)), *lines)
+    say.show(data, *pictures_parts(reader.done), *results_parts(data["outputs"], _images(named)), *lines)
 
 
 def _images(sources: Mapping[str, Sequence[str]]) -> list[str]:
@@ -128,9 +128,9 @@ def verify(
       optgraph verify fast.optgraph --original model.onnx --batch 4 --json
     """
     from optgraph.cli import sizing
-    from optgraph.cli.images import told_of
     from optgraph.compare.verify import compiled_for, open_with_original, verify_net
     from optgraph.report import tables
+    from optgraph.report.results import pictures_parts
 
     with say.progress() as tell:
         found = {}
@@ -145,7 +145,7 @@ def verify(
             found[size] = verified.to_json() | {"pictures": reader.done}
 
     def shown(each: Mapping[str, Any]) -> list[RenderableType]:
-        return [*told_of(each["pictures"]), tables.verification_table(each)]
+        return [*pictures_parts(each["pictures"]), tables.verification_table(each)]
 
     data, parts = sizing.by_size(found, shown)
     good = all(each["ok"] for each in found.values())

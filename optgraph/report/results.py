@@ -15,6 +15,7 @@ from optgraph.report.layout import plain
 from optgraph.report.tables import number
 
 TOP = 5  # classes of an image
+TOLD = 5  # pictures of which is said what was done to them
 
 PROBABILITY, LOG, LOGIT, SCORE = "probability", "log-probability", "logit", "score"
 
@@ -77,6 +78,12 @@ def results_parts(results: Mapping[str, Mapping[str, Any]], images: Sequence[str
             called = plain(images[i] if i < len(images) else f"image {i}")
             parts.append(Group(called, table) if len(result["top"]) > 1 else table)
     return parts
+
+
+def pictures_parts(done: Sequence[str]) -> list[RenderableType]:
+    """What was done to pictures, a line each, of many the first, broken between words; [] if there were none."""
+    more = [f"and {len(done) - TOLD} more in the same way"] if len(done) > TOLD else []
+    return [Text("\n").join(map(plain, [*done[:TOLD], *more]))] if done else []
 
 
 def _described(result: Mapping[str, Any]) -> str:
