@@ -64,6 +64,8 @@ class PassReport:
     refusals: tuple[Refusal, ...]
 
 
+READ = Pass("read", "as it was read", lambda graph: Outcome())  # none of the passes: what a watcher is shown first
+
 SIMPLIFY: tuple[Pass, ...] = (
     # Casts and identities hide every pattern below, and are half of some exporters' graphs.
     Pass("remove_noops", "no-ops", remove_noops.run),
@@ -99,8 +101,13 @@ FUSE: tuple[Pass, ...] = (
 )
 
 
+Watch = Callable[[Pass, Graph], None]  # is shown the graph after each pass, to look at and not to change
+
+
 @garbage.paused()
-def apply(graph: Graph, passes: Sequence[Pass], dump: Path | None = None) -> list[PassReport]:
+def apply(
+    graph: Graph, passes: Sequence[Pass], dump: Path | None = None, watch: Watch | None = None
+) -> list[PassReport]:
     """Runs the passes in order, in place, verifying the graph after each; returns a report for each.
 
     dump: a directory for the graph's text after every pass (default: OPTGRAPH_DUMP).
@@ -120,6 +127,8 @@ def apply(graph: Graph, passes: Sequence[Pass], dump: Path | None = None) -> lis
         reports.append(
             PassReport(step.name, step.title, outcome.rewrites, before, len(graph), seconds, tuple(outcome.refusals))
         )
+        if watch is not None:
+            watch(step, graph)
         if dump is not None:
             dump.mkdir(parents=True, exist_ok=True)
             (dump / f"{i:02}_{step.name}.txt").write_text(graph_text(graph))

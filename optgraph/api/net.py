@@ -35,7 +35,7 @@ from optgraph.onnx.read import InputShape
 from optgraph.onnx.sessions import Feeds
 from optgraph.onnx.sizes import OpenImage, Size, checked_sizes, open_image, sizes_text
 from optgraph.passes import pipeline
-from optgraph.passes.pipeline import Pass, PassReport
+from optgraph.passes.pipeline import Pass, PassReport, Watch
 from optgraph.pictures.guess import for_pictures
 from optgraph.pictures.preprocess import Preprocess, picture_input
 from optgraph.plan.lowering import checked_batches
@@ -284,6 +284,7 @@ def compile(
     inputs: Sequence[Feeds] = (),
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | str | Path = (),
+    watch: Watch | None = None,
 ) -> Net:
     """Compiles an ONNX model.
 
@@ -314,6 +315,7 @@ def compile(
             'none'. By default a guess, which `Net.preprocessing` tells; calls with arrays never use it.
         labels: the names of the classes, or a file of them: text, one a line, or JSON. By default those in the model's
             metadata.
+        watch: called with each pass and the graph that it leaves, to look at; first with `pipeline.READ`.
 
     Raises:
         ModelError: the model cannot be read, is over budget, or, with `strict`, has a node without a kernel.
@@ -326,7 +328,7 @@ def compile(
     strictly = kernel_target(backend) if strict else None
     if keep_fp32 and dtype == "fp32":
         raise InputError("keep_fp32 is for a dtype of fewer bits: in fp32 all is float32")
-    how = simplify_passes, fuse_passes, strictly, "", keep_fp32, inputs
+    how = simplify_passes, fuse_passes, strictly, "", keep_fp32, inputs, watch
     recipe = Recipe(model, dtype, input_shape, outputs, budget, ops, *how)
     by_size: Sizes[Net] | None = None
     if sizes:

@@ -28,7 +28,7 @@ from optgraph.onnx.sessions import Feeds
 from optgraph.onnx.sizes import OpenImage, Size, input_names, shapes_at
 from optgraph.onnx.stripped import copied
 from optgraph.passes import pipeline
-from optgraph.passes.pipeline import Pass, PassReport
+from optgraph.passes.pipeline import READ, Pass, PassReport, Watch
 from optgraph.plan.kept import check_known
 from optgraph.plan.plan import Plan
 from optgraph.plan.plans import Plans
@@ -80,6 +80,7 @@ class Recipe:
     digest: str = ""
     keep_fp32: Sequence[str] | str = ()
     inputs: Sequence[Feeds] = ()
+    watch: Watch | None = None
 
     @classmethod
     def saved(
@@ -124,9 +125,11 @@ class Recipe:
         check_computable(graph)
         digest = self.digest if isinstance(self.model, onnx.ModelProto) else _digest(self.model)
         source = SourceModel(graph.name, digest, graph.source_nodes, bytes_per_image(graph, self.dtype))
-        reports = pipeline.apply(graph, self.simplify_passes)
+        if self.watch is not None:
+            self.watch(READ, graph)
+        reports = pipeline.apply(graph, self.simplify_passes, watch=self.watch)
         fused = graph.copy()
-        reports += pipeline.apply(fused, self.fuse_passes)
+        reports += pipeline.apply(fused, self.fuse_passes, watch=self.watch)
         plans = Plans(fused, self.dtype, self._kept(graph, fused, image is not None))
         if self.strict is not None:
             _require_kernels(plans.get(1, self.strict), len(fused))

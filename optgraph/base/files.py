@@ -46,7 +46,7 @@ def check_output(path: Path, *sources: Path) -> None:
     if not path.parent.is_dir():
         raise InputError(f"{path}: cannot be written, for {path.parent} is not a directory: make it first")
     for source in sources:
-        if path.exists() and source.exists() and path.samefile(source):
+        if path.resolve() == source.resolve() or (path.exists() and source.exists() and path.samefile(source)):
             raise InputError(f"{path}: is the input itself: name another output")
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import RenderableType
 
 from optgraph.base.errors import InputError
-from optgraph.base.files import ARTIFACT
+from optgraph.base.files import ARTIFACT, is_artifact
 from optgraph.cli.options import (
     Model,
     ModelOptions,
@@ -23,6 +23,7 @@ from optgraph.cli.pictures import ClassOptions
 from optgraph.cli.say import Say
 
 if TYPE_CHECKING:
+    from optgraph.api.net import Net
     from optgraph.onnx.sizes import Size
 
 
@@ -62,6 +63,12 @@ def compile(
             "which --keep-fp32 auto keeps in float32. Default: a random smooth image.",
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a page to look at in a browser: every pass, the graph, launches, memory."
+        ),
+    ] = None,
     *,
     pictures: ClassOptions,
     options: ModelOptions,
@@ -78,11 +85,15 @@ def compile(
       optgraph compile detector.onnx --sizes 480x480,480x640
       optgraph compile audio.onnx --dtype fp16 --keep-fp32 auto --input clips/
       optgraph compile model.onnx -o features.optgraph --cut /global_pool/output_0
+      optgraph compile model.onnx --dtype fp16 --target h100 --report model.html
     """
     from optgraph.api import net
     from optgraph.api.ranges import ranges
     from optgraph.base.files import check_output
     from optgraph.report import facts, tables
+    from optgraph.report.page.data import page_dict, seen_on
+    from optgraph.report.page.steps import Steps
+    from optgraph.report.page.write import write_page
     from optgraph.report.ranges import ranges_text
     from optgraph.report.results import pictures_parts
 
@@ -93,9 +104,12 @@ def compile(
         raise InputError(f"{model}: say where to write the compiled network, with -o FILE{ARTIFACT}")
     output = output or model.with_suffix(ARTIFACT)
     check_output(output, model)
+    if report is not None:
+        check_output(report, model, output)
     with say.progress() as tell:
         tell(f"compiling {model.name}", 0.0)
         settings = options.ranged(model, pictures.feeds(input))
+        steps = Steps() if report is not None else None
         compiled = net.compile(
             *(model, "torch"),
             **settings,
@@ -105,6 +119,7 @@ def compile(
             targets=target or (),
             progress=tell,
             labels=pictures.labels or (),
+            watch=steps,
         )
         reader = pictures.reader(compiled)
         data = facts.net_dict(compiled, batches)
@@ -115,9 +130,14 @@ def compile(
         data["ranges"] = found.how
         data["read"] = reader.done
         compiled.save(output, any_size=any_size)
+        if report is not None:
+            data["report"] = str(report)
+            write_page(report, [page_dict(compiled, batches[0], seen_on(compiled), steps, data["out_of_range"] or ())])
     variants = data["variants"]
     shown = [tables.passes_table(data["passes"], say.verbose), tables.net_table(data)]
     lines = [f"wrote {output}"]
+    if report is not None:
+        lines.append(f"wrote {report}")
     lines[:0] = filter(None, [ranges_text(data), tables.refusals_text(data["passes"]) if say.verbose else ""])
     if variants:
         shown.append(tables.variants_table(variants))
@@ -130,12 +150,26 @@ def inspect(
     dot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the fused graph to this file, for Graphviz.")
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a page to look at in a browser: every pass, the graph, launches, memory."
+        ),
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL", help="With --html: this model, by the same options, or this .optgraph beside it."
+        ),
+    ] = None,
     cost: Annotated[
         bool, typer.Option("--cost", help="List the launches, with a prediction of their times, in place of the graph.")
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="With --cost: how many images at a time.")] = 1,
+    batch: Annotated[
+        int, typer.Option(min=1, metavar="N", help="For --cost, --html and --json: how many images at a time.")
+    ] = 1,
     target: Annotated[
-        str, typer.Option(metavar="NAME", help="With --cost: the GPU to predict for, such as h100 or a100.")
+        str, typer.Option(metavar="NAME", help="For those, too: the GPU to predict for, such as h100 or a100.")
     ] = "sm_90",
     *,
     options: ModelOptions,
@@ -148,27 +182,56 @@ def inspect(
       optgraph inspect xception.optgraph
       optgraph inspect model.onnx --json
       optgraph inspect model.onnx --dot graph.dot
+      optgraph inspect model.onnx --dtype fp16 --html page.html
+      optgraph inspect half.optgraph --html page.html --compare single.optgraph
       optgraph inspect model.onnx --dtype fp16 --cost --batch 8 --target sm_80
     """
     from optgraph.base.files import check_output, replacing
+    from optgraph.cost.predict import predictable
     from optgraph.ir import text
-    from optgraph.report import facts, tables
+    from optgraph.report import anatomy, facts, tables
+    from optgraph.report.page.write import write_page
 
-    if dot is not None:
-        check_output(dot, model)
+    if compare is not None and html is None:
+        raise InputError("--compare is for a page: give --html FILE")
+    for output in filter(None, (dot, html)):
+        check_output(output, model, *filter(None, [compare]))
     with say.busy(f"reading {model.name}"):
-        net = options.net(model, "torch")
+        net, page = (options.net(model, "torch"), None) if html is None else _page(model, options, batch, target)
         data = facts.net_dict(net, net.batches)
         if cost:
             data["cost"] = facts.cost_dict(net, batch, target)
+        if say.json:
+            data["graph"] = anatomy.graph_dict(net.fused)
+            data["schedule"] = anatomy.schedule_dict(net, batch, predictable(target))
+    if html is not None and page is not None:
+        with say.busy("drawing the page"):
+            if compare is not None and is_artifact(compare):  # which has all else settled
+                options = ModelOptions(sizes=options.sizes, budget=options.budget)
+            others = [_page(compare, options, batch, target)[1]] if compare is not None else []
+            write_page(html, [page, *others])
     if dot is not None:
         with replacing(dot) as file:
             file.write(text.graph_dot(net.fused).encode())
     if cost:
         shown = tables.cost_table(data["cost"]), tables.net_table(data), tables.prediction_table(data["cost"])
         say.show(data, *shown)
+    elif html is not None:
+        say.show(data, tables.net_table(data), f"wrote {html}")
     else:
         say.show(data, text.graph_text(net.fused).rstrip(), tables.net_table(data))
+
+
+def _page(model: Path, options: ModelOptions, batch: int, target: str) -> tuple[Net, dict[str, Any]]:
+    """The network and what its page shows."""
+    from optgraph.api.ranges import ranges
+    from optgraph.report.page.data import page_dict
+    from optgraph.report.page.steps import Steps
+
+    steps = Steps() if not is_artifact(model) else None
+    net = options.net(model, "torch", steps)
+    leaving = [region.to_json() for region in ranges(net, ()).regions or ()]
+    return net, page_dict(net, batch, target, steps, leaving)
 
 
 def check(model: OnnxModel, sizes: Sizes = None, *, options: ReadOptions, say: Say) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from optgraph.onnx.read import InputShape
     from optgraph.onnx.sessions import Feeds
     from optgraph.onnx.sizes import Size
+    from optgraph.passes.pipeline import Watch
 
 OnnxModel = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX model.", show_default=False)]
 Model = Annotated[
@@ -188,13 +189,13 @@ class ModelOptions(ReadOptions):
         plain = net.compile(model, "torch", **settings | {"keep_fp32": ()}, sizes=sizes)
         return settings | {"inputs": read(plain)}
 
-    def net(self, model: Path, backend: str) -> Net:
-        """A .optgraph file loaded, or an ONNX model compiled; at the first size that --sizes says."""
+    def net(self, model: Path, backend: str, watch: Watch | None = None) -> Net:
+        """A .optgraph file loaded, or an ONNX model compiled, watched; at the first size that --sizes says."""
         from optgraph.api import net
 
         settings, sizes = self.settings(model), self.asked_sizes()
         if not is_artifact(model):
-            return net.compile(model, backend, **settings, sizes=sizes)
+            return net.compile(model, backend, **settings, sizes=sizes, watch=watch)
         loaded = net.load(model, backend, budget=settings["budget"])
         return loaded.at(*sizes[0]) if sizes else loaded
 

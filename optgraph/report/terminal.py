@@ -119,12 +119,12 @@ def printable(text: str) -> str:
 
 def dumps(data: Mapping[str, Any]) -> str:
     """Strict JSON: NaN and infinity, which it has not, become null."""
-    return json.dumps(_strict(data), indent=2, ensure_ascii=False, allow_nan=False)
+    return json.dumps(strict(data), indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(k): _strict(v) for k, v in value.items()}
+        return {str(k): strict(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(v) for v in value]
+        return [strict(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,6 +11,7 @@ import pytest
 
 from optgraph.base.errors import ModelError
 from tests.support.cli_models import NODES, call, classifier, ok, ok_json, saved
+from tests.support.pages import facts_in
 from tests.support.ranges import overflowing
 
 
@@ -192,3 +193,37 @@ def test_ranges_that_are_not_looked_for(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("optgraph.api.ranges.leaving", refuse)
     out = ok("compile", path, *half)
     assert "not known, for a made-up input will not do: give --input: node 'gather': index 7 is out of bounds" in out
+
+
+def test_inspect_writes_a_page(tmp_path: Path, model: Path) -> None:
+    page = tmp_path / "page.html"
+    ok("inspect", model, "--html", page, "--batch", "4", "--target", "a100", "--dtype", "fp16")
+    (found,) = facts_in(page.read_text())["compiles"]
+    assert (found["batch"], found["device"]) == (4, "A100 SXM 80GB")
+    assert [p["name"] for p in found["passes"]][-1] == "place_concat" and len(found["steps"]["steps"]) > 3
+
+
+def test_inspect_compares_two(tmp_path: Path, model: Path) -> None:
+    page, half = tmp_path / "page.html", tmp_path / "half.optgraph"
+    ok("compile", model, "-o", half, "--dtype", "fp16")
+    ok("inspect", model, "--html", page, "--compare", half, "--dtype", "fp32")
+    assert [each["net"]["dtype"] for each in facts_in(page.read_text())["compiles"]] == ["fp32", "fp16"]
+    assert "give --html" in call("inspect", model, "--compare", half).stderr
+    assert "is the input itself" in call("inspect", model, "--html", half, "--compare", half).stderr
+
+
+def test_compile_reports_what_leaves_fp16(tmp_path: Path) -> None:
+    page, model = tmp_path / "page.html", saved(tmp_path, overflowing())
+    found = ok_json("compile", model, "--dtype", "fp16", "--batch", "2,6", "--report", page)
+    assert found["report"] == str(page)
+    (shown,) = facts_in(page.read_text())["compiles"]
+    assert shown["batch"] == 2 and shown["out_of_range"] == found["out_of_range"] != []
+    assert any(hint["title"].startswith("Leaves the range") for hint in shown["hints"])
+
+
+def test_inspect_json_has_the_graph_and_the_schedule(model: Path) -> None:
+    found = ok_json("inspect", model, "--batch", "3")
+    assert len(found["graph"]["nodes"]) == found["fused_nodes"] and found["graph"]["edges"][0]["from"] is None
+    assert found["schedule"]["batch"] == 3 and len(found["schedule"]["launches"]) == found["launches"]
+    assert all({"stream", "waits", "onnx_nodes"} <= launch.keys() for launch in found["schedule"]["launches"])
+    assert all(buffer["first"] <= buffer["last"] for buffer in found["schedule"]["buffers"])
