@@ -142,6 +142,7 @@ def compile(
     if variants:
         shown.append(tables.variants_table(variants))
         lines.insert(0, tables.variants_line(variants))
+    say.note(options.overridden(model))
     say.show(data, *shown, *pictures_parts(reader.done), *lines)
 
 
@@ -213,6 +214,7 @@ def inspect(
     if dot is not None:
         with replacing(dot) as file:
             file.write(text.graph_dot(net.fused).encode())
+    say.note(options.overridden(model))
     if cost:
         shown = tables.cost_table(data["cost"]), tables.net_table(data), tables.prediction_table(data["cost"])
         say.show(data, *shown)
@@ -258,5 +260,6 @@ def check(model: OnnxModel, sizes: Sizes = None, *, options: ReadOptions, say: S
 
     data, parts = sizing.by_size(found, shown)
     good = all(each["ok"] for each in found.values())
+    say.note(options.overridden(model))
     say.show({"ok": good} | data, *parts)
     raise typer.Exit(0 if good else 1)

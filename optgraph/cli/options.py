@@ -121,6 +121,15 @@ class ReadOptions:
                 raise InputError(f"--input-shape {argument}: {error}") from None
         return shapes.get("", shapes) or None
 
+    def overridden(self, model: Path) -> list[str]:
+        """What is to be said of dimensions that an ONNX model fixes and --input-shape changes, a line each."""
+        from optgraph.onnx.inputs import overridden
+        from optgraph.onnx.load import load_model
+
+        if not self.input_shape or is_artifact(model):
+            return []
+        return overridden(load_model(model, external=False), self.shape())
+
     def outputs(self) -> Sequence[str]:
         """What --cut says, which the API calls `outputs`."""
         return self.cut or ()

@@ -52,6 +52,7 @@ def optimize(
     data = {"nodes": graph.source_nodes, "optimized_nodes": nodes, "passes": passes, "output": str(output)}
     summary = f"{data['nodes']} operators before, {data['optimized_nodes']} after"
     refused = [tables.refusals_text(passes)] if say.verbose else []
+    say.note(options.overridden(model))
     say.show(data, tables.passes_table(passes, say.verbose), *filter(None, refused), summary, f"wrote {output}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import RenderableType
@@ -13,6 +13,10 @@ from rich.console import RenderableType
 from optgraph.cli.options import Backend, Model, ModelOptions, Original, batch_sizes
 from optgraph.cli.pictures import ClassOptions, PictureOptions
 from optgraph.cli.say import Say
+
+if TYPE_CHECKING:
+    from optgraph.compare.bench import Comparison
+    from optgraph.onnx.sizes import Size
 
 
 def run(
@@ -89,6 +93,7 @@ def run(
         write_results(output, results)
         data["output"] = str(output)
         lines.append(f"wrote {output}")
+    say.note(options.overridden(model))
     say.show(data, *pictures_parts(reader.done), *results_parts(data["outputs"], _images(named)), *lines)
 
 
@@ -149,6 +154,7 @@ def verify(
 
     data, parts = sizing.by_size(found, shown)
     good = all(each["ok"] for each in found.values())
+    say.note(options.overridden(model))
     say.show(data | {"ok": good}, *parts)
     raise typer.Exit(0 if good else 1)
 
@@ -164,6 +170,17 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="The CPU threads of both sides. Default: one for each core.")
     ] = None,
+    warm_up: Annotated[
+        int,
+        typer.Option("--warm-up", min=1, metavar="N", help="How many runs of each side come before the timed ones."),
+    ] = 3,
+    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Time at least so many pairs of runs.")] = 20,
+    duration: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Time pairs of runs for at least so long.")
+    ] = 2.0,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the time of every run to this file, a row a pair.")
+    ] = None,
     *,
     options: ModelOptions,
     say: Say,
@@ -173,20 +190,41 @@ def bench(
     \b
     Examples:
       optgraph bench model.onnx --threads 2
+      optgraph bench model.onnx --warm-up 10 --duration 30 --csv runs.csv
       optgraph bench fast.optgraph --backend triton --batch 8 --json
     """
+    from optgraph.base.files import check_output, replacing
     from optgraph.cli import sizing
     from optgraph.compare.bench import bench
     from optgraph.report import tables
 
     settings = options.settings(model) | {"threads": threads, "original": original}
+    settings |= {"warm_up": warm_up, "repeats": repeats, "min_seconds": duration}
+    if csv is not None:
+        check_output(csv, model)
     with say.progress() as tell:
         found = {
-            size: bench(model, against, backend, batch, progress=tell, size=size, **settings).to_json()
+            size: bench(model, against, backend, batch, progress=tell, size=size, **settings)
             for size in options.sizes_of(model)
         }
-    data, parts = sizing.by_size(found, lambda each: [tables.comparison_table(each)])
+    if csv is not None:
+        with replacing(csv) as file:
+            file.write(_runs(found).encode())
+    results = {size: each.to_json() for size, each in found.items()}
+    data, parts = sizing.by_size(results, lambda each: [tables.times_table(each), tables.comparison_table(each)])
+    say.note(options.overridden(model))
     say.show(data, *parts)
+
+
+def _runs(found: Mapping[Size | None, Comparison]) -> str:
+    """The times of all runs as CSV: a row a pair, in milliseconds."""
+    from optgraph.onnx.sizes import size_text
+
+    rows = ["size,pair,optgraph_ms,onnxruntime_ms"]
+    for size, each in found.items():
+        pairs = zip(each.runs["ours"], each.runs["theirs"], strict=True)
+        rows += [f"{size_text(size) if size else ''},{i},{ours},{theirs}" for i, (ours, theirs) in enumerate(pairs)]
+    return "\n".join(rows) + "\n"
 
 
 def tune(
@@ -226,5 +264,6 @@ def tune(
     with say.progress() as tell:
         finished = tune.tune(net.fused, net.dtype, batches, bench, store, minutes, tell)
     data = {"output": str(store.path), "finished": finished} | tune.summary(store)
+    say.note(options.overridden(model))
     say.show(data, tables.tuning_table(data), "all launches tuned" if finished else "call again to tune the others")
     raise typer.Exit(0 if finished else 1)

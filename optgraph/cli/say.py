@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -41,6 +42,11 @@ class Say:
     def progress(self) -> AbstractContextManager[Progress]:
         """Shows how far it is, which it is told by a call."""
         return nullcontext(silent) if self.quiet else terminal.progress()
+
+    def note(self, lines: Sequence[str]) -> None:
+        """What else there is to know, on stderr, so that it is no part of the result."""
+        for line in () if self.quiet else lines:
+            print(f"note: {terminal.printable(line)}", file=sys.stderr)
 
     def show(self, data: Mapping[str, Any], *parts: RenderableType) -> None:
         """Prints the result: `data` for --json, or `parts` for people."""

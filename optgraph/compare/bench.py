@@ -29,8 +29,10 @@ from optgraph.compare.oracle import allowed, coarseness, distance
 from optgraph.compare.original import Original
 from optgraph.compare.verify import computed_dtype, open_with_original
 from optgraph.onnx.inlining import inlined
+from optgraph.onnx.inputs import overridden, reshape
 from optgraph.onnx.load import load_model
 from optgraph.onnx.narrowed import SHORT, has
+from optgraph.onnx.on_disk import OnDisk
 from optgraph.onnx.ort_faults import named_outputs
 from optgraph.onnx.parts import cut
 from optgraph.onnx.read import InputShape
@@ -53,25 +55,33 @@ Runner = Callable[[Feeds], dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Spread:
-    """Of the times of one side, in milliseconds; `iqr` is the third quartile less the first."""
+    """Of the times of one side, in milliseconds; `iqr` is the third quartile less the first.
+
+    p90, p99: what so many of 100 runs stay below; of fewer than 100 runs, p99 is close to the longest.
+    """
 
     min: float
     max: float
     iqr: float
+    p90: float
+    p99: float
 
     @classmethod
-    def of(cls, times: Times) -> Spread:
-        return cls(times.min, times.max, times.iqr)
+    def of(cls, milliseconds: Sequence[float]) -> Spread:
+        times = Times.of(milliseconds)
+        p90, p99 = np.percentile(milliseconds, (90, 99))
+        return cls(times.min, times.max, times.iqr, float(p90), float(p99))
 
 
 @dataclass(frozen=True)
 class Comparison:
     """What `bench` measured. Times are in milliseconds, of a whole batch, host memory to host memory.
 
-    ours_ms, theirs_ms: medians.
+    ours_ms, theirs_ms: medians; images_per_second: of both, by these.
     ratio:              median over the pairs of theirs / ours: above 1, ours is faster.
     ratio_of_medians:   theirs_ms / ours_ms; far from `ratio`, the machine was not steady.
-    repeats:            pairs timed.
+    repeats:            pairs timed. warm_up: runs of each side before these.
+    runs:               the time of each run, in the order of the pairs; not in the JSON.
     threads:            what both sides were given on the CPU.
     device:             what ours ran on; theirs runs on the CPU.
     """
@@ -87,13 +97,18 @@ class Comparison:
     theirs_ms: float
     ratio: float
     ratio_of_medians: float
+    images_per_second: Mapping[str, float]
     repeats: int
+    warm_up: int
     spread: Mapping[str, Spread]
     versions: Mapping[str, str]
+    runs: Mapping[str, Sequence[float]]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self)
+        data = asdict(self)
+        del data["runs"]
+        return data
 
 
 def bench(
@@ -112,6 +127,7 @@ def bench(
     budget: Budget = DEFAULT,
     size: Size | None = None,
     keep_fp32: Sequence[str] | str = (),
+    warm_up: int = WARM_UPS,
 ) -> Comparison:
     """Times a backend against ONNX Runtime (CPU, float32, all of its optimisations that are right: see `ort_faults`) on
     the original ONNX model.
@@ -120,12 +136,13 @@ def bench(
         off is cut for both.
     threads: of both sides on the CPU; by default as many as torch takes, one for a physical core.
     repeats, min_seconds: pairs of runs; more, if these take less than `min_seconds` in all.
+    warm_up: runs of each before, the first of which are compared.
     Raises OptgraphError if the two answers differ by more than `verify` allows, and else as `verify`.
     """
     if against not in AGAINST:
         raise InputError(f"cannot compare with '{against}': use {', '.join(AGAINST)}")
-    if repeats < 1 or (threads is not None and threads < 1):
-        raise InputError("repeats and threads are at least 1")
+    if min(repeats, warm_up) < 1 or (threads is not None and threads < 1):
+        raise InputError("repeats, warm-up and threads are at least 1")
     progress("compile", 0.0)
     settings = dtype, input_shape, original, outputs, budget, size, keep_fp32
     net, source = open_with_original(model, backend, *settings, progress=progress)
@@ -133,7 +150,8 @@ def bench(
     feeds = example(net.inputs, batch, seed=0)
     threads = threads or torch.get_num_threads()
     whole = load_model(source)
-    theirs = _onnxruntime(source, whole, list(net.outputs), threads)
+    files = OnDisk()
+    theirs = _onnxruntime(source, whole, list(net.outputs), threads, feeds, files)
     with _torch_threads(threads):
         ours = _ours(net, batch, threads)
         progress("warm-up", 0.0)
@@ -143,12 +161,12 @@ def bench(
         coarse = coarseness(net, dtype, [feeds], reference.answers, reference.scales)
         wanted = reference.answers[0] if has(whole, SHORT) else answers  # it rounds to 16 bits, where we do not
         require_agreement(ours(feeds), wanted, reference.scales, allowed(dtype, max(noise, coarse)))
-        for run in (ours, theirs) * (WARM_UPS - 1):
+        for run in (ours, theirs) * (warm_up - 1):
             run(feeds)
         ours_s, theirs_s = interleave(
             lambda: ours(feeds), lambda: theirs(feeds), repeats, min_seconds, lambda done: progress("timing", done)
         )
-    return _compare(net, against, batch, threads, ours_s, theirs_s)
+    return _compare(net, against, batch, threads, warm_up, ours_s, theirs_s)
 
 
 def require_agreement(ours: Feeds, theirs: Feeds, scales: Mapping[str, float], bound: float) -> None:
@@ -202,16 +220,20 @@ def _ours(net: Net, batch: int, threads: int) -> Runner:
     return call
 
 
-def _onnxruntime(path: Path, model: onnx.ModelProto, names: Sequence[str], threads: int) -> Runner:
+def _onnxruntime(
+    path: Path, model: onnx.ModelProto, names: Sequence[str], threads: int, feeds: Feeds, files: OnDisk
+) -> Runner:
     whole = list(names) == [output.name for output in model.graph.output]
-    if whole and all(all(node.output) for node in model.graph.node):
+    shapes = {name: array.shape for name, array in feeds.items()}
+    if whole and all(all(node.output) for node in model.graph.node) and not overridden(model, shapes):
         running = session(str(path), threads)
     else:
         part = cut(inlined(model, DEFAULT), names)
         nodes = named_outputs(list(part.graph.node))
         del part.graph.node[:]
         part.graph.node.extend(nodes)
-        running = session(part.SerializeToString(), threads)
+        reshape(part, shapes)
+        running = session(files.save(part), threads)
 
     def call(feeds: Feeds) -> dict[str, np.ndarray]:
         try:
@@ -236,9 +258,10 @@ def _torch_threads(threads: int) -> Iterator[None]:
 
 
 def _compare(
-    net: Net, against: str, batch: int, threads: int, ours: Sequence[float], theirs: Sequence[float]
+    net: Net, against: str, batch: int, threads: int, warm_up: int, ours: Sequence[float], theirs: Sequence[float]
 ) -> Comparison:
-    our_times, their_times = (Times.of([1e3 * second for second in seconds]) for seconds in (ours, theirs))
+    runs = {side: [1e3 * second for second in seconds] for side, seconds in (("ours", ours), ("theirs", theirs))}
+    medians = {side: statistics.median(times) for side, times in runs.items()}
     return Comparison(
         model=net.source.name,
         backend=net.backend,
@@ -247,17 +270,20 @@ def _compare(
         batch=batch,
         threads=threads,
         device=torch.cuda.get_device_name() if net.backend == "triton" else _processor(),
-        ours_ms=our_times.median,
-        theirs_ms=their_times.median,
+        ours_ms=medians["ours"],
+        theirs_ms=medians["theirs"],
         ratio=statistics.median(t / o for o, t in zip(ours, theirs, strict=True)),
-        ratio_of_medians=their_times.median / our_times.median,
+        ratio_of_medians=medians["theirs"] / medians["ours"],
+        images_per_second={side: 1e3 * batch / median for side, median in medians.items()},
         repeats=len(ours),
-        spread={"ours": Spread.of(our_times), "theirs": Spread.of(their_times)},
+        warm_up=warm_up,
+        spread={side: Spread.of(times) for side, times in runs.items()},
         versions={
             "python": platform.python_version(),
             **{name: _version(name) for name in PACKAGES},
             "optgraph": version(),
         },
+        runs=runs,
     )
 
 

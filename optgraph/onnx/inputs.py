@@ -46,6 +46,36 @@ def _dim(dim: object) -> int | None:
     return operator.index(dim)  # type: ignore[arg-type]
 
 
+def overridden(model: onnx.ModelProto, override: InputShape | Mapping[str, InputShape] | None) -> list[str]:
+    """What is to be said of inputs whose sizes the model fixes and `override` changes, a line each."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = {info.name: info for info in model.graph.input if info.name not in weights}
+    lines = []
+    for name, shape in overrides_by_name(override, list(inputs)).items():
+        declared = [d.dim_value if d.dim_value > 0 else None for d in inputs[name].type.tensor_type.shape.dim]
+        if len(declared) == len(shape) and any(
+            d not in (None, given) for d, given in zip(declared, shape, strict=True)
+        ):
+            was, is_now = (
+                ",".join(map(str, (d or BATCH if i == 0 else d or "?" for i, d in enumerate(each))))
+                for each in (declared, shape)
+            )
+            lines.append(f"the model fixes input '{name}' to {was}, and the given shape makes it {is_now}")
+    return lines
+
+
+def reshape(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Declares these shapes for inputs, in place, and takes back what the file says of all that depends on them."""
+    graph = model.graph
+    for info in graph.input:
+        if info.name in shapes:
+            kind = info.type.tensor_type.elem_type
+            info.CopyFrom(helper.make_tensor_value_info(info.name, kind, shapes[info.name]))
+    for info in graph.output:
+        info.type.tensor_type.ClearField("shape")
+    del graph.value_info[:]
+
+
 def input_value(info: onnx.ValueInfoProto, override: InputShape | None, several: bool = False) -> Value:
     """Shape and dtype of an input. several: it is not the model's only one, so that options must name it.
 

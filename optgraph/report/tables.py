@@ -230,14 +230,21 @@ def compatibility_table(data: Mapping[str, Any]) -> Table:
     return table
 
 
+def times_table(data: Mapping[str, Any]) -> Table:
+    """The times in `Comparison.to_json()`, in milliseconds."""
+    table = _table("ms", "median", "p90", "p99", "min", "max", "IQR", "images/s")
+    for name, side in (("optgraph", "ours"), (data["against"], "theirs")):
+        spread = data["spread"][side]
+        times = [data[f"{side}_ms"], *(spread[key] for key in ("p90", "p99", "min", "max", "iqr"))]
+        table.add_row(name, *(f"{time:.2f}" for time in times), f"{data['images_per_second'][side]:.4g}")
+    return table
+
+
 def comparison_table(data: Mapping[str, Any]) -> Table:
-    """The table of `Comparison.to_json()`."""
-    ours, theirs = data["spread"]["ours"], data["spread"]["theirs"]
+    """The rest of `Comparison.to_json()`."""
     rows = {
-        "optgraph": f"{data['ours_ms']:.2f} ms ({_spread(ours)})",
-        data["against"]: f"{data['theirs_ms']:.2f} ms ({_spread(theirs)})",
         "speed-up": f"{data['ratio']:.2f}× by pairs, {data['ratio_of_medians']:.2f}× by medians",
-        "measured": f"{data['model']}, batch {data['batch']}, {data['repeats']} pairs of runs",
+        "measured": f"{data['model']}, batch {data['batch']}, {data['repeats']} pairs of runs after {data['warm_up']}",
         "ours on": f"{data['backend']} {data['dtype']}, {data['device']}",
         "CPU threads": str(data["threads"]),
         "versions": ", ".join(f"{name} {version}" for name, version in data["versions"].items()),
@@ -254,10 +261,6 @@ def tuning_table(data: Mapping[str, Any]) -> Table:
         "kept in": data["output"],
     }
     return _facts(rows)
-
-
-def _spread(spread: Mapping[str, float]) -> str:
-    return f"{spread['min']:.2f} to {spread['max']:.2f}, IQR {spread['iqr']:.2f}"
 
 
 def counts(numbers: Mapping[str, int]) -> str:

@@ -195,6 +195,47 @@ def test_bench(model: Path) -> None:
     assert found["ratio_of_medians"] == found["theirs_ms"] / found["ours_ms"]
 
 
+def test_bench_as_long_as_asked(tmp_path: Path, model: Path) -> None:
+    quick = ("--backend", "torch", "--batch", 2, "--duration", 0, "--repeats", 5, "--warm-up", 2)
+    found = ok_json("bench", model, *quick, "--csv", tmp_path / "runs.csv")
+    assert (found["repeats"], found["warm_up"]) == (5, 2) and "runs" not in found
+    header, *rows = [line.split(",") for line in (tmp_path / "runs.csv").read_text().splitlines()]
+    assert header == ["size", "pair", "optgraph_ms", "onnxruntime_ms"] and [row[1] for row in rows] == list("01234")
+    for side, column in (("ours", 2), ("theirs", 3)):
+        times = [float(row[column]) for row in rows]
+        spread = found["spread"][side]
+        assert np.median(times) == pytest.approx(found[f"{side}_ms"]) and max(times) == pytest.approx(spread["max"])
+        assert spread["min"] <= found[f"{side}_ms"] <= spread["p90"] <= spread["p99"] <= spread["max"]
+        assert found["images_per_second"][side] == pytest.approx(2e3 / found[f"{side}_ms"])
+    result = call("bench", model, *quick, "--csv", model)
+    assert result.exit_code == 2 and "is the input itself" in result.stderr
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
+def test_a_shape_that_the_model_fixes_otherwise(tmp_path: Path, backend: str) -> None:
+    """It is taken, by every command, and that is said."""
+    model = saved(tmp_path, classifier(shape=(1, 3, 12, 12)), "fixed.onnx")
+    note = "note: the model fixes input 'x' to 1,3,12,12, and the given shape makes it N,3,9,11\n"
+    shape = ("--input-shape", "N,3,9,11")
+    commands: list[tuple[object, ...]] = [
+        ("bench", model, "--backend", backend, "--duration", 0, "--repeats", 1, "--batch", 2),
+        ("verify", model, "--backend", backend),
+        ("run", model, "--backend", backend),
+        ("compile", model),
+        ("check", model),
+        ("inspect", model),
+        ("optimize", model, "-o", tmp_path / "less.onnx"),
+    ]
+    for command in commands:
+        result = call(*command, *shape, "--json")
+        assert (result.exit_code, result.stderr) == (0, note), command
+        assert json.loads(result.stdout)
+        assert call(*command, *shape, "-q").stderr == ""
+    assert call("check", model, "--input-shape", "1,3,12,12").stderr == ""
+    assert call("check", saved(tmp_path), *shape).stderr.count("note: ") == 1
+    assert call("check", saved(tmp_path, classifier(shape=("n", 3, "h", "w"))), *shape).stderr == ""
+
+
 def test_bench_shows_what_was_measured(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("optgraph.compare.bench.interleave", lambda *_: ([0.004, 0.006, 0.005], [0.008, 0.018, 0.01]))
     found = ok_json("bench", model)
@@ -202,8 +243,8 @@ def test_bench_shows_what_was_measured(model: Path, monkeypatch: pytest.MonkeyPa
     assert times == pytest.approx({"ours_ms": 5.0, "theirs_ms": 10.0, "ratio": 2.0, "repeats": 3})
     out = ok("bench", model)
     for text in (
-        "5.00 ms (4.00 to 6.00, IQR 1.00)",
-        "10.00 ms (8.00 to 18.00, IQR 5.00)",
+        "optgraph       5.00",
+        "onnxruntime   10.00",
         "speed-up",
         "2.00× by pairs",
     ):

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import types
 
 import onnx
 import pytest
@@ -58,7 +59,11 @@ def test_the_ratio_is_the_median_of_the_pairs(model, monkeypatch):
     assert found.ratio == 2.0  # of 3, 1, 3 and 0.6
     assert found.ratio_of_medians == 1.0
     assert (found.ours_ms, found.theirs_ms, found.repeats) == (3000.0, 3000.0, 4)
-    assert (found.spread["ours"].min, found.spread["ours"].max, found.spread["ours"].iqr) == (1000.0, 5000.0, 2500.0)
+    ours = found.spread["ours"]
+    assert (ours.min, ours.max, ours.iqr) == (1000.0, 5000.0, 2500.0)
+    assert (ours.p90, ours.p99) == pytest.approx((4700.0, 4970.0))
+    assert found.images_per_second["ours"] == pytest.approx(1 / 3)
+    assert found.runs["theirs"] == pytest.approx([3000.0, 2000.0, 12000.0, 3000.0])
 
 
 class Clock:
@@ -158,11 +163,26 @@ def test_what_cannot_be_asked_for(model):
         bench(model, repeats=0)
     with pytest.raises(InputError, match="at least 1"):
         bench(model, threads=0)
+    with pytest.raises(InputError, match="at least 1"):
+        bench(model, warm_up=0)
 
 
-def test_an_input_that_the_original_does_not_take(model):
-    fixed = onnx.load(model)
-    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+def test_an_input_that_the_original_does_not_take(model, monkeypatch):
+    def refuse(*_):
+        raise OptgraphError("ONNX Runtime cannot run the model: out of space")
+
+    monkeypatch.setattr(benchmark, "session", lambda *_, **__: types.SimpleNamespace(run=refuse))
+    with pytest.raises(OptgraphError, match=r"model.onnx: on the same input, ONNX Runtime cannot run the model: out"):
+        quick(model, "torch")
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_another_shape_than_the_model_fixes(model, is_cut):
+    """Whatever the file says of shapes inside: verify takes it, and so does bench."""
+    fixed = onnx.shape_inference.infer_shapes(onnx.load(model))
+    for value in (*fixed.graph.input, *fixed.graph.output, *fixed.graph.value_info):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
     onnx.save(fixed, model)
-    with pytest.raises(OptgraphError, match="on the same input, ONNX Runtime cannot run"):
-        quick(model, "torch", input_shape=("N", 8, 9, 9), batch=2)
+    inner = [next(iter(fixed.graph.node)).output[0]] if is_cut else ()
+    for shape in (("N", 8, 9, 9), ("N", 8, 13, 14)):
+        assert quick(model, "torch", input_shape=shape, batch=2, outputs=inner).batch == 2

@@ -125,7 +125,7 @@ def test_verification_table() -> None:
 
 
 def test_comparison_table() -> None:
-    spread = {"min": 1.0, "max": 3.0, "iqr": 0.5}
+    spread = {"min": 1.0, "max": 3.0, "iqr": 0.5, "p90": 2.5, "p99": 2.75}
     data = {
         "model": "m.onnx",
         "backend": "triton",
@@ -139,12 +139,18 @@ def test_comparison_table() -> None:
         "ratio": 2.4,
         "ratio_of_medians": 2.5,
         "repeats": 20,
+        "warm_up": 3,
+        "images_per_second": {"ours": 4000.0, "theirs": 1600.0},
         "spread": {"ours": spread, "theirs": spread},
         "versions": {"torch": "2.13"},
     }
     shown = text(tables.comparison_table(data))
-    for part in ("2.00 ms (1.00 to 3.00, IQR 0.50)", "5.00 ms", "2.40× by pairs, 2.50×", "triton fp16, H100"):
+    for part in ("2.40× by pairs, 2.50×", "triton fp16, H100", "batch 8, 20 pairs of runs after 3"):
         assert part in shown
+    header, ours, theirs = (line.split() for line in text(tables.times_table(data)).splitlines())
+    assert header == ["ms", "median", "p90", "p99", "min", "max", "IQR", "images/s"]
+    assert ours == ["optgraph", "2.00", "2.50", "2.75", "1.00", "3.00", "0.50", "4000"]
+    assert theirs[:2] == ["onnxruntime", "5.00"] and theirs[-1] == "1600"
 
 
 @pytest.mark.parametrize(
