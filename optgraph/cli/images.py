@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,8 @@ def image_size(sources: Mapping[str, Sequence[str]], name: str) -> tuple[int, in
     None if it is no picture. Raises InputError if it cannot be read.
     """
     path = Path(sources[name][0])
-    return picture_size(path) if is_picture(path) else None
+    with _quiet():
+        return picture_size(path) if is_picture(path) else None
 
 
 def array_shape(sources: Mapping[str, Sequence[str]], name: str) -> tuple[int, ...]:
@@ -148,7 +151,8 @@ class Reader:
                 raise InputError(
                     f"{path}: input '{name}' ({value.dtype}, {list(value.shape)}) takes no picture: pass a .npy file"
                 )
-            picture = decoded(path)
+            with _quiet():
+                picture = decoded(path)
             try:
                 array = self.preprocess(picture, value)
             except InputError as error:
@@ -165,6 +169,14 @@ class Reader:
         if not value.dtype.startswith("float"):
             raise InputError(f"input '{name}' is {value.dtype}, and random numbers are for floats: pass a .npy file")
         return np.random.default_rng(0).standard_normal(_of_batch(value.shape, batch)).astype(value.dtype)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What Pillow warns of, such as damaged EXIF, is no line of the command's; what cannot be read is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _files(source: str) -> list[str]:

@@ -23,7 +23,9 @@ def run(
     model: Model,
     sources: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME=]SOURCE...", help="As --input.", show_default=False),
+        typer.Argument(
+            metavar="[NAME=]SOURCE...", help="Pictures, arrays and folders, as --input.", show_default=False
+        ),
     ] = None,
     input: Annotated[
         list[str] | None,

@@ -6,7 +6,6 @@ full transparency, and leaves a photograph lying on its side as the camera held 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,14 +72,14 @@ def picture_size(path: Path) -> Pair:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """The image in a file. Raises InputError if it is none, when it is opened or read."""
+    huge = InputError(f"{path}: has over {MOST / 1e6:.0f} million pixels: scale it down first")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged EXIF
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                yield image
+        with Image.open(path) as image:
+            if image.width * image.height > MOST:
+                raise huge
+            yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise InputError(f"{path}: has over {MOST / 1e6:.0f} million pixels: scale it down first") from None
+        raise huge from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:  # Pillow raises each of them for a damaged file
         reason = getattr(error, "strerror", None) or "damaged, or no picture"
         raise InputError(f"{path}: cannot be read: {reason}") from None

@@ -78,8 +78,9 @@ def guess(model: onnx.ModelProto, name: str, value: Value) -> Preprocess:
         return Preprocess("none" if scale == 1 else "", scale, crop=CENTRE if torch_like else None, why=why)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if metadata.get("author") == "Ultralytics":
-        crop = 1.0 if metadata.get("task") == "classify" else None
-        return Preprocess(scale=255.0, crop=crop, why="as Ultralytics does, whose metadata the model has")
+        if metadata.get("task") == "classify":
+            return Preprocess(scale=255.0, crop=1.0, why="as Ultralytics does, whose metadata the model has")
+        return Preprocess(scale=255.0, why="of Ultralytics, which would not stretch it, but pad it")
     if torch_like and value.shape[1] == 3:
         return replace(NAMED["torch"], why="a guess: pytorch wrote the model; see --preprocess")
     if model.producer_name == "tf2onnx":

@@ -19,7 +19,7 @@ pictures. The sizes and the centre are rounded as torchvision rounds them, so `t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,11 @@ class Preprocess:
     why: str = ""
 
     def __post_init__(self) -> None:
-        """Raises InputError for numbers that make no sense."""
-        for what, numbers in (("mean", self.mean), ("std", self.std)):
+        """Raises InputError for numbers that make no sense. A list or one number will do for `mean` and `std`."""
+        for what in ("mean", "std"):
+            given = getattr(self, what)
+            numbers = tuple(map(float, given if isinstance(given, Iterable) else (given,)))
+            object.__setattr__(self, what, numbers)
             if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
                 raise InputError(f"{what} {_listed(numbers)}: expects one number, or one for each of three channels")
         if min(self.std) <= 0 or not self.scale > 0:
@@ -221,8 +224,8 @@ class Preprocess:
         return cls(
             name=str(data["name"]),
             scale=float(data["scale"]),
-            mean=tuple(map(float, data["mean"])),
-            std=tuple(map(float, data["std"])),
+            mean=data["mean"],
+            std=data["std"],
             bgr=bool(data["bgr"]),
             resize=_pair(resize) if isinstance(resize, list) else resize if resize is None else int(resize),
             crop=None if crop is None else float(crop),

@@ -248,6 +248,16 @@ def test_no_picture_is_one_line(tmp_path: Path, model: Path, command: str) -> No
     assert "no such file" in refused(command, model, "--input", tmp_path / "y.png", *extra).lower()
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_pillow_warns_of_is_no_line_of_the_commands(tmp_path: Path, model: Path) -> None:
+    """Damaged EXIF is as good as none; a picture of too many pixels is refused in one line, warned of or not."""
+    Image.new("RGB", (9, 9)).save(tmp_path / "x.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f\0\0")
+    result = call("run", model, tmp_path / "x.jpg")
+    assert result.exit_code == 0 and result.stderr == ""
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "x.png")
+    assert "over 89 million pixels" in refused("run", model, tmp_path / "x.png")
+
+
 def test_verify_and_compile_read_pictures_as_run_does(tmp_path: Path, model: Path) -> None:
     path = picture(tmp_path / "cat.png")
     said = "cat.png: 31x20 -> shorter side 14, centre 12x12, RGB, (x/255 - mean)/std (torch)"

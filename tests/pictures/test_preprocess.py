@@ -136,6 +136,11 @@ def test_numbers_that_make_no_sense(given: dict, message: str) -> None:
         Preprocess(**given)
 
 
+def test_one_number_and_lists_will_do() -> None:
+    given = Preprocess(mean=0.5, std=[1, 2, 3])  # type: ignore[arg-type]
+    assert given == Preprocess(mean=(0.5,), std=(1.0, 2.0, 3.0)) and hash(given)
+
+
 def test_an_unknown_name_and_unfit_inputs() -> None:
     with pytest.raises(InputError, match="preprocessing 'tf': use keras, torch, caffe, none"):
         optgraph.Preprocess.named("tf")
