@@ -107,6 +107,11 @@ def _quartiles(row: Row) -> str:
     return " / ".join(f"{row['spread'][side]['iqr']:.1f}" for side in ("ours", "theirs"))
 
 
+def _left(tool: str) -> Callable[[Row], str]:
+    """Nodes that a simplifier leaves."""
+    return lambda row: f"{row['left'][tool]}"
+
+
 NETWORKS = "python -m benchmarks.networks --interpret"
 RACE = "make gpu"
 PAPER = "make paper"
@@ -302,6 +307,16 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
             "× cuDNN": lambda row: f"{report.geomean(row['cudnn']):.2f}",
             "worst of them": lambda row: f"{min(row['cudnn']):.2f}",
             "× separate calls": _separate,
+        },
+    ),
+    "simplifiers": (
+        "simplifiers",
+        "python -m benchmarks.simplifiers",
+        {
+            "ONNX nodes": lambda row: f"{row['nodes']}",
+            "optgraph optimize": _left("optgraph"),
+            "onnxsim": _left("onnxsim"),
+            "ONNX Runtime, basic": _left("onnxruntime"),
         },
     ),
     "cpu": (

@@ -59,6 +59,10 @@ def plain(model, x=BELOW):
     return session(model.SerializeToString(), optimize=False).run(None, {"x": x})[0]
 
 
+# Mended in 1.32. `OFF` can go when the package takes none that is older.
+PAD_FUSION_IS_WRONG = tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 32)
+
+
 @pytest.mark.parametrize("name", POOLS)
 def test_pad_fusion_is_wrong_and_we_go_without(name):
     model = POOLS[name]
@@ -68,7 +72,8 @@ def test_pad_fusion_is_wrong_and_we_go_without(name):
         wrong = default_session(model).run(None, {"x": x})[0]
     except Exception:  # it makes a pool that it then refuses
         wrong = np.full_like(wanted, np.nan)
-    assert not np.allclose(wrong, wanted)  # else `OFF` can go
+    if PAD_FUSION_IS_WRONG:
+        assert not np.allclose(wrong, wanted)
     np.testing.assert_allclose(session(model.SerializeToString()).run(None, {"x": x})[0], wanted, rtol=1e-6)
     np.testing.assert_allclose(optgraph.compile(model, "onnxruntime")(x), wanted, rtol=1e-6)
     written = to_onnx(optgraph.simplify(optgraph.read(model)))
