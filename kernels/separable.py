@@ -14,8 +14,12 @@ by side in one program, with an accumulator each.
 The depthwise sum is made in registers, straight in the layout of the product's A operand. With software pipelining the
 compiler would stage all shifted loads in shared memory (more than an SM has) and spill; so the loops have one stage.
 The weights and the taps of one window row, unrolled, are the loads in flight. Instructions are then what binds it, some
-600 a warp for 64 channels of 64 pixels. In fp16, if nothing comes before but a ReLU, the taps of a row are added in
-fp16, two channels an instruction, and the rows in float32: so a row's sum must not leave fp16 either.
+600 a warp for 64 channels of 64 pixels.
+On sm_90 warps may be specialised instead (`jit/separable_specialised.py`): some make d, once, others multiply it with
+all columns.
+
+In fp16, if nothing comes before but a ReLU, the taps of a row are added in fp16, two channels an instruction, and the
+rows in float32: so a row's sum must not leave fp16 either.
 """
 
 from __future__ import annotations
@@ -35,11 +39,13 @@ from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.ends import Epilogue, Prologue, check_slope
 from optgraph.kernels.frame.gemm import TAP, Gemm, product_constants
 from optgraph.kernels.frame.kernel import Kernel
-from optgraph.kernels.frame.launch import Launch, target_of
+from optgraph.kernels.frame.launch import Launch, describable, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_vector, check_window, strides4
-from optgraph.kernels.frame.rows import patch_rows
+from optgraph.kernels.frame.rows import alignment, patch_rows
 from optgraph.kernels.frame.sample import Sample, image, vector, weight, window_sample
+from optgraph.kernels.frame.specialised import MOST_TAPS, specialised_constants
 from optgraph.kernels.frame.tile import Tile, cdiv, planned_batch
+from optgraph.kernels.frame.variant import Block
 from optgraph.kernels.frame.work import work_of
 
 
@@ -73,32 +79,36 @@ def separable(
 
     target, item = target_of(x), weight.element_size()
     extent = (1, planned_batch(x.shape[0], target) * height * width, 1)
-    plain = not before.affine
-    problem = Gemm(extent, (columns,), channels, item, depthwise=window.taps, plain=plain, splittable=False)
+    wide = x.dtype == weight.dtype and alignment(channels, *x.stride()[:3]) == 8 and x.stride(3) == 1
+    plain, tma = not before.affine, wide and window.kernel[1] <= MOST_TAPS and describable(weight, (columns,))
+    problem = Gemm(extent, (columns,), channels, item, depthwise=window.taps, plain=plain, tma=tma, splittable=False)
     tile = tile or choose(problem, target)
+    specialised = tile.producers > 0 and not target.interpreted  # no interpreter runs Gluon
+    if specialised and (target != SM_90 or item > 2 or not plain or not tma):
+        raise ValueError("specialised warps need sm_90, 16 bits, no affine prologue, few taps, and channels 8 divides")
     program = problem.program(tile, after.residual is not None)
     strip = patch_rows(height, width, window, tile.block_m, target)
     image, size, stride_c = Image.of(x), Output.of(out, channels, strip=strip), strides4(x)[3]
     weights = {"depthwise": depthwise, "depthwise_bias": depthwise_bias, "weight": weight}
+    work = work_of(x, out, window, {**weights, "mid_slope": mid_slope}, (before, after), program)
     ends = {"pre": before.argument(), "mid": Scalar.of(mid, mid_slope), "end": after.argument()}
     half = in_half(x, depthwise, window, before)
-    ways = {"STRIDE_C": stride_c, "DILATED": window.dilation != (1, 1), "HALF": half, "CLEAR": before.moves(0.0)}
+    ways = {"DILATED": window.dilation != (1, 1), "HALF": half, "CLEAR": before.moves(0.0)}
     taps = {"KH": window.kernel[0], "KW": window.kernel[1], "STRIP": strip}
-    return Launch(
-        "separable",
-        ours("separable"),
-        (cdiv(size.pixels, tile.block_m) * cdiv(columns, tile.columns),),
-        {"x": x, **weights, "out": out, "image": image, "window": Sliding.of(window), **ends, "size": size},
-        {
-            **ways,
-            **taps,
-            **product_constants(image, stride_c, channels, (columns, size.row, after.residual_row), precision, tile),
-            "ACCUMULATORS": tile.accumulators,
-        },
-        tile,
-        work_of(x, out, window, {**weights, "mid_slope": mid_slope}, (before, after), program),
-        problem,
-    )
+    product = product_constants(image, stride_c, channels, (columns, size.row, after.residual_row), precision, tile)
+    blocks = cdiv(size.pixels, tile.block_m)
+    operands: dict[str, Any] = {**weights}
+    constants: dict[str, Any]
+    if specialised:
+        name, programs = "separable_specialised", blocks
+        described = Block(weight, (channels, columns), (columns, 1), (tile.block_k, tile.block_n))
+        operands["weight"] = described
+        constants = {**ways, **taps, "ALIGN_N": product["ALIGN_N"], **specialised_constants(tile, channels)}
+    else:
+        name, programs = "separable", blocks * cdiv(columns, tile.columns)
+        constants = {"STRIDE_C": stride_c, **ways, **taps, **product, "ACCUMULATORS": tile.accumulators}
+    arguments = {"x": x, **operands, "out": out, "image": image, "window": Sliding.of(window), **ends, "size": size}
+    return Launch("separable", ours(name), (programs,), arguments, constants, tile, work, problem)
 
 
 def pays(
@@ -129,7 +139,7 @@ def pays(
         """What moving so much for every pixel, and so many clocks, take."""
         return max(pixels * values * itemsize / (BANDWIDTH_REACHED * device.memory), clocks / device.clock)
 
-    whole = Gemm((1, pixels, 1), (columns,), channels, itemsize, depthwise=taps, splittable=False)
+    whole = Gemm((1, pixels, 1), (columns,), channels, itemsize, depthwise=taps, tma=True, splittable=False)
     product = Gemm((1, pixels, 1), (columns,), channels, itemsize, plain=not residual, tma=True)
     moved = columns * (2 if residual else 1)
     first = seconds(read + channels, pixels * channels * taps * EFFORT * TAP / (128 * device.sms))
@@ -198,8 +208,21 @@ def samples() -> Iterator[tuple[str, Sample]]:
     for after in (Epilogue(True, PRELU), Epilogue(True, RELU, residual=True, post=PRELU)):
         tile = Tile(32, 16, 16, accumulators=2)
         yield "slopes", sample((1, 5, 7, 20), 41, around, mid=PRELU, after=after, tile=tile)
+    yield from (("specialised warps", sample) for sample in specialised_samples())
     x, window = image(3, 9, 7, 20, planes=True), Window((3, 3), (2, 2), (0, 0, 1, 1))
     yield "planes", sample((3, 9, 7, 20), 16, window, x=x, tile=small)
+
+
+def specialised_samples() -> Iterator[Sample]:
+    """Of the warp-specialised kernel on sm_90: a ring that comes round, chunks and columns that are not full, ends."""
+    around, strided = Window((3, 3), pads=(1, 1, 1, 1)), Window((3, 3), (2, 2), (0, 0, 1, 1))
+    wide, narrow = Tile(128, 128, 32, 8, 3, producers=8), Tile(64, 128, 32, 4, 2, producers=8)
+    relu, clip = Prologue(act=RELU), Act("clip", 0.1, 0.5)
+    after = Epilogue(True, RELU, residual=True, post=RELU)
+    yield sample((2, 9, 11, 72), 136, around, depthwise_bias=False, before=relu, after=after, tile=wide)
+    yield sample((1, 17, 19, 104), 264, strided, mid=RELU, after=Epilogue(True, Act("silu")), tile=narrow)
+    window = Window((5, 3), (1, 2), (2, 2, 2, 2), (1, 2))
+    yield sample((1, 7, 21, 40), 24, window, mid=PRELU, before=Prologue(act=clip), after=Epilogue(), tile=narrow)
 
 
 SEPARABLE = Kernel(separable, reference, samples)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from optgraph.base.devices import Device, Target
+from optgraph.kernels.frame import specialised
 from optgraph.kernels.frame.arguments import Image
 from optgraph.kernels.frame.rows import alignment
 from optgraph.kernels.frame.tile import MAX_NUMEL, Box, Problem, Tile, blocks_along, cdiv, ceil_pow2, padding_blocks
@@ -52,6 +53,8 @@ class Gemm(Problem):
 
     def program(self, tile: Tile, residual: bool) -> Program:
         """What one program does. Of the reads of overlapping windows most meet L1: they count for two."""
+        if tile.producers:
+            return specialised.program(tile, self.k, self.n[0], self.depthwise, self.itemsize, residual)
         depth = _depth(tile, self)
         area = tile.block_m * tile.columns
         fetched = (tile.block_m * (2 if self.depthwise else 1) + tile.columns) * depth
@@ -145,7 +148,7 @@ def _candidates(problem: Gemm, target: Target) -> list[Tile]:
     if not problem.plain:
         table = tuple(tile for tile in table if tile.block_m * tile.columns < _WIDE)
     tiles = [replace(tile, block_k=min(tile.block_k, block_k)) for tile in table]
-    if problem.tma and device.tma and itemsize == 2:
+    if problem.tma and device.tma and itemsize == 2 and not problem.depthwise:
         tiles += [replace(tile, box=box) for tile in tiles for box in _boxes(tile, problem)]
     if problem.taps > 1:
         # Beside the widest accumulators there are no registers for every pixel's taps.
@@ -153,6 +156,8 @@ def _candidates(problem: Gemm, target: Target) -> list[Tile]:
     tiles += [
         replace(tile, splits=splits) for tile in tiles for splits in _SPLITS if _splits(tile, splits, problem, device)
     ]
+    if problem.tma and problem.plain and problem.depthwise:
+        tiles += specialised.tiles(problem.k, itemsize, target)
     fitting = [tile for tile in tiles if _shared_bytes(tile, itemsize) <= device.block_shared]
     return sorted(fitting, key=lambda tile: _gpu_cost(tile, problem, device))
 
@@ -222,6 +227,10 @@ def _gpu_cost(tile: Tile, problem: Gemm, device: Device) -> tuple[float, int]:
     drain a block); only their order of magnitude matters. The two add up, as their overlap is never whole. Ties go to
     the fewer programs.
     """
+    if tile.producers:
+        programs = cdiv(problem.m, tile.block_m)
+        taken = specialised.clocks(tile, problem.k, problem.n[0], problem.depthwise, problem.itemsize)
+        return cdiv(programs, device.sms) * taken, programs
     programs = _blocks(tile, problem) * tile.splits
     itemsize, depthwise = problem.itemsize, problem.depthwise
     depth = _depth(tile, problem)

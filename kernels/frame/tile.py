@@ -20,7 +20,8 @@ class Tile:
 
     box: the pixels (images, rows, columns) that one load of the copy engine (TMA) fetches, block_m in all; None where
     every pixel is addressed by itself. splits: programs that share one tile's depth (see split_k). accumulators: blocks
-    of columns that one program computes side by side, so that what they share is computed once.
+    of columns that one program computes side by side, so that what they share is computed once. producers: warps beside
+    num_warps that make the product's operand (see jit/separable_specialised); 0 where no warp is specialised.
     """
 
     block_m: int
@@ -31,6 +32,7 @@ class Tile:
     box: Box | None = None
     splits: int = 1
     accumulators: int = 1
+    producers: int = 0
 
     @property
     def columns(self) -> int:

@@ -3,6 +3,7 @@ them. Triton is imported when one of them is needed."""
 
 from __future__ import annotations
 
+import re
 from collections import namedtuple
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,7 +103,6 @@ def compiled(variant: Variant, target: Target) -> Any:
     """
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     function = variant.code.load()
     names = [name for name, _ in variant.signature]
@@ -114,8 +114,26 @@ def compiled(variant: Variant, target: Target) -> Any:
     constants = {places[path]: as_given(value) for path, value in variant.constants}
     attributes = {places[path]: [["tt.divisibility", ALIGNMENT]] for path in variant.aligned}
     signature = {name: _named(name, kind) for name, kind in variant.signature}
-    source = ASTSource(function, signature, constants, attributes)
+    source = _source(function, signature, constants, attributes)
     return triton.compile(source, target=GPUTarget("cuda", target.number, 32), options=variant.options)
+
+
+def _source(function: Any, signature: dict[str, Any], *more: Any) -> Any:
+    """What Triton compiles. In Gluon a tensor read by the copy engine has the layout of its blocks in its type."""
+    if not function.is_gluon():
+        from triton.compiler import ASTSource
+
+        return ASTSource(function, signature, *more)
+    from triton.experimental.gluon._runtime import GluonASTSource
+    from triton.experimental.gluon.language import NVMMASharedLayout, bfloat16, float16
+
+    types = {"fp16": float16, "bf16": bfloat16}
+    for name, kind in signature.items():
+        found = re.fullmatch(r"tensordesc<(\w+)\[([\d, ]+)\]>", kind) if isinstance(kind, str) else None
+        if found:
+            block = [int(size) for size in found[2].split(",")]
+            signature[name] = f"{kind[:-1]},{NVMMASharedLayout.get_default_for(block, types[found[1]])!r}>"
+    return GluonASTSource(function, signature, *more)
 
 
 def _places(i: int, name: str, kind: Type) -> list[tuple[str, tuple[int, ...]]]:

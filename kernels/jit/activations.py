@@ -19,7 +19,8 @@ def identity(x, a, b):
 
 @triton.jit
 def relu(x, a, b):
-    return tl.maximum(x, tl.zeros_like(x), propagate_nan=tl.PropagateNan.ALL)  # in the type that x has
+    zero = tl.core.to_tensor(0.0).to(x.dtype)  # in the type that x has
+    return tl.maximum(x, zero, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -112,7 +113,7 @@ def threshold(x, a, b):
 
 @triton.jit
 def power(x, a, b):
-    return raised(x, a + tl.zeros_like(x))
+    return raised(x, tl.where(x == x, a, a))  # a block of it; Gluon has no zeros_like
 
 
 @triton.jit

@@ -38,7 +38,9 @@ def before_wait(program: Program) -> list[str]:
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 def test_every_kernel_waits_first(kernel: Kernel) -> None:
-    variants = [layer.dry(SM_90).variant for layer in chosen(kernel, SM_90)]
+    launches = [layer.dry(SM_90) for layer in chosen(kernel, SM_90)]
+    # Where warps are specialised, each wait by itself where it must: `test_kernels.py` has what they touch before.
+    variants = [launch.variant for launch in launches if not launch.tile.producers]
     for cubin in compile_all((variant, SM_90) for variant in variants):
         assert before_wait(parse(cubin.code.decode())) == []
         assert cubin.waits and cubin.code.count(b"griddepcontrol.launch_dependents;") == 1

@@ -16,6 +16,7 @@ from optgraph.ahead import build, cubins
 from optgraph.ahead.cubins import Cubin
 from optgraph.base.devices import SM_80, SM_90, Target
 from optgraph.base.errors import OptgraphError
+from optgraph.kernels.frame import specialised
 from optgraph.kernels.frame.launch import Launch
 from tests.support.kernel_checks import KERNELS
 from tests.support.real_layers import real_layers
@@ -24,6 +25,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 TARGETS = (SM_80, SM_90)
 LAYERS = real_layers()
 NAMES = list(LAYERS)
+SPECIALISED = "separable_specialised"
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def test_compiles_without_spills(name: str, target: Target, compiled: Results) -
     assert compiled[name, target].cubin.spill_bytes == 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Specialised warps do their waiting where each begins: tests/emulator/test_specialised.py.
+@pytest.mark.parametrize("name", [name for name in NAMES if name != SPECIALISED])
 def test_hopper_touches_no_memory_before_it_waits_for_earlier_launches(name: str, compiled: Results) -> None:
     """In the machine code; tests/emulator/test_dependence.py has the PTX of every sample."""
     sooner = compiled[name, SM_90].sooner
@@ -105,7 +108,7 @@ def test_loads_are_wide(name: str, target: Target, compiled: Results) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*BOXED, "conv2d_strided", "separable", "pooled_pointwise", "bottleneck", "bottleneck_rest"]
+    "name", [*BOXED, "conv2d_strided", "separable", SPECIALISED, "pooled_pointwise", "bottleneck", "bottleneck_rest"]
 )
 def test_hopper_multiplies_with_wgmma(name: str, compiled: Results) -> None:
     result = compiled[name, SM_90]
@@ -115,7 +118,7 @@ def test_hopper_multiplies_with_wgmma(name: str, compiled: Results) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_copy_engine_loads_where_there_is_one(name: str, compiled: Results) -> None:
-    assert compiled[name, SM_90].cubin.tma == (name in BOXED)
+    assert compiled[name, SM_90].cubin.tma == (name in (*BOXED, SPECIALISED))
     assert not compiled[name, SM_80].cubin.tma
 
 
@@ -123,6 +126,14 @@ def test_the_copy_engine_loads_where_there_is_one(name: str, compiled: Results) 
 def test_small_maps_split_their_depth(target: Target, compiled: Results) -> None:
     split = {name for name in NAMES if compiled[name, target].launch.workspace > 0}
     assert split == {"pointwise_split", "conv2d_split"}
+
+
+def test_specialised_warps_share_the_registers(compiled: Results) -> None:
+    result = compiled[SPECIALISED, SM_90]
+    assert result.launch.tile.producers and result.cubin.num_warps > result.launch.tile.num_warps
+    assert result.cubin.registers * 32 * result.cubin.num_warps <= SM_90.device.registers
+    assert result.cubin.shared_bytes <= specialised.shared_bytes(result.launch.tile, 728, 2)
+    assert not compiled[SPECIALISED, SM_80].launch.tile.producers
 
 
 def test_every_kernel_is_here() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,13 @@ import torch.nn.functional as F
 from optgraph.base.devices import INTERPRET, SM_80, SM_86, SM_90, Target
 from optgraph.ir.values import RELU, Act, Window
 from optgraph.kernels import pointwise
+from optgraph.kernels.frame import specialised
 from optgraph.kernels.frame.ends import Epilogue, Prologue
-from optgraph.kernels.frame.tile import PLANNED_BATCHES, Tile
+from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.sample import image
+from optgraph.kernels.frame.tile import PLANNED_BATCHES, Tile, cdiv
 from optgraph.kernels.separable import SEPARABLE, pack_depthwise, pays, reference, sample, separable
+from optgraph.tune.layers import Layer
 from tests.support.kernel_checks import check
 
 BARE = Window((3, 3))
@@ -59,7 +64,8 @@ SHAPES = {"taps": 9, "residual": False, "itemsize": 2}
 @pytest.mark.parametrize("batch", PLANNED_BATCHES)
 def test_one_launch_pays_on_wide_maps_and_not_for_many_channels(batch: int, target: Target) -> None:
     assert pays(batch * 147 * 147, 128, 128, read=128, target=target, **SHAPES)
-    assert not pays(batch * 19 * 19, 728, 728, read=728, target=target, **SHAPES)
+    many = batch == 64 and target == SM_90  # pixels enough for warps that are specialised
+    assert pays(batch * 19 * 19, 728, 728, read=728, target=target, **SHAPES) == many
 
 
 def test_where_nothing_is_known_one_launch_stays() -> None:
@@ -76,6 +82,63 @@ def test_a_target_without_rates_decides_as_an_h100(target: Target) -> None:
         for to in (target, SM_90)
     )
     assert found == h100 and len(set(found)) == 2
+
+
+def dry(shape: tuple[int, int, int, int], target: Target = SM_90, dtype: str = "fp16", **arguments: Any) -> Launch:
+    """A launch that makes as many channels as it gets, on memory that does not exist."""
+    return Layer(SEPARABLE, sample(shape, shape[3], AROUND, **arguments).typed(dtype)).dry(target)
+
+
+def test_warps_are_specialised_on_hopper_where_channels_are_many_and_pixels_enough() -> None:
+    for dtype in ("fp16", "bf16"):
+        launch = dry((64, 19, 19, 728), dtype=dtype, after=Epilogue(True, RELU, residual=True))
+        assert launch.tile.producers and launch.code.name == "separable_specialised"
+        assert launch.grid == (cdiv(64 * 19 * 19, launch.tile.block_m),)
+    assert not dry((1, 19, 19, 728)).tile.producers
+    for target in (SM_80, SM_86, Target((10, 0)), INTERPRET):
+        assert dry((64, 19, 19, 728), target).code.name == "separable"
+
+
+@pytest.mark.parametrize(
+    ("shape", "arguments"),
+    [
+        ((64, 19, 19, 728), {"dtype": "fp32"}),
+        ((64, 19, 19, 724), {}),
+        ((64, 19, 19, 2048), {}),
+        ((64, 19, 19, 728), {"before": Prologue(True, True, RELU)}),
+        ((64, 19, 19, 728), {"x": image(64, 19, 19, 728, planes=True)}),
+        ((64, 19, 19, 728), {"x": image(64, 19, 19, 728, dtype="float32")}),
+    ],
+)
+def test_other_launches_stay_plain(shape: tuple[int, int, int, int], arguments: dict[str, Any]) -> None:
+    assert dry(shape, **arguments).code.name == "separable"
+
+
+def test_a_wide_row_of_taps_stays_plain() -> None:
+    wide = Window((3, 7), pads=(1, 3, 1, 3))
+    launch = Layer(SEPARABLE, sample((64, 19, 19, 728), 728, wide).typed("fp16")).dry(SM_90)
+    assert not launch.tile.producers
+
+
+def test_a_specialised_tile_is_refused_where_it_cannot_run() -> None:
+    tile = next(specialised.tiles(72, 2, SM_90))
+    for shape, target, dtype in (
+        ((1, 9, 9, 72), SM_80, "fp16"),
+        ((1, 9, 9, 72), SM_90, "fp32"),
+        ((1, 9, 9, 70), SM_90, "fp16"),
+    ):
+        with pytest.raises(ValueError, match="specialised warps need sm_90"):
+            dry(shape, target, dtype, tile=tile)
+
+
+@pytest.mark.parametrize("channels", [8, 128, 728, 1024, 1536, 2048])
+def test_a_specialised_tile_fits_into_shared_memory(channels: int) -> None:
+    found = list(specialised.tiles(channels, 2, SM_90))
+    assert [tile.block_m for tile in found] == [size for size in (128, 64) if channels * size * 2 <= 200 << 10]
+    for tile in found:
+        deeper = replace(tile, num_stages=tile.num_stages + 1)
+        assert specialised.shared_bytes(tile, channels, 2) <= SM_90.device.block_shared
+        assert tile.num_stages == 6 or specialised.shared_bytes(deeper, channels, 2) > SM_90.device.block_shared
 
 
 def test_packs_and_reference_are_two_onnx_convolutions() -> None:

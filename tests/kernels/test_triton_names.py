@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-# All of these are attributes of triton.language in 3.6.0.
+# All of these are attributes of triton.language in 3.6.0; those of Gluon's language and its modules have that before.
 IN_3_6 = {
     *(
         "PropagateNan",
@@ -30,20 +30,35 @@ IN_3_6 = {
     *("gdc_launch_dependents", "gdc_wait"),  # of triton.language.extra.cuda
     *("debug_barrier", "dot", "erf", "exp", "exp2", "float16", "float32", "floor", "full", "int16", "int32"),
     *("int64", "load", "log", "log2", "max", "maximum", "min", "minimum", "num_programs", "pointer_type", "program_id"),
+    *("gl.BlockedLayout", "gl.NVMMADistributedLayout", "gl.NVMMASharedLayout", "gl.NVMMASharedLayout.get_default_for"),
+    *("gl.SliceLayout", "gl.allocate_shared_memory", "gl.arange", "gl.cdiv", "gl.constexpr", "gl.convert_layout"),
+    *("gl.float16", "gl.float32", "gl.full", "gl.int64", "gl.load", "gl.num_warps", "gl.program_id", "gl.static_range"),
+    *(
+        "gl.warp_specialize",
+        "gl.where",
+        "mbarrier.MBarrierLayout",
+        "mbarrier.arrive",
+        "mbarrier.expect",
+        "mbarrier.init",
+    ),
+    *("mbarrier.wait", "tma.async_copy_global_to_shared", "fence_async_shared", "mbarrier", "tma", "warpgroup_mma"),
+    *("warpgroup_mma_wait", "language"),  # of triton.experimental.gluon
     *("range", "sin", "sqrt_rn", "static_range", "store", "sum", "where", "zeros", "zeros_like"),
 }
 FILES = sorted((ROOT / "kernels" / "jit").glob("*.py"))
 
 
 def used(source: str) -> set[str]:
-    """The names, with their dots, that a file takes from `tl`, and what it imports from there."""
+    """The names, with their dots, that a file takes from `tl` and from Gluon, and what it imports from there."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute):
             text = ast.unparse(node)
-            if text.startswith("tl.") and text.replace(".", "").isidentifier():
+            if text.startswith(("tl.", "gl.", "mbarrier.", "tma.")) and text.replace(".", "").isidentifier():
                 found.add(text.removeprefix("tl."))
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("triton.language"):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            ("triton.language", "triton.experimental.")
+        ):
             found.update(alias.name for alias in node.names)
     return found
 

@@ -70,6 +70,8 @@ def _products() -> Iterator[tuple[str, Kernel, Sample]]:
 
     before = Prologue(act=RELU)
     yield "separable", separable.SEPARABLE, separable.sample(MIDDLE, 728, SAME, depthwise_bias=False, before=before)
+    sample = separable.sample((64, 19, 19, 728), 728, SAME, depthwise_bias=False, before=before, after=RELU_ADD)
+    yield "separable_specialised", separable.SEPARABLE, sample
     sample = separable.sample((8, 28, 28, 128), 128, SAME, mid=PRELU, after=Epilogue(True, PRELU))
     yield "separable_slopes", separable.SEPARABLE, sample
     sample = pooled_pointwise.sample((8, 147, 147, 64), 80, HALF, after=ENDS)
