@@ -27,6 +27,7 @@ from optgraph.base.dtypes import check_dtype, torch_dtype
 from optgraph.base.errors import InputError
 from optgraph.base.files import as_path
 from optgraph.base.progress import Progress, silent
+from optgraph.ir import html
 from optgraph.ir.graph import Graph
 from optgraph.ir.op import Op
 from optgraph.ir.values import Value
@@ -162,6 +163,21 @@ class Net:
         inputs = ", ".join(f"{name}: {value.dtype} {shape_text(value.shape)}" for name, value in self.inputs.items())
         sizes = f", sizes {self._served()}" if self._by_size else ""
         return f"<Net {self.source.name or 'unnamed'}: {inputs}{sizes}; {self.dtype} on {self.backend}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it: a table, and its fused graph to be opened below."""
+        types = {
+            name: ", ".join(f"{each}: {value.dtype} {shape_text(value.shape)}" for each, value in values.items())
+            for name, values in (("inputs", self.inputs), ("outputs", self.outputs))
+        }
+        nodes = f"{self.source.nodes}, simplified to {len(self.simplified)}, fused to {len(self.fused)}"
+        rows = {"network": self.source.name or "unnamed", "runs on": f"{self.dtype} on {self.backend}", **types}
+        rows |= {"sizes": self._served()} if self._by_size else {}
+        rows |= {"operators": nodes}
+        rows |= {"pictures": self.preprocessing.described()} if self.preprocessing else {}
+        rows |= {"classes": str(len(self.labels))} if self.labels else {}
+        picture = self.fused._repr_html_()
+        return f"{html.table(rows)}<details><summary>the fused graph</summary>{picture}</details>"
 
     def __call__(self, x: Array | Mapping[str, Array]) -> Result:
         """Runs the network on `x`, or on a mapping of inputs by name.

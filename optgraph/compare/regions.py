@@ -17,7 +17,7 @@ from optgraph.compare.oracle import NOISE_FACTOR, NOISE_LIMIT, SIGMOID_SCALE, di
 from optgraph.compare.original import Original
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.op import Op, Outputs
-from optgraph.ir.text import op_text
+from optgraph.ir.words import op_text
 from optgraph.run.context import Tensors
 from optgraph.run.reference import Executor
 

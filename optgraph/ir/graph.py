@@ -16,8 +16,10 @@ import numpy as np
 
 from optgraph.base.budget import Budget
 from optgraph.base.errors import GraphError, ModelError
+from optgraph.ir import html
 from optgraph.ir.op import Node, Op
 from optgraph.ir.values import Value
+from optgraph.ir.words import op_text, type_text
 
 __all__ = ["Graph", "Node", "Source"]
 
@@ -71,6 +73,26 @@ class Graph:
         self.__dict__.update(state)
         for array in self.constants.values():
             array.flags.writeable = False
+
+    # ---- looking
+
+    def __repr__(self) -> str:
+        inputs, outputs = (", ".join(names) for names in (self.inputs, self.outputs))
+        return f"<Graph {self.name}: {len(self)} operators, {inputs} -> {outputs}>"
+
+    def _repr_html_(self) -> str:
+        """Its picture in a notebook; of a large one, a table of its operators."""
+        boxes = [html.Box(name, type_text(self.values[name]), f"input {name}", True) for name in self.inputs]
+        made, edges = {name: i for i, name in enumerate(self.inputs)}, []
+        for node in self.nodes():
+            shapes = ", ".join(type_text(self.values[value]) for value in node.outputs)
+            edges += [(box, len(boxes)) for box in dict.fromkeys(made[v] for v in node.inputs if v in made)]
+            made.update(dict.fromkeys(node.outputs, len(boxes)))
+            boxes.append(html.Box(op_text(node.op), shapes, f"{node.name}: {op_text(node.op)}"))
+        for public, value in self.outputs.items():
+            edges += [(made[value], len(boxes))] if value in made else []
+            boxes.append(html.Box(public, type_text(self.values[value]), f"output {public}", True))
+        return f"<p>{html.text(repr(self))}</p>{html.graph(boxes, edges)}"
 
     # ---- reading
 

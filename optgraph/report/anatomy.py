@@ -9,7 +9,7 @@ from optgraph.api.net import Net
 from optgraph.base.devices import Target
 from optgraph.cost.work import costs
 from optgraph.ir.graph import Graph
-from optgraph.ir.text import op_text
+from optgraph.ir.words import op_text
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.view import View
 from optgraph.plan.buffers import dry_launches

@@ -9,9 +9,9 @@ from typing import Any
 from unicodedata import east_asian_width
 
 from optgraph.ir.graph import Graph, Node
-from optgraph.ir.text import op_text
+from optgraph.ir.layered import layered
+from optgraph.ir.words import op_text
 from optgraph.passes.pipeline import READ, Pass
-from optgraph.report.page.layout import layered
 
 Dict = dict[str, Any]
 

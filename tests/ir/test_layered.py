@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 import pytest
 
 import optgraph
-from optgraph.report.page.layout import GAP, Layout, layered
+from optgraph.ir.layered import GAP, Layout, layered
 from tests.support.paths import GRAPHS
 
 Edges = list[tuple[int, int]]
