@@ -15,7 +15,7 @@ import numpy as np
 from optgraph.base.errors import InputError
 from optgraph.ir.values import BATCH, Shape, Value
 from optgraph.pictures.decode import FORMATS, decoded, is_picture, picture_size
-from optgraph.pictures.preprocess import Preprocess
+from optgraph.pictures.preprocess import Preprocess, picture_input
 
 ARRAYS = (".npy", ".npz")
 RANDOM = "random"
@@ -147,6 +147,8 @@ class Reader:
         if source == RANDOM:
             return self._random(name, 1)
         if is_picture(path):
+            if self.preprocess is None and picture_input(self.inputs) is not None:
+                raise InputError(f"{path}: nothing says how pictures are made ready for the network: give --preprocess")
             if self.preprocess is None:
                 raise InputError(
                     f"{path}: input '{name}' ({value.dtype}, {list(value.shape)}) takes no picture: pass a .npy file"

@@ -20,7 +20,7 @@ from optgraph.ir.values import Value, channels_last
 from optgraph.onnx.external_data import is_external
 from optgraph.onnx.load import load_model
 from optgraph.onnx.stripped import parameters
-from optgraph.pictures.labels import check_labels, fitting, labels_in, read_labels
+from optgraph.pictures.labels import check_labels, classes, fitting, labels_in, read_labels
 from optgraph.pictures.preprocess import CENTRE, NAMED, Preprocess, picture_input
 
 # The spread of a picture's numbers as networks want them: x/255 has 1, torchvision's 4.4. Of an input from 0 to 1, less
@@ -40,8 +40,8 @@ def for_pictures(
     """What is done to pictures for a network, None if it takes none, and what its classes are called: what is said, or
     else what its model, `source`, says.
 
-    graph: of the network. open_sizes: it runs at sizes that suit the pictures, of which nothing is cut off then, unless
-    that is said.
+    graph: of the network. open_sizes: it runs at sizes that suit the pictures. Nothing is cut off these by a guess then,
+    nor for a network that answers with no classes but, say, with boxes.
     Raises InputError for a preprocessing that there is not, and for labels of another number than the classes.
     """
     model = load_model(source, external=False)
@@ -61,7 +61,8 @@ def for_pictures(
         preprocess = Preprocess.named(preprocess)
     elif preprocess is None and name is not None:
         preprocess = guess(model, name, inputs[name])
-        preprocess = preprocess.changed(crop=None) if open_sizes else preprocess
+        if open_sizes or not any(classes(value.shape) for value in outputs.values()):
+            preprocess = preprocess.changed(crop=None)
     if not isinstance(preprocess, Preprocess | None):
         raise InputError(f"preprocess: expects a name or a Preprocess, got {type(preprocess).__name__}")
     return preprocess if name is not None else None, tuple(labels)
@@ -77,7 +78,7 @@ def guess(model: onnx.ModelProto, name: str, value: Value) -> Preprocess:
         why = f"for the network scales pixels from 0 to {255 / scale:g} itself"
         return Preprocess("none" if scale == 1 else "", scale, crop=CENTRE if torch_like else None, why=why)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    if metadata.get("author") == "Ultralytics":
+    if metadata.get("author") == "Ultralytics" or {"names", "stride"} <= metadata.keys():  # the latter of YOLOv5
         if metadata.get("task") == "classify":
             return Preprocess(scale=255.0, crop=1.0, why="as Ultralytics does, whose metadata the model has")
         return Preprocess(scale=255.0, why="of Ultralytics, which would not stretch it, but pad it")

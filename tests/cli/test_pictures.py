@@ -117,6 +117,15 @@ def test_a_network_without_pictures_takes_no_such_options(tmp_path: Path) -> Non
     assert ok_json("inspect", model)["preprocessing"] is None
 
 
+def test_a_net_that_does_not_say(tmp_path: Path, model: Path) -> None:
+    net = optgraph.compile(model, "torch")
+    net.preprocessing = None
+    net.save(tmp_path / "net.optgraph")
+    path = picture(tmp_path / "cat.png")
+    assert "nothing says how pictures are made ready for the network" in refused("run", tmp_path / "net.optgraph", path)
+    assert "(torch)" in ok("run", tmp_path / "net.optgraph", path, "--preprocess", "torch")
+
+
 def test_several_pictures_are_a_batch(tmp_path: Path, model: Path) -> None:
     files = [picture(tmp_path / f"{i}.png", seed=i) for i in range(5)]
     wanted = expected(model, np.concatenate([NAMED["keras"](file, VALUE) for file in files]))

@@ -132,7 +132,9 @@ def test_integers_and_ultralytics() -> None:
     metadata = {"author": "Ultralytics", "task": "classify"}
     found = guessed(producer="pytorch", metadata=metadata)
     assert (found.scale, found.mean, found.std, found.crop) == (255.0, (0.0,), (1.0,), 1.0)
-    assert guessed(producer="pytorch", metadata=metadata | {"task": "detect"}).crop is None
+    for other in (metadata | {"task": "detect"}, {"names": "['a']", "stride": "32"}):
+        found = guessed(producer="pytorch", metadata=other)
+        assert (found.scale, found.mean, found.crop) == (255.0, (0.0,), None)
 
 
 def test_a_circle_of_nodes_ends() -> None:
@@ -149,6 +151,16 @@ def test_compile_takes_what_is_said_and_else_guesses() -> None:
     assert compile(made, "torch", preprocess=own).preprocessing == own
     with pytest.raises(InputError, match="use keras, torch, caffe, none"):
         compile(made, "torch", preprocess="tf")
+
+
+def test_nothing_is_cut_off_for_a_network_without_classes() -> None:
+    made = model([("Relu", "")], producer="pytorch")
+    del made.graph.node[1:]
+    made.graph.output[0].name = "v0"
+    found = compile(made, "torch").preprocessing
+    assert found is not None and (found.name, found.crop) == ("torch", None)
+    cut = compile(made, "torch", preprocess="torch").preprocessing
+    assert cut == NAMED["torch"]
 
 
 def test_nothing_is_cut_off_a_picture_whose_size_the_network_takes() -> None:
