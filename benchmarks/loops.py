@@ -23,7 +23,8 @@ from optgraph.cost.occupancy import blocks_per_sm
 from optgraph.ir.values import RELU, Window
 from optgraph.kernels import conv2d, depthwise, separable
 from optgraph.kernels.frame.ends import Epilogue, Prologue
-from optgraph.kernels.frame.sample import image
+from optgraph.kernels.frame.sample import image, window_sample
+from optgraph.kernels.pool import POOL
 from optgraph.tune.layers import Layer
 
 SAME, HALF, ENDS = Window((3, 3), pads=(1, 1, 1, 1)), Window((3, 3), stride=(2, 2)), Epilogue(True, RELU)
@@ -68,13 +69,24 @@ def layers() -> dict[str, Layer]:
         "separable, 19² × 728, batch 1": (separable.SEPARABLE, _separable((1, 19, 19, 728), 728)),
         "separable, 147² × 128": (separable.SEPARABLE, _separable(entry, 128)),
         "separable, 74² × 128": (separable.SEPARABLE, _separable((128, 74, 74, 128), 256)),
-        "depthwise, 19² × 728": (depthwise.DEPTHWISE, depthwise.sample(middle, SAME, before=BEFORE, after=Epilogue())),
+        "depthwise, 19² × 728": (depthwise.DEPTHWISE, _depthwise(middle)),
+        "depthwise, 19² × 728, batch 1": (depthwise.DEPTHWISE, _depthwise((1, 19, 19, 728))),
+        "average, 35² × 192": (POOL, _pool((128, 35, 35, 192), SAME, "average")),
+        "maximum of stride 2, 35² × 288": (POOL, _pool((128, 35, 35, 288), HALF, "max")),
     }
     return {name: Layer(kernel, sample.typed("fp16")) for name, (kernel, sample) in found.items()}
 
 
 def _separable(shape: tuple[int, int, int, int], columns: int) -> Any:
     return separable.sample(shape, columns, SAME, depthwise_bias=False, before=BEFORE)
+
+
+def _depthwise(shape: tuple[int, int, int, int]) -> Any:
+    return depthwise.sample(shape, SAME, before=BEFORE, after=Epilogue())
+
+
+def _pool(shape: tuple[int, int, int, int], window: Window, kind: str) -> Any:
+    return window_sample(shape, shape[3], window, kind=kind, after=Epilogue())
 
 
 def disassembled(code: bytes) -> list[Instruction]:

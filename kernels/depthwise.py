@@ -5,10 +5,12 @@
 
 x [N, H, W, C] with any strides, weight [kh, kw, C] contiguous (`pack`), out and residual dense pixels.
 
-Bound by bytes: 2*kh*kw FLOPs for one value in and one out. A program computes a patch of STRIP rows, so that the
-kh*kw reads of an input value hit L1 after the first. Instructions make even 3x3 come near its limit: padding costs an
-extra select only where the prologue turns a zero into something else. In fp16, if nothing comes before but a ReLU, the
-taps of a row are added in fp16, two channels an instruction, and the rows in float32: a row's sum must not leave fp16.
+Bound by bytes: 2*kh*kw FLOPs for one value in and one out. But instructions come near: hence, where windows of few taps
+overlap, up to four rows of the output a program. It loads a row of the input once, for each of them that it is part of:
+of 3x3, 18 values instead of 36, and each weight once. Otherwise a program computes a patch of STRIP rows, so that the
+kh*kw reads of an input value hit L1 after the first. Padding costs an extra select only where the prologue turns a zero
+into something else. In fp16, if nothing comes before but a ReLU, the taps of a row are added in fp16, two channels an
+instruction, and the rows in float32: a row's sum must not leave fp16.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.work import Read, Work
 
 _HALF_TAPS = 7
-EFFORT = 1.5  # of a tap, in those before a product: its addresses and the output's are computed for fewer values
+# Of a tap, in those before a product. In fp16 one takes 2.9 instructions where a program has four rows of a 3x3, 3.9 in
+# a 5x5 (`python -m benchmarks.loops`).
+EFFORT = 0.7
 
 
 def depthwise(
@@ -108,6 +112,11 @@ def samples() -> Iterator[tuple[str, Sample]]:
     yield "slopes", sample((2, 4, 5, 19), around, after=Epilogue(True, PRELU), tile=small)
     x = image(1, 5, 5, 6, dtype="float32", planes=True)
     yield "float32 input", sample((1, 5, 5, 6), Window((3, 3)), x=x, after=Epilogue())
+    before, after = Prologue(True, True, RELU), Epilogue(True, residual=True, post=RELU)
+    shared = Window((3, 3), pads=(2, 1, 1, 0)), Window((3, 3), (2, 2), (1, 1, 1, 1)), Window((7, 1), pads=(3, 0, 3, 0))
+    for rows, window, plain in product([2, 4], shared, [False, True]):
+        ends = {"before": Prologue(act=RELU)} if plain else {"before": before, "after": after}
+        yield "rows", sample((2, 9, 8, 19), window, **ends, tile=Tile(16, 8, rows=rows))
 
 
 DEPTHWISE = Kernel(depthwise, reference, samples)

@@ -6,7 +6,8 @@ The maximum or the mean of the kh*kw window at (oh*sh - top, ow*sw - left). Padd
 divides by kh*kw (count_include_pad) or by the number of positions inside the image. A ceil_mode pool is one with larger
 pads at the end. x [N, H, W, C] with any strides, out and residual dense pixels: a concat slice is fine.
 
-Bound by bytes. A NaN in a window is a NaN out, also of a maximum.
+Bound by bytes. Where windows of few taps overlap, a program reduces up to four rows of the output, and of each row of
+the input what these share: once. A NaN in a window is a NaN out, also of a maximum.
 """
 
 from __future__ import annotations
@@ -124,6 +125,8 @@ def _samples(**kind: Any) -> Iterator[tuple[str, Sample]]:
         clip = Act("clip", -1.0, 1.0)
         for after in (Epilogue(True, clip), Epilogue(None, clip, residual=True, post=RELU)):
             yield "ends", sample((2, 4, 5, 19), around, after, before=Prologue(act=act), tile=small)
+    for rows, window in product([2, 4], (Window((3, 3), pads=(1, 1, 1, 0)), Window((3, 3), (2, 2)), Window((2, 1)))):
+        yield "rows", sample((2, 9, 8, 19), window, Epilogue(True, residual=True), tile=Tile(16, 8, rows=rows))
 
 
 POOL = Kernel(pool, reference, samples)

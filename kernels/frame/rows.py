@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 from optgraph.base.devices import Target
-from optgraph.ir.values import Window
-from optgraph.kernels.frame.tile import Tile, cdiv, ceil_pow2
+from optgraph.ir.values import Pair, Window
+from optgraph.kernels.frame.tile import Box, Problem, Tile, cdiv, ceil_pow2
+
+_ROWS = (1, 2, 4)
+_TAPS = 9  # of a window whose code has no loop: of more, their weights would not fit the registers
 
 
 def alignment(*sizes: int) -> int:
@@ -17,12 +21,12 @@ def alignment(*sizes: int) -> int:
     return math.gcd(8, *sizes)
 
 
-def row_tile(pixels: int, channels: int, itemsize: int, target: Target, stages: int = 3) -> Tile:
-    """The tile of a bandwidth-bound kernel over [pixels, channels]."""
+def row_tile(pixels: int, channels: int, itemsize: int, target: Target, stages: int = 3, loads: int = 2) -> Tile:
+    """The tile of a bandwidth-bound kernel over [pixels, channels], a thread of which has `loads` of 16 bytes."""
     if not target.interpreted:
-        # Four warps, sixteen bytes a thread and load: neighbouring threads read neighbouring channels of a pixel.
+        # Four warps: neighbouring threads read neighbouring channels of a pixel.
         block_n = max(16, min(ceil_pow2(channels), 256 // itemsize))
-        return Tile(max(1, 4096 // itemsize // block_n), block_n, num_stages=stages)
+        return Tile(max(1, 2048 * loads // itemsize // block_n), block_n, num_stages=stages)
     # In the interpreter a program costs about as much as 2^15 elements.
     blocks = [
         (2**i, 2**j) for i in range(ceil_pow2(pixels).bit_length()) for j in range(ceil_pow2(channels).bit_length())
@@ -53,6 +57,55 @@ def patch_rows(height: int, width: int, window: Window, block_m: int, target: Ta
 def positions(batch: int, height: int, width: int, strip: int) -> int:
     """How many positions a kernel visits that goes down `strip` rows before it goes right."""
     return batch * cdiv(height, strip) * strip * width
+
+
+@dataclass(frozen=True)
+class Windows(Problem):
+    """A launch that reduces windows channel by channel, as far as its tile depends on it.
+
+    extent: output pixels, as (images, rows, columns).  stride: down the image.  dilated: so are the windows.
+    """
+
+    kernel_name: str
+    extent: Box
+    channels: int
+    kernel: Pair
+    stride: int
+    dilated: bool
+    itemsize: int
+
+    @property
+    def unrolled(self) -> Pair:
+        """Taps that are unrolled, down and along the window: all, if they are few."""
+        kh, kw = self.kernel
+        return self.kernel if kh * kw <= _TAPS else (1, unrolled(kw))
+
+    def reads(self, rows: int) -> int:
+        """Rows of the input that a program reads for so many of the output, each once."""
+        return (rows - 1) * self.stride + self.kernel[0]
+
+    def candidates(self, target: Target) -> list[Tile]:
+        """Several rows a program only where windows overlap, and none of them is in a loop."""
+        whole = self.unrolled == self.kernel and not self.dilated
+        found = [r for r in _ROWS if r == 1 or (whole and self.reads(r) < r * self.kernel[0])]
+        return sorted((self._tile(rows, target) for rows in found), key=lambda tile: self._cost(tile, target))
+
+    def _tile(self, rows: int, target: Target) -> Tile:
+        images, height, width = self.extent
+        visited = images * cdiv(height, rows) * width
+        # One stage: software pipelining would stage every tap's loads in shared memory.
+        loads = 1 if self.unrolled == self.kernel else 2
+        return replace(row_tile(visited, self.channels, self.itemsize, target, 1, loads), rows=rows)
+
+    def _cost(self, tile: Tile, target: Target) -> int:
+        """Rows that the busiest SM reads: the instructions of a program are as many (`python -m benchmarks.loops`). Of
+        a program alone on its SM nothing hides the waits for its loads: it counts for two."""
+        images, height, width = self.extent
+        visited = images * cdiv(height, tile.rows) * width
+        programs = cdiv(visited, tile.block_m) * cdiv(self.channels, tile.block_n)
+        if target.interpreted:
+            return programs * tile.block_m * tile.block_n * self.reads(tile.rows)
+        return max(2, cdiv(programs, target.device.sms)) * self.reads(tile.rows)
 
 
 def unrolled(kernel: int) -> int:

@@ -10,11 +10,12 @@ from typing import Any
 
 from optgraph.ir.values import Window
 from optgraph.kernels.frame.arguments import Image, Output, Sliding, ours
+from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.launch import Launch, target_of
 from optgraph.kernels.frame.operands import row_stride, strides4
-from optgraph.kernels.frame.rows import alignment, positions, row_tile, strip_rows, unrolled
-from optgraph.kernels.frame.tile import Tile, cdiv
+from optgraph.kernels.frame.rows import Windows, alignment, positions, row_tile, strip_rows
+from optgraph.kernels.frame.tile import Problem, Tile, cdiv, planned_batch
 from optgraph.kernels.frame.work import Work
 
 
@@ -29,10 +30,12 @@ def rowwise(
     strides: tuple[int, ...] = (),
     stages: int = 3,
     visited: int = 0,
+    problem: Problem | None = None,
 ) -> Launch:
     """A kernel of ours that takes `tensors` (x and out among them), image, `arguments` and size.
 
     strides: of other operands, which also decide how wide loads are. visited: positions, if not one for each pixel.
+    problem: what the tile was chosen for, if there was a choice.
     """
     x, out = tensors["x"], tensors["out"]
     batch, height, width, channels = out.shape
@@ -45,11 +48,12 @@ def rowwise(
     return Launch(
         kernel,
         ours(kernel),
-        (cdiv(count, tile.block_m), cdiv(channels, tile.block_n)),
+        (cdiv(count, tile.block_m * tile.rows), cdiv(channels, tile.block_n)),
         {**tensors, "image": image, **arguments, "size": size},
         {"STRIDE_C": stride_c, **constants, "ALIGN": align, **tile.blocks()},
         tile,
         work,
+        problem,
     )
 
 
@@ -63,14 +67,22 @@ def windowed(
     work: Work,
     tile: Tile | None,
 ) -> Launch:
-    """The same for a window. A program computes a patch of strips, whose window reads overlap in L1."""
+    """The same for a window. A program computes a patch of strips, whose window reads overlap in L1; or the rows of a
+    strip one after another, so that what is in several windows is read once."""
     x, (batch, height, width, channels) = tensors["x"], tensors["out"].shape
     after.check((batch, height, width, channels))
-    target = target_of(x)
-    # One stage: software pipelining would stage every tap's loads in shared memory.
-    tile = tile or row_tile(batch * height * width, channels, x.element_size(), target, stages=1)
-    strip = strip_rows(height, window.kernel[0], window.stride[0], tile.block_m, target)
+    target, (kh, kw), stride = target_of(x), window.kernel, window.stride[0]
+    extent = planned_batch(batch, target), height, width
+    dilated = window.dilation[0] > 1
+    problem = Windows(kernel, extent, channels, window.kernel, stride, dilated, x.element_size())
+    tile = tile or choose(problem, target)
+    down, along = problem.unrolled
+    if tile.rows > 1 and (down < kh or dilated):
+        raise ValueError(f"{tile.rows} rows a program need a window of few taps and no dilation")
+    strip = tile.rows if tile.rows > 1 else strip_rows(height, kh, stride, tile.block_m, target)
     arguments = {"window": Sliding.of(window), "pre": before.argument(), "end": after.argument()}
-    taps = {"KH": window.kernel[0], "KW": window.kernel[1], "UNROLL": unrolled(window.kernel[1]), "STRIP": strip}
+    taps = {"KH": kh, "KW": kw, "UNROLL_H": down, "UNROLL_W": along}
+    walk = {"STRIDE_H": stride, "ROWS": tile.rows, "STRIP": strip}
     strides, visited = (after.residual_row,), positions(batch, height, width, strip)
-    return rowwise(kernel, tensors, arguments, {**constants, **taps}, work, tile, strides=strides, visited=visited)
+    constants = {**constants, **taps, **walk}
+    return rowwise(kernel, tensors, arguments, constants, work, tile, strides=strides, visited=visited, problem=problem)

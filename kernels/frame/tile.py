@@ -21,7 +21,9 @@ class Tile:
     box: the pixels (images, rows, columns) that one load of the copy engine (TMA) fetches, block_m in all; None where
     every pixel is addressed by itself. splits: programs that share one tile's depth (see split_k). accumulators: blocks
     of columns that one program computes side by side, so that what they share is computed once. producers: warps beside
-    num_warps that make the product's operand (see jit/separable_specialised); 0 where no warp is specialised.
+    num_warps that make the product's operand (see jit/separable_specialised); 0 where no warp is specialised. rows: of
+    the output, one below the other, that one program computes for each of its block_m columns, so that what their
+    windows share is loaded once.
     """
 
     block_m: int
@@ -33,6 +35,7 @@ class Tile:
     splits: int = 1
     accumulators: int = 1
     producers: int = 0
+    rows: int = 1
 
     @property
     def columns(self) -> int:

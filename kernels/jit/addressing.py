@@ -38,3 +38,9 @@ def strip_position(index, height, width, STRIP: tl.constexpr):
     strip = column // width
     strips = (height + STRIP - 1) // STRIP
     return strip // strips, strip % strips * STRIP + index % STRIP, column % width
+
+
+@triton.jit
+def within(index, size):
+    """0 <= index < size (int32) in one comparison: without its sign, what is below zero is large."""
+    return index.to(tl.uint32) < size.to(tl.uint32)

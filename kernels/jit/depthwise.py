@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+# mypy: disable-error-code="no-untyped-def,untyped-decorator,assignment"
 """Depthwise convolution; see `kernels/depthwise.py`."""
 
 from __future__ import annotations
@@ -6,9 +6,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from optgraph.kernels.jit.addressing import aligned, strip_position
+from optgraph.kernels.jit.addressing import aligned, strip_position, within
 from optgraph.kernels.jit.dependence import await_launches
 from optgraph.kernels.jit.epilogue import activated, prologue, store_rows
+from optgraph.kernels.jit.rows import repeated, replaced
 
 
 # fmt: off
@@ -17,46 +18,56 @@ def depthwise(
     x, weight, out, image, window, pre, end,
     size,  # pixels: N*strips*STRIP*Wo
     STRIDE_C: tl.constexpr, HALF: tl.constexpr, CLEAR: tl.constexpr,
-    KH: tl.constexpr, KW: tl.constexpr, UNROLL: tl.constexpr, STRIP: tl.constexpr,
+    KH: tl.constexpr, KW: tl.constexpr, UNROLL_H: tl.constexpr, UNROLL_W: tl.constexpr,
+    STRIDE_H: tl.constexpr, ROWS: tl.constexpr, STRIP: tl.constexpr,
     ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
-    position = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)  # [BLOCK_M]
+    position = (tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)) * ROWS  # [BLOCK_M], of the first row
     n, oh, ow = strip_position(position, size.height, size.width, STRIP)
     m_mask = (position < size.pixels) & (oh < size.height)
     channels = aligned(size.columns, ALIGN)
     channel = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)  # [BLOCK_N]
     c_mask = channel < channels
-    first = n.to(tl.int64) * aligned(image.stride_n, ALIGN)
-    picture = x + first[:, None] + (channel * STRIDE_C)[None, :]  # [BLOCK_M, BLOCK_N]
-    top = oh * window.stride_h - window.top
+    top = oh * STRIDE_H - window.top
     left = ow * window.stride_w - window.left
+    stride_h, stride_w = aligned(image.stride_h, ALIGN).to(tl.int64), aligned(image.stride_w, ALIGN).to(tl.int64)
+    corner = n.to(tl.int64) * aligned(image.stride_n, ALIGN) + top * stride_h + left * stride_w
+    corners = x + corner[:, None] + (channel * STRIDE_C)[None, :]  # [BLOCK_M, BLOCK_N], may point before x
+    # The same for every pixel, but loaded by each thread for its own channels: one load of 16 bytes. What is loaded
+    # once would go through shared memory.
+    filters = weight + channel[None, :] + tl.zeros((BLOCK_M, 1), tl.int32)
 
     await_launches()
     summed: tl.constexpr = tl.float16 if HALF else tl.float32
-    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for step in range(KH * KW // UNROLL):
-        i = step * UNROLL // KW
-        h = top + i * window.dilation_h
-        h_mask = m_mask & (h >= 0) & (h < image.height)
-        row = h.to(tl.int64) * aligned(image.stride_h, ALIGN)
-        part = tl.zeros((BLOCK_M, BLOCK_N), dtype=summed)
-        for u in tl.static_range(UNROLL):
-            j = step * UNROLL % KW + u
-            w = left + j * window.dilation_w
-            mask = (h_mask & (w >= 0) & (w < image.width))[:, None] & c_mask[None, :]
-            offset = row + w.to(tl.int64) * aligned(image.stride_w, ALIGN)
-            v = tl.load(picture + offset[:, None], mask, other=0.0)
-            if not HALF:
-                v = prologue(v, pre, channel, c_mask)
-            elif pre.act is not None:
-                v = pre.act(v, pre.a, pre.b)
-            if CLEAR:
-                v = tl.where(mask, v, 0.0)
-            tap = tl.load(weight + (i * KW + j) * channels + channel, c_mask, other=0.0).to(summed)
-            part += v * tap[None, :]
-        acc += part.to(tl.float32)
+    sums = repeated(tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32), ROWS)
+    for step in range(KH * KW // (UNROLL_H * UNROLL_W)):
+        i_first, j_first = step * UNROLL_W // KW, step * UNROLL_W % KW
+        taps = ()
+        for k in tl.static_range(UNROLL_H * UNROLL_W):
+            taps += (tl.load(filters + (step * UNROLL_W + k) * channels, c_mask[None, :], other=0.0),)
+        for i in tl.static_range((ROWS - 1) * STRIDE_H + UNROLL_H):  # a row of x, for every row of the output it is of
+            down = (i_first + i) * window.dilation_h
+            h_mask = m_mask & within(top + down, image.height)
+            parts = repeated(tl.zeros((BLOCK_M, BLOCK_N), dtype=summed), ROWS)
+            for j in tl.static_range(UNROLL_W):
+                right = (j_first + j) * window.dilation_w
+                mask = (h_mask & within(left + right, image.width))[:, None] & c_mask[None, :]
+                v = tl.load(corners + (down * stride_h + right * stride_w), mask, other=0.0)
+                if not HALF:
+                    v = prologue(v, pre, channel, c_mask)
+                elif pre.act is not None:
+                    v = pre.act(v, pre.a, pre.b)
+                if CLEAR:
+                    v = tl.where(mask, v, 0.0)
+                for r in tl.static_range(ROWS):
+                    if (r * STRIDE_H <= i) and (i < r * STRIDE_H + UNROLL_H):
+                        parts = replaced(parts, r, parts[r] + v * taps[(i - r * STRIDE_H) * UNROLL_W + j].to(summed))
+            for r in tl.static_range(ROWS):
+                if (r * STRIDE_H <= i) and (i < r * STRIDE_H + UNROLL_H):
+                    sums = replaced(sums, r, sums[r] + parts[r].to(tl.float32))
 
-    acc = activated(acc, end, channel, c_mask)
-    pixel = ((n * size.height + oh) * size.width + ow).to(tl.int64)
-    store_rows(acc, end, out, size.row, pixel, channel, m_mask, c_mask, ALIGN)
+    for r in tl.static_range(ROWS):
+        acc = activated(sums[r], end, channel, c_mask)
+        pixel = ((n * size.height + oh + r) * size.width + ow).to(tl.int64)
+        store_rows(acc, end, out, size.row, pixel, channel, m_mask & (oh + r < size.height), c_mask, ALIGN)
 # fmt: on

@@ -1,9 +1,9 @@
 """Every kernel, compiled for both targets and launched by the runtime's driver code, against its float64 reference.
 
 Of the samples that a kernel declares, the first and the last, one whose warps are specialised, one that the copy engine
-fetches, one that splits its sums and one with a slope a channel in its middle. Outputs are NaN before, and what
-surrounds them is to stay so. On sm_90 the second launch begins before the first has ended, as far as the driver is
-told.
+fetches, one that splits its sums, one of several rows a program and one with a slope a channel in its middle. Outputs
+are NaN before, and what surrounds them is to stay so. On sm_90 the second launch begins before the first has ended, as
+far as the driver is told.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ def chosen(kernel: Kernel, target: Target) -> Iterable[Layer]:
     found = [sample for sample in found if target == SM_90 or not (tile_of(sample).box or tile_of(sample).producers)]
     boxed = [sample for sample in found if tile_of(sample).box]
     split = [sample for sample in found if tile_of(sample).splits > 1]
+    rows = [sample for sample in found if tile_of(sample).rows > 1]
     sloped = [sample for sample in found if "mid_slope" in sample.views()]
     specialised = [sample for sample in found if tile_of(sample).producers]
-    trials = [found[0], found[-1], *specialised[:1], *boxed[:1], *split[:1], *sloped[-1:]]
+    trials = [found[0], found[-1], *specialised[:1], *boxed[:1], *split[:1], *rows[:1], *sloped[-1:]]
     return {str(sample): Layer(kernel, sample.typed("fp16")) for sample in trials}.values()
 
 

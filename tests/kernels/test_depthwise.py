@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from optgraph.base.devices import SM_90
+from optgraph.base.devices import INTERPRET, SM_90
 from optgraph.ir.values import RELU, Window
 from optgraph.kernels.depthwise import DEPTHWISE, depthwise, pack, reference, sample
 from optgraph.kernels.frame.ends import Epilogue, Prologue
-from optgraph.kernels.frame.rows import strip_rows
+from optgraph.kernels.frame.rows import Windows, strip_rows
 from optgraph.kernels.frame.tile import Tile
 from tests.support.kernel_checks import check, poisoned
 
@@ -47,6 +47,50 @@ def test_strips(monkeypatch: pytest.MonkeyPatch, height: int, strip: int) -> Non
     monkeypatch.setattr("optgraph.kernels.frame.rowwise.strip_rows", lambda *_: strip)
     after, window = Epilogue(True, residual=True), Window((3, 3), pads=(1, 1, 1, 1))
     check(DEPTHWISE, sample((3, height, 7, 5), window, after=after, tile=Tile(32, 16)))
+
+
+@pytest.mark.parametrize("height", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("rows", [2, 4])
+def test_rows_past_the_end_are_not_written(height: int, rows: int) -> None:
+    window, tile = Window((3, 3), pads=(1, 1, 1, 1)), Tile(8, 16, rows=rows)
+    check(DEPTHWISE, sample((2, height, 5, 19), window, after=Epilogue(True, residual=True), tile=tile))
+
+
+def problem(batch: int, kernel: tuple[int, int] = (3, 3), stride: int = 1, dilated: bool = False) -> Windows:
+    return Windows("depthwise", (batch, 19, 19), 728, kernel, stride, dilated, itemsize=2)
+
+
+def test_more_rows_a_program_where_they_leave_enough_programs() -> None:
+    assert [problem(batch).candidates(SM_90)[0].rows for batch in (1, 8, 64)] == [2, 4, 4]
+    assert Windows("depthwise", (1, 5, 5), 64, (3, 3), 1, False, 2).candidates(SM_90)[0].rows == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (problem(64), [4, 2, 1]),
+        (problem(64, stride=2), [4, 2, 1]),
+        (problem(64, kernel=(7, 1)), [4, 2, 1]),
+        (problem(64, stride=3), [1]),  # its windows share nothing
+        (problem(64, kernel=(1, 9)), [1]),
+        (problem(64, kernel=(5, 5)), [1]),
+        (problem(64, dilated=True), [1]),
+    ],
+)
+def test_several_rows_only_where_windows_share_some(found: Windows, expected: list[int]) -> None:
+    for target in (SM_90, INTERPRET):
+        assert [tile.rows for tile in found.candidates(target)] == expected
+
+
+def test_a_row_of_the_input_is_read_once() -> None:
+    assert [problem(1).reads(rows) for rows in (1, 2, 4)] == [3, 4, 6]
+    assert [problem(1, stride=2).reads(rows) for rows in (1, 2, 4)] == [3, 5, 9]
+
+
+@pytest.mark.parametrize("window", [Window((5, 5)), Window((3, 3), dilation=(2, 1))])
+def test_rows_of_other_windows_are_refused(window: Window) -> None:
+    with pytest.raises(ValueError, match="2 rows a program"):
+        check(DEPTHWISE, sample((1, 9, 9, 8), window, tile=Tile(8, 16, rows=2)))
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ IN_3_6 = {
     ),
     *("mbarrier.wait", "tma.async_copy_global_to_shared", "fence_async_shared", "mbarrier", "tma", "warpgroup_mma"),
     *("warpgroup_mma_wait", "language"),  # of triton.experimental.gluon
-    *("range", "sin", "sqrt_rn", "static_range", "store", "sum", "where", "zeros", "zeros_like"),
+    *("range", "sin", "sqrt_rn", "static_range", "store", "sum", "uint32", "where", "zeros", "zeros_like"),
 }
 FILES = sorted((ROOT / "kernels" / "jit").glob("*.py"))
 
