@@ -40,7 +40,7 @@ def for_pictures(
     """What is done to pictures for a network, None if it takes none, and what its classes are called: what is said, or
     else what its model, `source`, says.
 
-    graph: of the network. open_sizes: it runs at sizes that suit the pictures. Nothing is cut off these by a guess then,
+    graph: of the network. open_sizes: it runs at sizes that suit the pictures. A guess cuts nothing off them then,
     nor for a network that answers with no classes but, say, with boxes.
     Raises InputError for a preprocessing that there is not, and for labels of another number than the classes.
     """
