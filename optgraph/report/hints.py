@@ -8,7 +8,8 @@ from typing import Any
 Dict = dict[str, Any]
 
 PADDED = 1.5  # a tile that multiplies more than this many times what the product needs is worth a look
-DOMINATES = 0.2  # so is a region that takes more than this share of the time
+# So is a region that takes more than this share of the time, and more than so many times an even one.
+DOMINATES, UNEVEN = 0.2, 3
 
 
 def hints(facts: Mapping[str, Any], times: Sequence[float], sms: int) -> list[Dict]:
@@ -51,10 +52,11 @@ def _of_regions(facts: Mapping[str, Any], times: Sequence[float]) -> Iterator[Di
     for launch, time in zip(facts["schedule"]["launches"], times, strict=True):
         by_node[launch["node"]] = by_node.get(launch["node"], 0.0) + time
     total = sum(by_node.values()) or 1.0
+    least = max(DOMINATES, UNEVEN / max(1, len(by_node)))
     yield _hint(
-        f"Takes over {DOMINATES:.0%} of the time of all launches",
+        f"Takes over {least:.0%} of the time of all launches",
         "Nothing else is worth tuning before it: `optgraph tune` measures which tile is fastest.",
-        {node: f"{time / total:.0%}" for node, time in _worst(by_node) if time / total > DOMINATES},
+        {node: f"{time / total:.0%}" for node, time in _worst(by_node) if time / total > least},
     )
 
 

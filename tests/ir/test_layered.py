@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 import pytest
 
 import optgraph
-from optgraph.ir.layered import GAP, Layout, layered
+from optgraph.ir.layered import GAP, MOST_POINTS, Layout, layered
 from tests.support.paths import GRAPHS
 
 Edges = list[tuple[int, int]]
@@ -89,6 +89,15 @@ def test_what_reads_nothing_is_just_above_what_reads_it() -> None:
 
 def test_nothing_is_drawn_of_nothing() -> None:
     assert layered([], []) == Layout((), (), (), 2 * GAP)
+
+
+def test_a_graph_of_very_long_edges_is_drawn_all_the_same() -> None:
+    """Each box reads the one before it and the first: 8 million layers to pass, were all edges to go round."""
+    edges = [(i, i + 1) for i in range(4000)] + [(0, i) for i in range(2, 4001)]
+    at = layered([50.0] * 4001, edges)
+    assert sum(map(len, at.edges)) <= MOST_POINTS and at.layer == tuple(range(4001))
+    short = dict(zip(edges, at.edges, strict=True))
+    assert len(short[0, 50]) == 49 and short[0, 3000] == ()
 
 
 def test_crossings_are_few() -> None:

@@ -40,6 +40,11 @@ class Compile {
   constructor(facts) {
     Object.assign(this, facts);
     this.launches = facts.schedule.launches;
+    // A box of the steps: its name, label, shape and operator, and the ONNX nodes that it stands for.
+    this.boxes = facts.steps.boxes.map(box => {
+      const [name, label, shape, operator, ...nodes] = box.map(index => facts.steps.texts[index]);
+      return {name, label, shape, operator, nodes};
+    });
     this.launches.forEach((launch, index) => {
       launch.index = index;
       launch.time = middle(launch.us);

@@ -4,7 +4,7 @@
 const ROW = 62, HEIGHT = 38; // pixels from layer to layer, and of a box
 
 class GraphView {
-  // drawing: a step of `facts.steps`. boxes: of those steps. look(i) gives {classes, heat, tint, note} of its box i.
+  // drawing: a step of `facts.steps`. boxes: all of a compile. look(i) gives {classes, heat, tint, note} of its box i.
   constructor(drawing, boxes, {look = () => ({}), pick = () => {}, label}) {
     this.drawing = drawing;
     this.boxes = drawing.boxes.map(index => boxes[index]);
@@ -82,17 +82,17 @@ class GraphView {
     this.scene.replaceChildren(paths, boxes);
   }
   box(i) {
-    const [, label, shape, text] = this.boxes[i], width = this.drawing.widths[i];
+    const {label, shape, operator, nodes} = this.boxes[i], width = this.drawing.widths[i];
     const look = this.look(i), near = this.scale >= 0.3 || this.drawn.scale >= 0.3;
     const classes = ["box", ...(look.classes ?? []), ...(this.classes.get(i) ?? [])];
-    if (this.boxes[i].length === 4 && text.startsWith("an ")) classes.push("end");
+    if (!nodes.length && operator.startsWith("an ")) classes.push("end");
     const found = svg("g", {class: classes.join(" "), "data-box": i,
       transform: `translate(${this.drawing.x[i] - width / 2} ${this.top(i)})`},
     svg("rect", {width, height: HEIGHT, rx: 5}));
     if (look.heat != null) fill(found, {"--heat": `${look.heat}%`, "data-heat": look.heat > 20}, []);
     if (look.tint) fill(found, {"--tint": look.tint}, []);
     if (!near) return found;
-    found.append(svg("title", {}, text), svg("text", {x: 10, y: 16}, label), svg("text", {x: 10, y: 31, class: "shape"}, shape));
+    found.append(svg("title", {}, [...nodes, operator].join("\n")), svg("text", {x: 10, y: 16}, label), svg("text", {x: 10, y: 31, class: "shape"}, shape));
     if (look.note) found.append(svg("text", {x: width - 10, y: 31, "text-anchor": "end", class: "note"}, look.note));
     return found;
   }

@@ -13,7 +13,6 @@ function launchTable(compile) {
     ["µs", launch => launch.time, time],
     ["bound by", launch => launch.bound, launch => launch.bound, "left"],
     ["wave", launch => launch.wave, launch => launch.wave],
-    ["stream", launch => launch.stream, launch => launch.stream],
     ["blocks", launch => launch.programs, launch => launch.programs],
     ["padded", launch => launch.padded ?? 0, launch => launch.padded ? `${launch.padded.toFixed(2)}×` : "–"],
     ["read", launch => launch.read_bytes, launch => bytesText(launch.read_bytes)],

@@ -20,8 +20,8 @@ function cards({net, cost, schedule, device}) {
 }
 
 function graphOf(compile) {
-  const {steps, boxes, names} = compile.steps, step = steps.at(-1);
-  const regionAt = step.boxes.map(box => names[boxes[box][0]]).map(each => compile.regions.has(each) ? each : null);
+  const {boxes} = compile, step = compile.steps.steps.at(-1);
+  const regionAt = step.boxes.map(box => boxes[box].name).map(each => compile.regions.has(each) ? each : null);
   const at = new Map(regionAt.map((region, i) => [region, i]));
   const sums = regionAt.map(region => {
     const launches = region === null ? [] : compile.regions.get(region).launches;
@@ -59,7 +59,8 @@ function graphSection(compile) {
     key.replaceChildren(...(which === "kernel" ? legend(compile).childNodes : [el("span", {}, "0 ", ramp, view.most(which))]));
   };
   const found = section("graph", "Fused graph", "a box is a region: what became one operator; drag to move, Ctrl and wheel to zoom", view.root);
-  found.head.append(el("span", {class: "space"}), "coloured by ", choice(["time", "bytes", "kernel"], "time", pick));
+  const colours = choice(["time", "bytes", "kernel"], "time", pick);
+  found.head.append(el("span", {class: "space"}), el("span", {class: "nowrap"}, "coloured by ", colours));
   view.root.before(key);
   pick("time");
   return Object.assign(found, {view});

@@ -6,7 +6,7 @@ function told(text) {
 }
 
 function passes(compile) {
-  const {steps, boxes, names, algebra} = compile.steps;
+  const {boxes} = compile, {steps, algebra} = compile.steps;
   if (!compile.passes.length) compile.passes = steps.slice(1).map((step, i) => ({name: step.pass, title: step.pass === "fused" ? "all passes of fusion" : step.pass,
     rewrites: null, nodes_before: steps[i].boxes.length, nodes_after: step.boxes.length, ms: null, refusals: []}));
   let now = steps[0];
@@ -51,12 +51,14 @@ function passes(compile) {
     show(next);
     return true;
   }
-  const origin = index => boxes[index].slice(4), nameOf = index => boxes[index][0];
+  const origin = index => boxes[index].nodes, nameOf = index => boxes[index].name;
 
   function show(i) {
     shown = i;
     const each = compile.passes[i], from = before[i], to = after[i];
     items.forEach((item, j) => item.firstChild.setAttribute("aria-pressed", i === j));
+    const {offsetTop, offsetHeight} = items[i];
+    if (offsetTop < list.scrollTop || offsetTop + offsetHeight > list.scrollTop + list.clientHeight) list.scrollTop = offsetTop - list.clientHeight / 2;
     const refused = each.refusals.map(one => el("li", {}, find(one.node, to), " ", one.reason));
     story.replaceChildren(el("h3", {}, each.title), ...told(algebra[each.name] || "The file has the graphs, and not its passes one by one."),
       refused.length ? el("h3", {}, `Refused (${refused.length})`) : "", el("ul", {}, refused));
@@ -81,7 +83,7 @@ function passes(compile) {
     from.boxes.forEach((_, at) => { if (from !== to && lookOld(at).classes.includes("gone") && !known.has(at)) marks.push([[at], null]); });
     change = -1;
     if (marks.length) go(1); else count.textContent = "no change";
-    highlight(compile.selected);
+    highlight(compile.selected, false);
   }
   function view(step, look, what) {
     const graph = new GraphView(step, boxes, {look, label: `the graph ${what}`, pick: at => { stop(); pick(step, at); }});
@@ -99,20 +101,20 @@ function passes(compile) {
   }
   // A box of any step selects the region that its ONNX nodes are in at the end.
   function pick(step, at) {
-    const nodes = at == null ? [] : origin(step.boxes[at]).map(index => names[index]);
+    const nodes = at == null ? [] : origin(step.boxes[at]);
     compile.select(nodes.map(node => compile.regionOf.get(node)).find(Boolean) ?? null);
   }
   function find(node, step) {
-    const at = step.boxes.findIndex(box => names[nameOf(box)] === node);
+    const at = step.boxes.findIndex(box => nameOf(box) === node);
     if (at < 0) return name(node);
     return button(node, () => { const last = views.at(-1); last.graph.mark("found", [at]); last.graph.show(at); }, {class: "link name"});
   }
-  function highlight({region}) {
+  function highlight({region}, move = true) {
     const nodes = new Set(region === null ? [] : compile.regions.get(region).onnx_nodes);
     for (const {step, graph} of views) {
-      const at = step.boxes.flatMap((box, i) => origin(box).some(index => nodes.has(names[index])) ? [i] : []);
+      const at = step.boxes.flatMap((box, i) => origin(box).some(node => nodes.has(node)) ? [i] : []);
       graph.mark("chosen", at);
-      if (at.length) graph.show(at[0]);
+      if (at.length && move) graph.show(at[0]);
     }
   }
   compile.onSelect(highlight);

@@ -15,6 +15,7 @@ from optgraph.passes.pipeline import READ, Pass
 
 Dict = dict[str, Any]
 
+LONGEST = 48  # letters of a label: names of inputs may be of any length
 CHARACTER, MARGIN = 7.3, 20.0  # pixels: of a letter of the fixed-width font at 12, and beside a label
 
 
@@ -72,7 +73,7 @@ class Steps:
 
 def _step(name: str, graph: Graph) -> Step:
     """The operators of `graph`, with its inputs before them and its outputs after them."""
-    boxes = [Box(value, value, _shape(graph, value), "an input of the network") for value in graph.inputs]
+    boxes = [Box(value, _short(value), _shape(graph, value), "an input of the network") for value in graph.inputs]
     made = {value: i for i, value in enumerate(graph.inputs)}
     edges: dict[tuple[int, int], None] = {}
     for node in graph.nodes():
@@ -80,7 +81,7 @@ def _step(name: str, graph: Graph) -> Step:
         edges |= dict.fromkeys((made[value], len(boxes) - 1) for value in node.inputs if value in made)
         made |= dict.fromkeys(node.outputs, len(boxes) - 1)
     for public, value in graph.outputs.items():
-        boxes.append(Box(f"output {public}", public, _shape(graph, value), "an output of the network"))
+        boxes.append(Box(f"output {public}", _short(public), _shape(graph, value), "an output of the network"))
         edges |= {(made[value], len(boxes) - 1): None} if value in made else {}
     return Step(name, tuple(boxes), tuple(edges))
 
@@ -94,22 +95,26 @@ def label(node: Node) -> str:
         words.append("×".join(map(str, kernel)) + (f"/{max(stride)}" if max(stride) > 1 else ""))
     words += [str(value) for value in (getattr(op, "mode", None), getattr(op, "fn", None)) if value]
     acts = (getattr(op, field, None) for field in ("pre_act", "mid_act", "act", "post"))
-    return " ".join([*words, *(act.kind for act in acts if act)])
+    return _short(" ".join([*words, *(act.kind for act in acts if act)]))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def _shape(graph: Graph, *values: str) -> str:
     """'96×35×35' of images, without the batch; '64+48' where outputs differ."""
     shapes = [graph.shape(value) for value in values]
     texts = ["×".join(map(str, shape[1:] if len(shape) > 1 else shape)) for shape in shapes]
-    return " ".join(dict.fromkeys(texts)) if len(texts) < 3 else f"{texts[0]} and {len(texts) - 1} more"
+    return _short(" ".join(dict.fromkeys(texts)) if len(texts) < 3 else f"{texts[0]} and {len(texts) - 1} more")
 
 
 def steps_dict(steps: Steps, notes: Mapping[str, Sequence[str]]) -> Dict:
-    """Every step laid out, for the page. Boxes and names are told once, and numbered.
+    """Every step laid out, for the page. Boxes and texts are told once, and numbered.
 
     notes: what the last step's boxes also say, by node, of which one is shown at a time.
     """
-    names: dict[str, int] = {}
+    texts: dict[str, int] = {}
     boxes: dict[Box, int] = {}
     drawn = []
     for step in steps.taken:
@@ -131,11 +136,10 @@ def steps_dict(steps: Steps, notes: Mapping[str, Sequence[str]]) -> Dict:
             }
         )
     listed = [
-        [names.setdefault(box.name, len(names)), box.label, box.shape, box.text]
-        + [names.setdefault(name, len(names)) for name in box.onnx_nodes]
+        [texts.setdefault(text, len(texts)) for text in (box.name, box.label, box.shape, box.text, *box.onnx_nodes)]
         for box in boxes
     ]
-    return {"names": list(names), "boxes": listed, "steps": drawn, "algebra": steps.algebra}
+    return {"texts": list(texts), "boxes": listed, "steps": drawn, "algebra": steps.algebra}
 
 
 def _width(box: Box, notes: Sequence[str]) -> float:
