@@ -22,7 +22,7 @@ def facts_table(rows: Mapping[str, str | Sequence[str]]) -> Table:
     table = Table.grid("", "", padding=(0, 2))
     for key, value in rows.items():
         lines = [value] if isinstance(value, str) else value
-        table.add_row(Text(key, style="bold"), Text("\n").join(map(plain, lines)))
+        table.add_row(Text(key, style="bold"), Text("\n", overflow="fold").join(map(plain, lines)))
     return table
 
 

@@ -83,7 +83,7 @@ def results_parts(results: Mapping[str, Mapping[str, Any]], images: Sequence[str
 def pictures_parts(done: Sequence[str]) -> list[RenderableType]:
     """What was done to pictures, a line each, of many the first, broken between words; [] if there were none."""
     more = [f"and {len(done) - TOLD} more in the same way"] if len(done) > TOLD else []
-    return [Text("\n").join(map(plain, [*done[:TOLD], *more]))] if done else []
+    return [Text("\n", overflow="fold").join(map(plain, [*done[:TOLD], *more]))] if done else []
 
 
 def _described(result: Mapping[str, Any]) -> str:
@@ -111,7 +111,7 @@ def _best_table(best: Sequence[Mapping[str, Any]], kind: str) -> Table:
     for entry in best:
         row: list[str | Text] = [str(entry["class"])]
         row += [plain(entry["name"])] if "name" in entry else []
-        row += [f"{entry['score']:.2%}" if kind == PROBABILITY else f"{entry['score']:.4g}"]
+        row += [f"{entry['score']:.2%}" if kind == PROBABILITY else f"{entry['score']:#.4g}"]
         row += [f"{entry['softmax']:.2%}"] if kind == LOGIT else []
         table.add_row(*row)
     return table

@@ -95,4 +95,4 @@ def test_a_narrow_terminal_breaks_names_and_no_numbers(width: int) -> None:
     assert max(map(len, shown.splitlines())) <= width
     rows = {(words[0], *words[-2:]) for words in map(str.split, shown.splitlines()) if len(words) > 2}
     for image in found["logits"]["top"]:
-        assert {(str(best["class"]), f"{best['score']:.4g}", f"{best['softmax']:.2%}") for best in image} <= rows
+        assert {(str(best["class"]), f"{best['score']:#.4g}", f"{best['softmax']:.2%}") for best in image} <= rows

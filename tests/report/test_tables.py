@@ -164,3 +164,14 @@ def test_sizes(count: float, shown: str) -> None:
 def test_json_is_strict() -> None:
     data = {"a": [math.nan, math.inf, 1.5], "b": {2: (True, None, "×")}}
     assert json.loads(dumps(data)) == {"a": [None, None, 1.5], "b": {"2": [True, None, "×"]}}
+
+
+def test_a_long_name_is_folded_and_not_cut_off() -> None:
+    data = facts.net_dict(net(small())) | {"model": "a_model_of_a_long_name_without_any_spaces.onnx"}
+    console = Console(file=io.StringIO(), width=40)
+    console.print(tables.net_table(data))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= 40
+    assert "a_model_of_a_long_name_without_any_spaces.onnx, fp32" in "".join(
+        line.removeprefix("network").strip() for line in shown.splitlines()[:4]
+    )
