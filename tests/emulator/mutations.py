@@ -1,7 +1,8 @@
 """Compiled kernels broken on purpose: each fault must show as a wrong answer, or as a fault, in some schedule.
 
 The kernel is a pointwise convolution of eleven steps through a ring of three stages, fetched by the copy engine, or by
-threads, for wgmma (sm_90) or mma (sm_80).
+threads, for wgmma (sm_90) or mma (sm_80). Or a separable one whose warps are specialised, of three chunks in shared
+memory and six steps through such a ring.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from optgraph.ahead.cubins import Cubin, TensorMap
 from optgraph.base.devices import SM_80, SM_90, Target
 from optgraph.base.errors import OptgraphError
 from optgraph.kernels.frame.launch import targeting
-from optgraph.kernels.frame.tile import Tile
+from optgraph.kernels.frame.tile import Box, Tile
 from optgraph.kernels.pointwise import POINTWISE, sample
+from optgraph.kernels.separable import SEPARABLE, specialised_samples
 from optgraph.run.driver import Bound
 from optgraph.tune.layers import Layer
 from tests.emulator.compiler import compile_all
@@ -30,15 +32,11 @@ Mutate = Callable[[Cubin], Cubin]
 
 @dataclass(frozen=True)
 class Setting:
-    """A target, and a tile of the kernel on it. early: it is launched a second time, to begin before the first ends."""
+    """A target, and a layer on it. early: it is launched a second time, to begin before the first ends."""
 
     target: Target
-    tile: Tile
+    layer: Layer
     early: bool = False
-
-    @property
-    def layer(self) -> Layer:
-        return Layer(POINTWISE, sample((1, 9, 9, 328), 72, tile=self.tile).typed("fp16"))
 
     def cubin(self) -> Cubin:
         (found,) = compile_all([(self.layer.dry(self.target).variant, self.target)])
@@ -62,10 +60,16 @@ class Setting:
         return "right" if error <= self.layer.bound else "wrong"
 
 
-TMA = Setting(SM_90, Tile(64, 64, 32, 4, 3, box=(1, 64, 1)))
-GATHERED = Setting(SM_90, Tile(64, 64, 32, 4, 3))
+def _pointwise(box: Box | None = None) -> Layer:
+    tile = Tile(64, 64, 32, 4, 3, box=box)
+    return Layer(POINTWISE, sample((1, 9, 9, 328), 72, tile=tile).typed("fp16"))
+
+
+TMA = Setting(SM_90, _pointwise((1, 64, 1)))
+GATHERED = Setting(SM_90, _pointwise())
 CHAINED, CHAINED_TMA = replace(GATHERED, early=True), replace(TMA, early=True)
-AMPERE = Setting(SM_80, Tile(64, 64, 32, 4, 3))
+AMPERE = Setting(SM_80, _pointwise())
+SPECIALISED = Setting(SM_90, Layer(SEPARABLE, next(specialised_samples()).typed("fp16")), early=True)
 
 
 def _text(pattern: str, to: str, count: int = 0) -> Mutate:
@@ -75,6 +79,21 @@ def _text(pattern: str, to: str, count: int = 0) -> Mutate:
         text, found = re.subn(pattern, to, cubin.code.decode(), count=count)
         if not found:
             raise ValueError(f"no {pattern} in the compiled kernel")
+        return replace(cubin, code=text.encode())
+
+    return mutate
+
+
+def _at(pattern: str, numbers: slice, to: str) -> Mutate:
+    """Of the places in the PTX where the pattern is, those of these numbers."""
+
+    def mutate(cubin: Cubin) -> Cubin:
+        text = cubin.code.decode()
+        found = list(re.finditer(pattern, text))[numbers]
+        if not found:
+            raise ValueError(f"not so many {pattern} in the compiled kernel")
+        for place in reversed(found):
+            text = text[: place.start()] + to + text[place.end() :]
         return replace(cubin, code=text.encode())
 
     return mutate
@@ -149,6 +168,25 @@ _SHORTER_3, _SHORTER_2 = _RING.format(last=2), _RING.format(last=1)
 _WAIT_COPY = r"cp\.async\.wait_group \t2;"
 _BARRIER = r"bar\.sync \t0;"
 
+# In the order of the code: those who multiply, and wait for chunks and stages; who make chunks; who loads stages.
+_TRY_WAIT, _ARRIVE = r"mbarrier\.try_wait\S+ complete, [^;]*;", r"@%p\d+ mbarrier\.arrive\.shared::cta\.b64 _, [^;]*;"
+_FENCE, _OVER = r"fence\.proxy\.async\.shared::cta;", "mov.pred complete, 1;"
+_OF_SPECIALISED = {
+    "no wait for a chunk": _at(_TRY_WAIT, slice(0, 1), _OVER),
+    "no wait for a stage": _at(_TRY_WAIT, slice(1, 2), _OVER),
+    "no wait for a free stage": _at(_TRY_WAIT, slice(2, None), _OVER),
+    "a stage is free before it was read": _text(_WAIT_PRODUCT, ""),
+    "no wait for the last product": _text(r"wgmma\.wait_group\.sync\.aligned \t?0;", ""),
+    "no stage is ever free": _at(_ARRIVE, slice(0, 2), ""),
+    "no chunk is ever there": _at(_ARRIVE, slice(2, 3), ""),
+    "no fence before a chunk is there": _at(_FENCE, slice(1, 2), ""),
+    "a chunk is there when one warp has stored": _at(r"bar\.sync \t2, 256;", slice(1, 2), ""),
+    "a stage is free when one warp has read it": _at(r"bar\.sync \t0, 256;", slice(1, 2), ""),
+    "fewer bytes are expected": _text(r"(expect_tx\S+ _, \[%r\d+\]), 8192;", r"\1, 4096;"),
+    "those who multiply do not wait for earlier launches": _at(_WAIT, slice(0, 1), ""),
+    "those who make chunks do not wait for earlier launches": _at(_WAIT, slice(1, 2), ""),
+}
+
 MUTATIONS: dict[str, tuple[Setting, Mutate]] = {
     "TMA: no wait for the copies": (TMA, _in_loop(r"mbarrier\.try_wait\S+ complete, [^;]*;", "mov.pred complete, 1;")),
     "TMA: the first parity is wrong": (TMA, _first_parity),
@@ -177,6 +215,7 @@ MUTATIONS: dict[str, tuple[Setting, Mutate]] = {
         _text(_WAIT, "{ .reg .pred first; setp.lt.s32 first, %tid.x, 32; @first griddepcontrol.wait; }"),
     ),
     "chained: writes before it waits": (CHAINED, _write_first),
+    **{f"specialised: {name}": (SPECIALISED, mutate) for name, mutate in _OF_SPECIALISED.items()},
     "gathered, mma: no wait for the copies": (AMPERE, _in_loop(_WAIT_COPY, "")),
     "gathered, mma: waits for half a stage less": (
         AMPERE,

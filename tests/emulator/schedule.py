@@ -22,7 +22,8 @@ class Schedule:
     """One of the ways in which a GPU may run a launch; a right kernel gives the same answer in all.
 
     copies: when cp.async and TMA write: at issue, or not before they are waited for. products: when wgmma reads.
-    warps:  all side by side, or each as far as it can go before the next, the first one or the last one first.
+    warps:  all side by side, or each as far as it can go before the next: the first one first, the last one first, or
+            inward: the last, the first, the last but one and so on, which mixes warps that do different things.
     blocks: their order; a number is the seed of a random one.
     places: only so many along each of the grid's dimensions, from the first to the last; 0 is all. Of a short one,
             which may count the parts of a sum, all.
@@ -30,7 +31,7 @@ class Schedule:
 
     copies: Literal["early", "late"] = "early"
     products: Literal["early", "late"] = "early"
-    warps: Literal["together", "forward", "reverse"] = "together"
+    warps: Literal["together", "forward", "reverse", "inward"] = "together"
     blocks: Literal["forward", "reverse"] | int = "forward"
     places: int = 0
 
@@ -50,7 +51,9 @@ class Schedule:
         if self.warps == "together" or warps == 1:
             return [None]
         of_lane = np.arange(threads).reshape(1, -1) // WARP
-        order = range(warps) if self.warps == "forward" else range(warps - 1, -1, -1)
+        order = list(range(warps)) if self.warps == "forward" else list(range(warps - 1, -1, -1))
+        if self.warps == "inward":
+            order = [warp for pair in zip(order, order[::-1], strict=True) for warp in pair][:warps]
         return [of_lane == warp for warp in order]
 
     def _along(self, size: int, short: int) -> Array:
@@ -62,8 +65,8 @@ class Schedule:
 EARLY, LATE = Schedule(), Schedule("late", "late", "together", "reverse")
 MIXED = Schedule("early", "late", "forward", 7)  # copies overwrite what products have not yet read
 REVERSE = Schedule("late", "early", "reverse", "forward")
-# The last warps, which fill shared memory where they are specialised, before products have read what is in it.
-HASTY = Schedule("early", "late", "reverse", "forward")
+# Where warps are specialised, those who fill shared memory before some of those who read it, and the other way round.
+HASTY = Schedule("early", "late", "inward", "forward")
 SCHEDULES = (EARLY, LATE, MIXED, REVERSE, HASTY)
 
 

@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import pytest
 
-from tests.emulator.mutations import AMPERE, CHAINED, CHAINED_TMA, GATHERED, MUTATIONS, TMA, Setting, outcomes
+from tests.emulator.mutations import (
+    AMPERE,
+    CHAINED,
+    CHAINED_TMA,
+    GATHERED,
+    MUTATIONS,
+    SPECIALISED,
+    TMA,
+    Setting,
+    outcomes,
+)
 from tests.emulator.schedule import SCHEDULES
 
-SETTINGS = {"TMA": TMA, "gathered": GATHERED, "sm_80": AMPERE, "chained": CHAINED, "chained by TMA": CHAINED_TMA}
+SETTINGS = {
+    "TMA": TMA,
+    "gathered": GATHERED,
+    "sm_80": AMPERE,
+    "chained": CHAINED,
+    "chained by TMA": CHAINED_TMA,
+    "specialised": SPECIALISED,
+}
 
 
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
