@@ -1,0 +1,67 @@
+"""A small network whose separable convolutions are warp-specialised, as `optgraph tune` may find them to be fastest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from optgraph.base.devices import SM_90
+from optgraph.compare.oracle import BOUNDS, distance
+from optgraph.ir.graph import Graph
+from optgraph.kernels.frame import specialised, tuned
+from optgraph.kernels.frame.choice import choose
+from optgraph.passes import pipeline
+from optgraph.plan.plans import Plans
+from optgraph.run import reference
+from tests.emulator.machine import Machine
+from tests.emulator.networks import kernels, launches, prepared
+from tests.emulator.schedule import HASTY
+from tests.support.networks import Builder
+
+
+def network() -> Graph:
+    """As in Xception: activations before separable convolutions, a residual, a stride."""
+    b = Builder(channels=64, size=8)
+    x = b.act(b.conv(b.x, 64))
+    x = b.add(b.conv(b.depthwise(b.act(b.conv(b.depthwise(b.act(x)), 64))), 64), x)
+    return b.done(b.conv(b.depthwise(b.act(x), stride=2), 96))
+
+
+@pytest.fixture
+def tuned_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Records, made by hand, that name the specialised tile for every separable convolution of the network."""
+    graph = network()
+    pipeline.apply(graph, pipeline.FUSE)
+    records = {}
+    for launch in launches(Plans(graph, "fp16"), 1, SM_90):
+        if launch.kernel == "separable":
+            assert launch.problem
+            *_, tile = specialised.tiles(launch.problem.k, 2, SM_90)  # type: ignore[attr-defined]
+            records[tuned.key(launch.problem)] = {"tile": tuned.record(tile)}
+    assert records
+    tuned.path(SM_90, tmp_path).write_text(json.dumps({"records": records}))
+    monkeypatch.setenv("OPTGRAPH_TUNED", str(tmp_path))
+    choose.cache_clear()
+    yield
+    choose.cache_clear()
+
+
+def test_a_network(tuned_tiles: None) -> None:
+    graph = network()
+    x = torch.randn(1, 64, 8, 8, generator=torch.Generator().manual_seed(0))
+    (expected,) = reference.run(graph, {"x": x}, torch.float64).values()
+    pipeline.apply(graph, pipeline.FUSE)
+    plans = Plans(graph, "fp16")
+    found = [launch for launch in launches(plans, 1, SM_90) if launch.tile.producers]
+    assert len(found) == 3 and all(launch.code.name == "separable_specialised" for launch in found)
+    machine = Machine(SM_90, kernels(plans, 1, SM_90), HASTY)
+    with prepared(plans, 1, machine) as context:
+        context.load({"x": x})
+        context.run()
+        (result,) = context.results().values()
+    assert distance(result, expected)[0] <= BOUNDS["fp16"]
+    assert machine.kernels.compiled == 0
