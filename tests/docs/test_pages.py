@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,38 +10,23 @@ from tests.support.documents import Block, Reader, blocks, check_shown, commands
 from tests.support.paths import ROOT
 
 DOCS = ROOT / "docs"
-TUTORIAL = (DOCS / "tutorial.md").read_text()
 
 
-@pytest.fixture
-def reader(tmp_path: Path) -> Iterator[Reader]:
-    found = Reader(tmp_path)
-    yield found
-    found.close()
-
-
-def test_the_tutorial(reader: Reader) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    assert reader.read(TUTORIAL.replace("8000", str(port))) == TUTORIAL.count("\n$ ") == 9
-    classes = re.findall(r"(?:digit.png is a|\"digit\":) (\d)", reader.said)
-    assert len(classes) == 3 and len(set(classes)) == 1, "the label, the file's answer and the server's"
-
-
-def test_the_pages_on_gpus(reader: Reader) -> None:
+def test_the_pages_on_gpus(tmp_path: Path) -> None:
     """Without one: they go on from the tutorial's network, of which nobody asks here what it has learnt."""
-    train = next(block for block in blocks(TUTORIAL) if block.title == "train.py")
+    train = next(block for block in blocks((DOCS / "tutorial.md").read_text()) if block.title == "train.py")
     assert "range(8)" in train.content
-    (reader.folder / train.title).write_text(train.content.replace("range(8)", "range(0)"))
-    assert reader.read("```console\n$ python train.py\n```\n") == 1
-    assert reader.read((DOCS / "howto" / "gpu.md").read_text()) == 2
-    assert reader.read((DOCS / "howto" / "prediction.md").read_text()) == 2
+    (tmp_path / train.title).write_text(train.content.replace("range(8)", "range(0)"))
+    with Reader(tmp_path) as reader:
+        assert reader.read("```console\n$ python train.py\n```\n") == 1
+        assert reader.read((DOCS / "howto" / "gpu.md").read_text()) == 2
+        assert reader.read((DOCS / "howto" / "prediction.md").read_text()) == 2
 
 
-def test_the_design(reader: Reader) -> None:
+def test_the_design(tmp_path: Path) -> None:
     text = (DOCS / "design.md").read_text()
-    assert reader.read(text) == text.count("```python") == 5
+    with Reader(tmp_path) as reader:
+        assert reader.read(text) == text.count("```python") == 5
 
 
 def test_excerpts_are_of_the_files_they_name() -> None:

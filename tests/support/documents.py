@@ -80,7 +80,10 @@ class Reader:
                     ran += 1
         return ran
 
-    def close(self) -> None:
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Ends what was left to run behind an `&`."""
         for server in self._servers:
             server.terminate()
