@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from optgraph.base.version import version
-from optgraph.cli import compiling, rewriting, running
+from optgraph.cli import compiling, profiling, rewriting, running
 from optgraph.cli.options import flattened
 from optgraph.report.terminal import guarded
 
@@ -29,6 +29,7 @@ for command in (
     running.run,
     running.verify,
     running.bench,
+    profiling.profile,
     running.tune,
     compiling.inspect,
     compiling.check,

@@ -70,6 +70,7 @@ class ModelWriter:
         self._start = 0  # where its ONNX nodes begin
         self._taken = {*graph.inputs, *graph.outputs}
         self._node_names: set[str] = set()
+        self.written: dict[str, str] = {}  # by the name of an ONNX node, the graph's node that it is of
         self._names = {name: name for name in graph.inputs}  # value -> its ONNX name
         for public, value in graph.outputs.items():
             self._names.setdefault(value, public)
@@ -142,6 +143,7 @@ class ModelWriter:
         """Adds a finished node, named after the node being written."""
         name = self._prefix if self._prefix not in self._node_names else f"{self._prefix}/{proto.op_type}"
         proto.name = _unique(name, self._node_names)
+        self.written[proto.name] = self._prefix
         self._model.graph.node.append(proto)
 
     def bind(self, value: str, result: str) -> None:

@@ -54,6 +54,7 @@ class Compile {
     for (const launch of this.launches) this.regions.get(launch.node).launches.push(launch);
     this.regionOf = new Map(); // by ONNX node
     for (const region of this.regions.values()) for (const node of region.onnx_nodes) this.regionOf.set(node, region.name);
+    this.measuredBy = new Map((facts.measured?.regions ?? []).map(each => [each.region, each.ms]));
     const kernels = [...new Set(this.launches.map(launch => launch.kernel))];
     const busy = kernel => this.launches.reduce((sum, launch) => sum + (launch.kernel === kernel ? launch.time : 0), 0);
     this.kernels = kernels.sort((a, b) => busy(b) - busy(a));

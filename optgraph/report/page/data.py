@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optgraph.api.net import Net
@@ -17,11 +17,19 @@ from optgraph.report.tables import size
 Dict = dict[str, Any]
 
 
-def page_dict(net: Net, batch: int, target: str, steps: Steps | None = None, out_of_range: Sequence[Dict] = ()) -> Dict:
+def page_dict(
+    net: Net,
+    batch: int,
+    target: str,
+    steps: Steps | None = None,
+    out_of_range: Sequence[Dict] = (),
+    measured: Mapping[str, Any] | None = None,
+) -> Dict:
     """Of a network for `batch` images, predicted for the GPU `target`.
 
     steps: what watched it compile; without, the graphs before and after fusion are all there is to see.
     out_of_range: its regions that leave fp16, as `Leaving.to_json` has them.
+    measured: how long its regions took somewhere, a `profile_dict`.
     Raises InputError for a target without a prediction.
     """
     gpu = predictable(target)
@@ -40,6 +48,7 @@ def page_dict(net: Net, batch: int, target: str, steps: Steps | None = None, out
         "variants": facts.variants_dict(net),
         "passes": facts.passes_dict(net.reports),
         "out_of_range": list(out_of_range),
+        "measured": measured,
         "rates": {
             "bytes": device.memory,
             "flops": device.flops[net.dtype],
@@ -47,16 +56,16 @@ def page_dict(net: Net, batch: int, target: str, steps: Steps | None = None, out
         },
     }
     found["hints"] = hints(found, times, device.sms)
-    found["steps"] = steps_dict(steps or Steps.of(net.simplified, net.fused), _notes(schedule))
+    found["steps"] = steps_dict(steps or Steps.of(net.simplified, net.fused), _notes(schedule, measured))
     return found
 
 
-def _notes(schedule: Dict) -> dict[str, list[str]]:
-    """What a box says beside its shape, by node: its time, its bytes, its kernels."""
+def _notes(schedule: Dict, measured: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """What a box says beside its shape, by node: its time, its bytes, its kernels, what it took."""
     by_node: dict[str, list[Dict]] = {}
     for launch in schedule["launches"]:
         by_node.setdefault(launch["node"], []).append(launch)
-    return {
+    notes = {
         node: [
             f"{sum(launch['us'] for launch in launches):.1f} µs",
             size(sum(launch["read_bytes"] + launch["written_bytes"] for launch in launches)),
@@ -64,6 +73,9 @@ def _notes(schedule: Dict) -> dict[str, list[str]]:
         ]
         for node, launches in by_node.items()
     }
+    for region in measured["regions"] if measured else ():
+        notes.setdefault(region["region"], []).append(f"{region['ms']:.2f} ms")
+    return notes
 
 
 def seen_on(net: Net) -> str:

@@ -83,6 +83,7 @@ function about(compile, region, chosen) {
     el("div", {class: "head"}, el("h3", {}, region.op), el("span", {class: "space"}), close),
     name(region.name, "p"),
     facts([["output", shapes],
+      ["measured", compile.measured && measuredText(compile, region.name)],
       ["no kernel", fallback && fallback.reason],
       ["leaves fp16", leaving && `${leaving.end} numbers: ${Number(leaving.value).toPrecision(3)}`]]),
     ...region.launches.map(launch => aboutLaunch(compile, launch, launch.index === chosen)),
@@ -91,6 +92,11 @@ function about(compile, region, chosen) {
     el("ul", {}, region.onnx_nodes.map(node => name(node, "li"))),
     el("h3", {}, "Operator"), el("pre", {}, region.text),
   ];
+}
+
+function measuredText({measured, measuredBy}, region) {
+  const ms = measuredBy.get(region);
+  return ms == null ? `nothing on ${measured.backend}` : `${digits(ms)} ms on ${measured.backend}, ${(ms / measured.ms * 100).toFixed(1)} % of all`;
 }
 
 function aboutLaunch(compile, launch, chosen) {

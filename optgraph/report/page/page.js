@@ -3,9 +3,10 @@
 const title = compile => `${compile.net.model || "a model"}, ${compile.net.dtype}, batch ${compile.batch}`;
 
 // Figures of a compile: what each is, how it is told, and a number to compare.
-function cards({net, cost, schedule, device}) {
+function cards({net, cost, device, measured}) {
   const bytes = net.bytes_per_image;
   return [
+    ...(measured ? [[`measured on ${measured.backend}`, `${digits(measured.ms)} ms`, measured.ms]] : []),
     ["operators", `${net.nodes} → ${net.fused_nodes}`, net.fused_nodes],
     ["launches", `${net.launches}`, net.launches],
     ["waves", `${cost.waves}`, cost.waves],
@@ -26,17 +27,19 @@ function graphOf(compile) {
   const sums = regionAt.map(region => {
     const launches = region === null ? [] : compile.regions.get(region).launches;
     const sum = key => launches.reduce((total, launch) => total + launch[key], 0);
-    return launches.length ? {time: sum("time"), bytes: sum("bytes"), kernel: launches[0].kernel} : null;
+    const measured = region === null ? null : compile.measuredBy.get(region);
+    if (!launches.length && !measured) return null;
+    return {time: sum("time"), bytes: sum("bytes"), measured: measured ?? 0, kernel: launches[0]?.kernel ?? ""};
   });
   const most = key => Math.max(...sums.map(each => each?.[key] ?? 0), 1e-9);
-  const largest = {time: most("time"), bytes: most("bytes")};
+  const largest = {time: most("time"), bytes: most("bytes"), measured: most("measured")};
+  const told = {time: value => `${digits(value)} µs`, bytes: bytesText, measured: value => `${digits(value)} ms`};
   let mode = "time";
   const look = i => {
     const sum = sums[i];
     if (!sum) return {};
     if (mode === "kernel") return {classes: ["kernel"], tint: compile.tint(sum.kernel), heat: 26, note: sum.kernel};
-    const note = mode === "time" ? `${digits(sum.time)} µs` : bytesText(sum.bytes);
-    return {heat: Math.round(Math.sqrt(sum[mode] / largest[mode]) * 70), note};
+    return {heat: Math.round(Math.sqrt(sum[mode] / largest[mode]) * 70), note: told[mode](sum[mode])};
   };
   const view = new GraphView(step, boxes, {look, label: "the fused graph: arrows walk it, + and − zoom", pick: i => compile.select(i === null ? null : regionAt[i])});
   compile.onSelect(({region}) => {
@@ -47,7 +50,7 @@ function graphOf(compile) {
   return Object.assign(view, {
     colour: which => { mode = which; view.redraw(); },
     find: regions => { view.mark("found", regions.map(region => at.get(region))); if (regions.length) view.show(at.get(regions[0])); },
-    most: which => which === "time" ? `${digits(largest.time)} µs` : bytesText(largest.bytes),
+    most: which => told[which](largest[which]),
   });
 }
 
@@ -59,10 +62,11 @@ function graphSection(compile) {
     key.replaceChildren(...(which === "kernel" ? legend(compile).childNodes : [el("span", {}, "0 ", ramp, view.most(which))]));
   };
   const found = section("graph", "Fused graph", "a box is a region: what became one operator; drag to move, Ctrl and wheel to zoom", view.root);
-  const colours = choice(["time", "bytes", "kernel"], "time", pick);
+  const first = compile.measured ? "measured" : "time";
+  const colours = choice([...(compile.measured ? ["measured"] : []), "time", "bytes", "kernel"], first, pick);
   found.head.append(el("span", {class: "space"}), el("span", {class: "nowrap"}, "coloured by ", colours));
   view.root.before(key);
-  pick("time");
+  pick(first);
   return Object.assign(found, {view});
 }
 

@@ -114,6 +114,19 @@ def test_colours_change_what_boxes_say(opened: Opened) -> None:
     assert "conv2d" in opened.page.locator("#graph .box .note").all_text_contents()
 
 
+def test_measured_times_are_told(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    page = page_of(hostile())
+    regions = [{"region": node["name"], "ms": 1.5 + i} for i, node in enumerate(page["graph"]["nodes"])]
+    write_page(path, [page | {"measured": {"backend": "torch", "ms": 100.0, "regions": regions}}])
+    opened = Opened(browser, path)
+    assert "100 ms" in opened.text(".cards") and "1.50 ms" in opened.page.locator("#graph .note").all_text_contents()
+    opened.page.click("#graph .box >> nth=1")
+    assert "1.50 ms on torch, 1.5 %" in opened.text(".panel")
+    assert opened.complaints == []
+    opened.page.close()
+
+
 def test_passes_play(opened: Opened) -> None:
     press = opened.page.locator(".passlist button")
     assert press.filter(has_text="siblings merged").count() == 1
