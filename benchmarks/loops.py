@@ -1,5 +1,5 @@
-"""How many instructions a step of a kernel's main loop takes: read from the machine code of layers of the networks, in
-fp16 for an H100, with no GPU.
+"""What the machine code of layers of the networks says, in fp16 for an H100, with no GPU: how many instructions a step
+of the main loop takes; and how long the launch is predicted to take by it, beside what its tile alone tells.
 
     python -m benchmarks.loops [--only SUBSTRING]
 
@@ -9,19 +9,16 @@ Writes benchmarks/results/loops.json (whole runs only).
 from __future__ import annotations
 
 import argparse
-import re
-import subprocess
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks import record
 from optgraph.ahead import build, cubins
-from optgraph.base.devices import SM_90
-from optgraph.cost.occupancy import blocks_per_sm
+from optgraph.ahead.machines import machine
+from optgraph.base.devices import BEST, SM_90, WORST
+from optgraph.cost.machine_code import Loop, demand, main_loop
 from optgraph.ir.values import RELU, Window
 from optgraph.kernels import conv2d, depthwise, separable
+from optgraph.kernels.frame.demand import expected
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.sample import image, window_sample
 from optgraph.kernels.pool import POOL
@@ -29,27 +26,6 @@ from optgraph.tune.layers import Layer
 
 SAME, HALF, ENDS = Window((3, 3), pads=(1, 1, 1, 1)), Window((3, 3), stride=(2, 2)), Epilogue(True, RELU)
 BEFORE = Prologue(act=RELU)
-
-_INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*?);", re.MULTILINE)
-_PRODUCT = re.compile(r"HG?MMA")
-
-
-class Instruction(NamedTuple):
-    """One of machine code. target: where a branch goes to."""
-
-    address: int
-    name: str
-    target: int | None
-
-
-class Loop(NamedTuple):
-    """From its first instruction to the branch back."""
-
-    first: int
-    last: int
-
-    def has(self, address: int) -> bool:
-        return self.first <= address <= self.last
 
 
 def layers() -> dict[str, Layer]:
@@ -89,34 +65,10 @@ def _pool(shape: tuple[int, int, int, int], window: Window, kind: str) -> Any:
     return window_sample(shape, shape[3], window, kind=kind, after=Epilogue())
 
 
-def disassembled(code: bytes) -> list[Instruction]:
-    """The machine code in a cubin, by NVIDIA's cuobjdump, which comes with Triton."""
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(code)
-        file.flush()
-        text = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True, check=True).stdout
-    found = []
-    for address, name, rest in _INSTRUCTION.findall(text):
-        target = re.search(r"0x([0-9a-f]+)", rest) if name.startswith("BRA") else None
-        found.append(Instruction(int(address, 16), name, int(target[1], 16) if target else None))
-    return found
-
-
-def step(code: Sequence[Instruction], rows: int = 1) -> int:
-    """Instructions of a warp in one step of the main loop: the innermost that multiplies on tensor cores, or else the
-    longest. rows: how often the loops inside it go round in one step. All of the kernel, if it has no loop."""
-    loops = {Loop(i.target, i.address) for i in code if i.target is not None and i.target < i.address}
-    sizes = {loop: sum(loop.has(i.address) for i in code) for loop in loops}
-    multiplying = [p for p in loops if any(p.has(i.address) and _PRODUCT.match(i.name) for i in code)]
-    if not loops:
-        return len(code)
-    main = min(multiplying, key=sizes.__getitem__) if multiplying else max(loops, key=sizes.__getitem__)
-    inside = [p for p in loops if p != main and main.has(p.first) and main.has(p.last)]
-    repeated = sum(any(p.has(i.address) for p in inside) for i in code)
-    return sizes[main] + (rows - 1) * repeated
+def step(code: Loop, rows: int = 1) -> int:
+    """Instructions of a warp in one step of the main loop. rows: how often the loops inside it go round in one step."""
+    main = main_loop(code)
+    return len(main.own) + rows * (len(list(main.flat)) - len(main.own))
 
 
 def measure(name: str, layer: Layer) -> dict[str, Any]:
@@ -124,16 +76,21 @@ def measure(name: str, layer: Layer) -> dict[str, Any]:
     launch = layer.dry(SM_90)
     use = build.Use(cubins.key(launch.variant, SM_90), launch.variant, SM_90, {}, 0)
     (cubin,) = build.build([use])
-    code = disassembled(cubin.code)
+    found, program = machine(cubin), launch.work.of_program(launch.programs)
+    assert found is not None
+    demands = [demand(found, program, "fp16", SM_90.device, end) for end in (BEST, WORST)]
+    by_code, by_tile = (expected(launch, SM_90.device, True, known) for known in (demands, ()))
     return {
         "graph": name,
         "tile": use.description,
         "warps": cubin.num_warps,
         "registers": cubin.registers,
         "spill_bytes": cubin.spill_bytes,
-        "blocks_per_sm": blocks_per_sm(cubin.registers, cubin.shared_bytes, cubin.num_warps, SM_90),
-        "instructions": len(code),
-        "step": step(code, launch.constants.get("KH") or 1),
+        "blocks_per_sm": found.resident,
+        "instructions": len(list(found.code.flat)),
+        "step": step(found.code, program.rows),
+        "us": {"code": [1e6 * s for s in by_code.time], "tile": [1e6 * s for s in by_tile.time]},
+        "bound": {"code": by_code.bound, "tile": by_tile.bound},
     }
 
 

@@ -215,7 +215,8 @@ def main() -> None:
     print(f"compiled ahead for {cubin.target}: {cubin.registers} registers, {cubin.spill_bytes} bytes spilled")
     for launch in predict(net.plan(64, SM_90), net.plans.shapes).launches:
         if launch.cost.call.kernel is SHUFFLE:
-            print(f"batch 64 moves {launch.cost.work.moved / 1e6:.1f} MB: predicted {1e6 * launch.time:.1f} us")
+            us = [1e6 * seconds for seconds in launch.time]
+            print(f"batch 64 moves {launch.cost.work.moved / 1e6:.1f} MB: predicted {us[0]:.1f} to {us[1]:.1f} us")
     if gpu:
         bench = gpu_bench()
         store = open_store(bench.target, Path(mkdtemp()))

@@ -18,18 +18,21 @@ return each program does all columns of its pixels, so few pixels keep few SMs b
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 
-from optgraph.base.devices import BANDWIDTH_REACHED, FLOPS_REACHED, H100, Device, Target
+from optgraph.base.devices import Device, Target
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels import conv2d, pointwise
 from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
+from optgraph.kernels.frame.demand import middle
 from optgraph.kernels.frame.ends import Epilogue, Prologue, check_slope
 from optgraph.kernels.frame.kernel import Kernel
-from optgraph.kernels.frame.launch import Launch, target_of
+from optgraph.kernels.frame.launch import Launch, target_of, targeting
+from optgraph.kernels.frame.occupancy import REGISTERS, blocks_per_sm
 from optgraph.kernels.frame.operands import (
     check_contiguous,
     check_shape,
@@ -97,7 +100,7 @@ def bottleneck(
     halves = {"HIDDEN_0": hidden_0, "HIDDEN_1": hidden_1, "REST_0": rest_0, "REST_1": rest_1}
     reads = Read(x, window, (height, width)), *after.reads, *([] if rest is None else [Read(rest)])
     vectors = {"conv_bias": conv_bias, "mid_slope": mid_slope, **before.vectors, **after.vectors}
-    program = _program(tile, window.taps * channels, hidden, others, columns, after, item)
+    program = _program(tile, window.taps, channels, hidden, others, columns, after, item, target.device)
     return Launch(
         "bottleneck",
         ours("bottleneck"),
@@ -119,11 +122,27 @@ class Joined(NamedTuple):
     rest_row: int
 
 
-def _program(tile: Tile, depth: int, hidden: int, rest: int, columns: int, after: Epilogue, itemsize: int) -> Program:
-    """Every program fetches all weights, for all columns of its pixels."""
-    moved = depth + rest + columns * (1 if after.residual is None else 2)
-    products = depth * hidden + (hidden + rest) * columns
-    return Program((products + tile.block_m * moved) * itemsize, 2 * tile.block_m * products)
+def _program(
+    tile: Tile,
+    taps: int,
+    channels: int,
+    hidden: int,
+    rest: int,
+    columns: int,
+    after: Epilogue,
+    itemsize: int,
+    device: Device,
+) -> Program:
+    """Every program fetches all weights, for all columns of its pixels, and holds all of h."""
+    moved = taps * channels + rest + columns * (1 if after.residual is None else 2)
+    products = taps * channels * hidden + (hidden + rest) * columns
+    steps = taps * cdiv(channels, tile.block_k) + cdiv(columns, tile.block_n)
+    fetched, whole = (products + tile.block_m * moved) * itemsize, sum(pieces(hidden))
+    registers = min(255, REGISTERS + tile.block_m * whole // (32 * tile.num_warps))
+    shared = (tile.block_m + whole) * tile.block_k * itemsize * tile.num_stages
+    resident = max(1, blocks_per_sm(registers, shared, tile.num_warps, device))
+    waits = cdiv(columns, tile.block_n)  # a step over the columns ends with loads of its own
+    return Program(fetched, 2 * tile.block_m * products, waits=waits, resident=resident, steps=steps)
 
 
 def pieces(channels: int) -> tuple[int, int]:
@@ -160,47 +179,48 @@ def _block_m(m: int, device: Device) -> int:
     return min((128, 64), key=lambda block: cdiv(cdiv(m, block), device.sms) * block)
 
 
+@lru_cache(maxsize=4096)
 def pays(
-    pixels: int,
-    channels: int,
+    shape: tuple[int, int, int, int],
     hidden: int,
     rest: int,
     columns: int,
     *,
-    taps: int,
-    read: int,
+    window: Window,
+    affine: bool,
     residual: bool,
-    itemsize: int,
-    device: Device = H100,
+    dtype: torch.dtype,
+    target: Target,
 ) -> bool:
-    """Whether one launch is predicted to be faster than a convolution and a 1x1, each by itself.
+    """Whether one launch is predicted to be faster than a convolution and a 1x1, each by itself, on images of `shape`
+    (N, H, W, C). affine: whether the prologue scales or shifts.
 
-    The convolution makes `hidden` values for each of `pixels` output pixels out of taps * channels values, and reads
-    each of its input's once: `read` for an output pixel. The 1x1 reads `hidden` and `rest` values, makes `columns`, and
-    adds a residual or not.
-
-    One launch saves writing and reading the hidden values, 2 * pixels * hidden * itemsize bytes, and its bytes hide
-    behind more arithmetic. It loses where its few blocks, of all columns each, leave SMs idle. Predicted, as no GPU has
-    measured it: a launch takes the longer of its bytes and its FLOPs at the rates above, and the one launch longer by
-    the share of idle SMs. It must have a block for every SM. In 32 bits the tile is too small to win, and where 16
-    bytes do not divide the channels it spills.
+    One launch saves writing and reading h, the time between two launches, and its bytes hide behind more arithmetic. It
+    loses where its few blocks, of all columns each, leave SMs idle. The prediction is that of the launches' tiles
+    (`frame/demand.py`), as no GPU has measured it. In 32 bits the tile is too small to win, and where 16 bytes do not
+    divide the channels it spills.
     """
-    if not device.flops:
-        device = H100
-    bandwidth, flops = BANDWIDTH_REACHED * device.memory, FLOPS_REACHED * device.flops["fp16"]
-    if itemsize > 2 or cdiv(pixels, 64) < device.sms or any(size % 8 for size in (channels, hidden, rest, columns)):
+    n, height, width, channels = shape
+    if dtype.itemsize > 2 or any(size % 8 for size in (channels, hidden, rest, columns)):
         return False
 
-    def seconds(values: int, products: int) -> float:
-        """What moving and multiplying so much for every pixel takes."""
-        return max(pixels * values * itemsize / bandwidth, 2 * pixels * products / flops)
+    def image(*size: int) -> torch.Tensor:
+        return torch.empty(n, *size, dtype=dtype, device="meta")
 
-    first, second = taps * channels * hidden, (hidden + rest) * columns
-    moved = rest + columns * (2 if residual else 1)
-    block_m = _block_m(pixels, device)
-    busy = pixels / (cdiv(cdiv(pixels, block_m), device.sms) * block_m * device.sms)
-    apart = seconds(read + hidden, first) + seconds(hidden + moved, second)
-    return seconds(read + moved, first + second) / busy < apart
+    def matrix(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    size = tuple(int(side) for side in window.over(height, width))
+    x, joined, out = image(height, width, channels), image(*size, hidden + rest), image(*size, columns)
+    conv_weight, weight = matrix(1, *window.kernel, channels, hidden), matrix(hidden + rest, columns)
+    before = Prologue(torch.empty(channels, device="meta") if affine else None)
+    after = Epilogue(residual=out if residual else None)
+    beside, target = image(*size, rest) if rest else None, target.predicted
+    with targeting(target):
+        together = bottleneck(x, conv_weight, weight, out, window=window, rest=beside, before=before, after=after)
+        first = conv2d.conv2d(x, conv_weight, joined[..., :hidden], window=window, before=before)
+        second = pointwise.pointwise(joined, weight, (out,), after=after)
+    return middle([together], target.device) < middle([first, second], target.device)
 
 
 def reference(

@@ -64,7 +64,7 @@ def pooled_pointwise(
     image, size, stride_c, (kh, kw) = Image.of(x), Output.of(out, channels, strip=strip), strides4(x)[3], window.kernel
     tensors = {"x": x, "weight": weight, "out": out, "image": image, "window": Sliding.of(window)}
     taps = {"STRIDE_C": stride_c, "KH": kh, "KW": kw, "UNROLL": unrolled(kw), "STRIP": strip}
-    ends, program = (before, after), problem.program(tile, after.residual is not None)
+    ends, program = (before, after), problem.program(tile, after.residual is not None, kh * kw // unrolled(kw))
     return Launch(
         "pooled_pointwise",
         ours("pooled_pointwise"),

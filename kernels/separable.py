@@ -25,21 +25,23 @@ rows in float32: so a row's sum must not leave fp16 either.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from optgraph.base.devices import BANDWIDTH_REACHED, LATENCY, SM_90, Target
+from optgraph.base.devices import SM_90, Target
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
-from optgraph.kernels.depthwise import EFFORT, in_half
+from optgraph.kernels.depthwise import DEPTHWISE, in_half
 from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
 from optgraph.kernels.frame.choice import choose
+from optgraph.kernels.frame.demand import middle
 from optgraph.kernels.frame.ends import Epilogue, Prologue, check_slope
-from optgraph.kernels.frame.gemm import TAP, Gemm, product_constants
+from optgraph.kernels.frame.gemm import Gemm, product_constants
 from optgraph.kernels.frame.kernel import Kernel
-from optgraph.kernels.frame.launch import Launch, describable, target_of
+from optgraph.kernels.frame.launch import Launch, describable, target_of, targeting
 from optgraph.kernels.frame.operands import check_contiguous, check_vector, check_window, strides4
 from optgraph.kernels.frame.rows import alignment, patch_rows
 from optgraph.kernels.frame.sample import Sample, image, vector, weight, window_sample
@@ -47,6 +49,7 @@ from optgraph.kernels.frame.specialised import MOST_TAPS, specialised_constants
 from optgraph.kernels.frame.tile import Tile, cdiv, planned_batch
 from optgraph.kernels.frame.variant import Block
 from optgraph.kernels.frame.work import work_of
+from optgraph.kernels.pointwise import POINTWISE
 
 
 def separable(
@@ -86,7 +89,7 @@ def separable(
     specialised = tile.producers > 0 and not target.interpreted  # no interpreter runs Gluon
     if specialised and (target != SM_90 or item > 2 or not plain or not tma):
         raise ValueError("specialised warps need sm_90, 16 bits, no affine prologue, few taps, and channels 8 divides")
-    program = problem.program(tile, after.residual is not None)
+    program = problem.program(tile, after.residual is not None, window.kernel[0])
     strip = patch_rows(height, width, window, tile.block_m, target)
     image, size, stride_c = Image.of(x), Output.of(out, channels, strip=strip), strides4(x)[3]
     weights = {"depthwise": depthwise, "depthwise_bias": depthwise_bias, "weight": weight}
@@ -111,40 +114,47 @@ def separable(
     return Launch("separable", ours(name), (programs,), arguments, constants, tile, work, problem)
 
 
+@lru_cache(maxsize=4096)
 def pays(
-    pixels: int,
-    channels: int,
+    shape: tuple[int, int, int, int],
     columns: int,
     *,
-    taps: int,
-    read: int,
+    window: Window,
+    affine: bool,
     residual: bool,
-    itemsize: int,
+    dtype: torch.dtype,
     target: Target,
 ) -> bool:
-    """Whether one launch is predicted to be no slower than a depthwise convolution and a 1x1, each by itself.
+    """Whether one launch is predicted to be no slower than a depthwise convolution and a 1x1, each by itself, on images
+    of `shape` (N, H, W, C). affine: whether the prologue scales or shifts.
 
-    read: values of x for an output pixel. One launch saves writing and reading d, and the time between two launches. It
-    loses where it makes d many times over, or where few programs wait for their loads, one after another. Predicted, as
-    no GPU has measured it: a launch takes the longer of its bytes and its programs' clocks (`frame/gemm.py`). In 32
-    bits the product decides, and where 16 bytes do not divide the channels loads do: both are left as they are.
+    One launch saves writing and reading d, and the time between two launches. It loses where it makes d many times
+    over, or where few programs wait for their loads, one after another. The prediction is that of the launches' tiles
+    (`frame/demand.py`), as no GPU has measured it. In 32 bits the product decides, and where 16 bytes do not divide the
+    channels loads do: both are left as they are.
     """
-    if itemsize > 2 or channels % 8 or columns % 8:
+    n, height, width, channels = shape
+    if dtype.itemsize > 2 or channels % 8 or columns % 8:
         return True
-    if not target.device.flops or target.interpreted:
-        target = SM_90
-    device = target.device
 
-    def seconds(values: int, clocks: float) -> float:
-        """What moving so much for every pixel, and so many clocks, take."""
-        return max(pixels * values * itemsize / (BANDWIDTH_REACHED * device.memory), clocks / device.clock)
+    def image(*size: int) -> torch.Tensor:
+        return torch.empty(n, *size, dtype=dtype, device="meta")
 
-    whole = Gemm((1, pixels, 1), (columns,), channels, itemsize, depthwise=taps, tma=True, splittable=False)
-    product = Gemm((1, pixels, 1), (columns,), channels, itemsize, plain=not residual, tma=True)
-    moved = columns * (2 if residual else 1)
-    first = seconds(read + channels, pixels * channels * taps * EFFORT * TAP / (128 * device.sms))
-    second = seconds(channels + moved, product.clocks(target))
-    return seconds(read + moved, whole.clocks(target)) <= first + second + LATENCY
+    def vector(size: int, present: bool) -> torch.Tensor | None:
+        return torch.empty(size, device="meta") if present else None
+
+    size = tuple(int(side) for side in window.over(height, width))
+    x, d, out = image(height, width, channels), image(*size, channels), image(*size, columns)
+    depthwise = torch.empty(*window.kernel, channels, dtype=dtype, device="meta")
+    weight = torch.empty(channels, columns, dtype=dtype, device="meta")
+    before = Prologue(vector(channels, affine))
+    after = Epilogue(residual=out if residual else None)
+    target = target.predicted
+    with targeting(target):
+        together = separable(x, depthwise, weight, out, window=window, before=before, after=after)
+        first = DEPTHWISE.launcher(x, depthwise, d, window=window, before=before)
+        second = POINTWISE.launcher(d, weight, (out,), after=after)
+    return middle([together], target.device) <= middle([first, second], target.device)
 
 
 def pack_depthwise(weight: torch.Tensor) -> torch.Tensor:

@@ -51,8 +51,9 @@ class Gemm(Problem):
     def candidates(self, target: Target) -> list[Tile]:
         return _candidates(self, target)
 
-    def program(self, tile: Tile, residual: bool) -> Program:
-        """What one program does. Of the reads of overlapping windows most meet L1: they count for two."""
+    def program(self, tile: Tile, residual: bool, rows: int = 1) -> Program:
+        """What one program does. Of the reads of overlapping windows most meet L1: they count for two. rows: how often
+        a loop over the window goes round."""
         if tile.producers:
             return specialised.program(tile, self.k, self.n[0], self.depthwise, self.itemsize, residual)
         depth = _depth(tile, self)
@@ -63,13 +64,10 @@ class Gemm(Problem):
             bytes=(fetched + stored) * self.itemsize,
             product=2 * area * depth,
             window=2 * tile.block_m * depth * self.depthwise,
-            waits=_waits(tile, self),
-            resident=_resident(tile),
+            waits=_waits(tile, self) + (tile.splits + 1 if tile.splits > 1 else 0),  # count, then add up the parts
+            steps=depth // tile.block_k,
+            rows=rows,
         )
-
-    def clocks(self, target: Target) -> float:
-        """Estimated for the tile of least cost."""
-        return _gpu_cost(self.candidates(target)[0], self, target.device)[0]
 
 
 def product_constants(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from optgraph.ir.values import Window
@@ -83,6 +84,8 @@ def windowed(
     arguments = {"window": Sliding.of(window), "pre": before.argument(), "end": after.argument()}
     taps = {"KH": kh, "KW": kw, "UNROLL_H": down, "UNROLL_W": along}
     walk = {"STRIDE_H": stride, "ROWS": tile.rows, "STRIP": strip}
+    steps = window.taps // (down * along)
+    work = replace(work, steps=steps, waits=steps + tile.rows - 2)  # where all is unrolled, loads go before their use
     strides, visited = (after.residual_row,), positions(batch, height, width, strip)
     constants = {**constants, **taps, **walk}
     return rowwise(kernel, tensors, arguments, constants, work, tile, strides=strides, visited=visited, problem=problem)

@@ -69,4 +69,6 @@ def program(tile: Tile, channels: int, columns: int, taps: int, itemsize: int, r
     """What one does: it reads its pixels once, but for what the windows of two rows share, and all weights."""
     depth, width = cdiv(channels, tile.block_k) * tile.block_k, cdiv(columns, tile.block_n) * tile.block_n
     moved = (2 * tile.block_m + width) * depth + tile.block_m * columns * (2 if residual else 1)
-    return Program(moved * itemsize, 2 * tile.block_m * width * depth, 2 * tile.block_m * depth * taps)
+    alone = clocks(tile, channels, columns, taps, itemsize)
+    product, window = 2 * tile.block_m * width * depth, 2 * tile.block_m * depth * taps
+    return Program(moved * itemsize, product, window, resident=1, clocks=alone)

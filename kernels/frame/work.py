@@ -48,15 +48,19 @@ class Program:
     """One program of a launch: bytes that it fetches and stores, FLOPs of its padded tile on the tensor cores, and
     those of a window reduced on the CUDA cores.
 
-    waits: loads that it waits for one after another, with nothing else to do.  resident: programs on an SM at once,
-    which have something to do while another waits.
+    waits: loads that it waits for one after another, with nothing else to do.  resident: programs that an SM holds at
+    once, 0 where the tile tells.  steps: how often its main loop goes round, 0 for as often as fetches its bytes.
+    rows: how often a loop within goes round each time.  clocks: that it takes by itself, 0 where the tile tells.
     """
 
     bytes: float
     product: float = 0.0
     window: float = 0.0
     waits: int = 0
-    resident: int = 1
+    resident: int = 0
+    steps: int = 0
+    rows: int = 1
+    clocks: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Work:
     program:        what one of its programs does; None: all share the bytes and FLOPs alike.
     cuda_cores:     whether its products run there, and not on the tensor cores.
     effort:         how long a tap takes, in those of a window before a product.
+    steps, waits:   of a program, if `program` is None (see there).
     terms:          how many numbers the longest of its sums has, if that is no product with a weight.
     """
 
@@ -78,6 +83,8 @@ class Work:
     cuda_cores: bool = False
     terms: int = 1
     effort: float = 1.0
+    steps: int = 0
+    waits: int = 0
 
     @cached_property
     def read(self) -> int:
@@ -117,7 +124,8 @@ class Work:
             return self.program
         flops = sum(self.flops.values()) / count
         moved = (self.moved + self.weight_bytes) / count
-        return Program(moved, window=flops * self.effort) if self.cuda_cores else Program(moved, product=flops)
+        product, window = (0.0, flops * self.effort) if self.cuda_cores else (flops, 0.0)
+        return Program(moved, product, window, self.waits, steps=self.steps)
 
 
 class Ends(Protocol):

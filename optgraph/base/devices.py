@@ -13,12 +13,7 @@ from dataclasses import dataclass, field
 from optgraph.base.errors import InputError
 
 SHARED_RESERVED = 1024  # bytes of shared memory that the system takes of every block
-BANDWIDTH_REACHED, FLOPS_REACHED = 0.9, 0.7  # of the peak rates: what good kernels reach
-
-
-# Seconds from the end of a launch in a CUDA graph to the first result of a dependent one that has nothing to do. An
-# assumption: about 1 us for the graph to start it, 1.5 us for programs to fetch the first operands and to drain.
-LATENCY = 2.5e-6
+BANDWIDTH_REACHED, FLOPS_REACHED = 0.9, 0.7  # of the peak rates, on the roofline: what good kernels reach
 
 
 @dataclass(frozen=True)
@@ -29,7 +24,8 @@ class Device:
     fma:        fp16 tensor-core multiply-adds per clock and SM.  tma: has the copy engine.
     flops:      a second, of matrix products by dtype, dense; those of fp32 run on the CUDA cores. Empty where nothing
                 is predicted.
-    memory, l2: bytes a second out of HBM, and out of L2 to all SMs.  clock: of the SMs, a second.
+    memory:     bytes a second out of it.  l2: bytes a clock and SM out of L2, the most and the least that is likely.
+    clock:      of the SMs, a second.
     """
 
     name: str
@@ -41,9 +37,14 @@ class Device:
     tma: bool = False
     flops: Mapping[str, float] = field(default_factory=dict)
     memory: float = 0.0
-    l2: float = 0.0
+    l2: tuple[float, float] = (0.0, 0.0)
     clock: float = 0.0
     registers: int = 65_536
+
+    @property
+    def early(self) -> bool:
+        """Whether a launch may begin before the one it follows ends. That came with the copy engine."""
+        return self.tma
 
     @property
     def block_shared(self) -> int:
@@ -51,8 +52,11 @@ class Device:
         return self.shared - SHARED_RESERVED
 
 
-# The A100's L2 reads 5,120 bytes a clock (its white paper). For the H100's, which NVIDIA does not publish, the same is
-# assumed at its own clock.
+# Rates are those of NVIDIA's data sheets and white papers, clocks those of boost; an RTX 4090 multiplies fp16 at half
+# the rate where it sums in float32, as all of ours does.
+# L2: on an H100 PCIe 25 to 39 bytes a clock and SM by microbenchmarks (Chips and Cheese, "NVIDIA's H100: Funny L2, and
+# Tons of Bandwidth", 2023; Luo et al., arXiv:2402.13499). The A100's reads 5,120 bytes a clock (white paper), 47 an SM:
+# 40 to 80 % of that are assumed. The other two, of which NVIDIA publishes nothing, are taken for half of an A100.
 A100 = Device(
     name="A100 SXM 80GB",
     sms=108,
@@ -62,11 +66,33 @@ A100 = Device(
     fma=1024,
     flops={"fp16": 312e12, "bf16": 312e12, "tf32": 156e12, "fp32": 19.5e12},
     memory=2.04e12,
-    l2=5120 * 1.41e9,
+    l2=(38.0, 19.0),
     clock=1.41e9,
 )
-GA102 = Device(name="GA102", sms=84, shared=100 << 10, warps=48, blocks=16, fma=512)
-AD102 = Device(name="AD102", sms=128, shared=100 << 10, warps=48, blocks=24, fma=512)
+GA102 = Device(
+    name="A40",
+    sms=84,
+    shared=100 << 10,
+    warps=48,
+    blocks=16,
+    fma=512,
+    flops={"fp16": 149.7e12, "bf16": 149.7e12, "tf32": 74.8e12, "fp32": 37.4e12},
+    memory=696e9,
+    l2=(19.0, 9.5),
+    clock=1.74e9,
+)
+AD102 = Device(
+    name="RTX 4090",
+    sms=128,
+    shared=100 << 10,
+    warps=48,
+    blocks=24,
+    fma=256,
+    flops={"fp16": 165.2e12, "bf16": 165.2e12, "tf32": 82.6e12, "fp32": 82.6e12},
+    memory=1.008e12,
+    l2=(19.0, 9.5),
+    clock=2.52e9,
+)
 H100 = Device(
     name="H100 SXM",
     sms=132,
@@ -77,12 +103,58 @@ H100 = Device(
     tma=True,
     flops={"fp16": 989e12, "bf16": 989e12, "tf32": 494e12, "fp32": 67e12},
     memory=3.35e12,
-    l2=5120 * 1.755e9,
+    l2=(39.0, 25.0),
     clock=1.755e9,
 )
 # Blackwell, for tiles that fit it: never run on, so nothing is predicted, and nothing offered to compile ahead.
 B200 = Device(name="B200", sms=148, shared=228 << 10, warps=64, blocks=32, fma=4096, tma=True)
 GB202 = Device(name="GB202", sms=170, shared=100 << 10, warps=48, blocks=24, fma=512, tma=True)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What kernels get of a chip, at one end of what is likely.
+
+    launch:  seconds from the end of a launch in a CUDA graph to the start of one that depends on it.
+    early:   the same where that one is launched early (programmatic dependent launch), on a chip that can.
+    memory:  share of the bandwidth.  product: of the rate of the tensor cores.  mma: of that, by mma.sync on a chip
+             that has wgmma.  issue: of the slots in which an SM can issue an instruction.
+    port:    bytes a clock that one SM gets of L2, though others ask for none.
+    load:    clocks from a load to what depends on it.
+    worst:   whether it is the lower end.
+    """
+
+    launch: float
+    early: float
+    memory: float
+    product: float
+    mma: float
+    issue: float
+    port: float
+    load: float
+    worst: bool
+
+    def l2(self, device: Device) -> float:
+        """Bytes a clock and SM out of L2."""
+        return device.l2[self.worst]
+
+    def wait(self, device: Device, early: bool) -> float:
+        """Seconds from the end of a launch to the start of one that depends on it."""
+        return self.early if early and device.early else self.launch
+
+    def multiplying(self, flops: float, dtype: str, device: Device, wgmma: bool = True) -> float:
+        """Clocks of an SM for so many FLOPs of its tensor cores."""
+        share = self.product * (1.0 if wgmma or not device.tma else self.mma)
+        return flops * device.sms * device.clock / (share * device.flops[dtype])
+
+
+# A launch: 1.3 us measured by others for kernels that do nothing in a CUDA graph; programmatic launch hides 0.8 us of
+# its start: an assumption. A load: 260 to 270 clocks out of an idle L2, some 480 out of memory (Luo et al.); behind
+# others and with the barrier that may follow 430 to 720, by reading machine code. An SM's port to L2 is 64 bytes wide.
+# mma.sync reaches 62 % of wgmma's rate on an H100 (Luo et al.). Shares are assumptions: what good kernels reach, and
+# what usual ones do.
+BEST = Reached(1.3e-6, 0.5e-6, memory=0.93, product=0.8, mma=0.65, issue=0.9, port=64.0, load=300.0, worst=False)
+WORST = Reached(2.0e-6, 1.2e-6, memory=0.8, product=0.6, mma=0.6, issue=0.65, port=40.0, load=720.0, worst=True)
 
 
 @dataclass(frozen=True)
@@ -127,6 +199,11 @@ class Target:
         known = [device for target, device in _LIMITS.items() if target.capability <= self.capability]  # type: ignore
         return known[-1] if known else A100
 
+    @property
+    def predicted(self) -> Target:
+        """What predictions are made for in its place: itself, or an H100 if its device has no rates."""
+        return self if self in PREDICTED else SM_90
+
 
 INTERPRET = Target(None)
 SM_80, SM_86, SM_89, SM_90 = (Target(capability) for capability in ((8, 0), (8, 6), (8, 9), (9, 0)))
@@ -139,4 +216,4 @@ CARDS: Mapping[str, Target] = {
     **dict.fromkeys(("a100", "a30"), SM_80),
 }
 _LIMITS: Mapping[Target, Device] = {**DEVICES, Target((10, 0)): B200, Target((12, 0)): GB202}
-PREDICTED = (SM_90, SM_80)  # those with rates in their data sheets
+PREDICTED = (SM_90, SM_80, SM_89, SM_86)  # those with rates: data-centre chips first

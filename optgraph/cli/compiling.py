@@ -201,7 +201,7 @@ def inspect(
         net, page = (options.net(model, "torch"), None) if html is None else _page(model, options, batch, target)
         data = facts.net_dict(net, net.batches)
         if cost:
-            data["cost"] = facts.cost_dict(net, batch, target)
+            data["cost"] = facts.cost_dict(net, batch, target, cached=True)
         if say.json:
             data["graph"] = anatomy.graph_dict(net.fused)
             data["schedule"] = anatomy.schedule_dict(net, batch, predictable(target))

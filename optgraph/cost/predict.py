@@ -1,60 +1,65 @@
-"""How long launches may take on a GPU: a prediction from data sheets, not a measurement.
+"""How long launches may take on a GPU: a prediction from data sheets and machine code, not a measurement.
 
-A launch waits a fixed time for the one before it, and is then busy for the longer of
+How long one takes is for `kernels/frame/demand.py` to say: from its compiled kernel where there is one, else from its
+tile, which is less sure. Launches of a wave share the machine. All is reckoned at both ends of what a chip may give, so
+every time is a range, from the least to the most that is likely.
 
-    memory   its bytes, each operand once, at 90 % of the bandwidth;
-    SMs      rounds of its programs over the SMs: each fetches operands out of L2, at 90 % of an SM's share of it, while
-             it multiplies at 70 % of its rate; a depthwise convolution before the product comes on top, in every block
-             of columns. Or, if that takes longer, what it does and the loads that it waits for, one after another, but
-             for the work of a second program on the SM.
-
-So few programs leave SMs idle, and the padding of a tile is work. The roofline has neither: it is the memory or the
-multiplication time at these rates, launch by launch. Clocks, conflicts and what stays in L2 from one launch to the
-next are not modelled. It is meant to tell which launches are worth looking at; expect times to be off by a factor.
+The roofline has no latency, padding or idle SMs: it is the memory or the multiplication time at what good kernels
+reach, launch by launch. What stays in L2 from one launch to the next is not modelled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import groupby
 
-from optgraph.base.devices import BANDWIDTH_REACHED, FLOPS_REACHED, LATENCY, PREDICTED, Device, Target
+from optgraph.base.devices import BANDWIDTH_REACHED, BEST, FLOPS_REACHED, PREDICTED, WORST, Device, Target
 from optgraph.base.errors import InputError
+from optgraph.cost import machine_code
+from optgraph.cost.machine_code import Machine
 from optgraph.cost.work import Cost, costs
-from optgraph.kernels.frame.gemm import TAP, WAIT
-from optgraph.kernels.frame.tile import cdiv
+from optgraph.kernels.frame.demand import Demand, Range, expected, moving, multiplied
+from optgraph.kernels.frame.launch import Launch
 from optgraph.plan.plan import Plan
 from optgraph.plan.weights import Shapes
+
+Known = Callable[[Launch], Machine | None]
 
 
 def predictable(name: str) -> Target:
     """The target of that name. Raises InputError for one without rates in its data sheet."""
     target = Target.parse(name)
     if target not in PREDICTED:
-        raise InputError(f"no prediction for target '{name}': use {' or '.join(map(str, PREDICTED))}")
+        raise InputError(f"no prediction for target '{name}': use {', '.join(map(str, PREDICTED))}")
     return target
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """The prediction for one launch. Times in seconds.
+    """The prediction for one launch, in seconds.
 
-    time: from the end of the launch before.  share: of the whole machine's time,
-    which launches that run together divide.  ideal: on the roofline.
-    bound:    'latency' if it waits for longer than it is busy, else 'bytes' or 'flops', whichever takes longer.
+    time:      from the end of the launch before.
+    share:     of the whole machine's time, which launches that run together divide.
+    ideal:     on the roofline.
+    bound:     'latency' if it waits for longer than it is busy, else what it is busy with (`demand.py` lists it).
+    early:     whether it follows nothing but the launch before it on its stream, and so may begin before that ends.
+    compiled:  whether its machine code was there to be asked.
     """
 
     cost: Cost
-    time: float
-    share: float
+    time: Range
+    share: Range
     ideal: float
     bound: str
+    early: bool
+    compiled: bool
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """For all launches of a plan. Times in seconds.
+    """For all launches of a plan, in seconds.
 
     sequential: one launch after another.  overlapped: one wave of independent launches after another.  roofline: the
     sum of the launches' ideals.
@@ -62,46 +67,61 @@ class Prediction:
 
     device: Device
     launches: tuple[Predicted, ...]
-    sequential: float
-    overlapped: float
+    sequential: Range
+    overlapped: Range
     roofline: float
 
 
-def predict(plan: Plan, weights: Shapes, device: Device | None = None) -> Prediction:
-    """Predicts `plan` on `device`, by default its target's (an H100 for the interpreter). weights: of its graph."""
+def unknown(_: Launch) -> None:
+    """Of no launch there is machine code."""
+
+
+def predict(plan: Plan, weights: Shapes, device: Device | None = None, known: Known = unknown) -> Prediction:
+    """Predicts `plan` on `device`, by default its target's (an H100 for the interpreter). weights: of its graph.
+    known: the machine code of a launch, if there is some for that target."""
     device = device or plan.target.device
-    launches = tuple(_predicted(cost, plan.dtype, device) for cost in costs(plan, weights))
-    waves = groupby(zip(plan.schedule.wave, launches, strict=True), key=lambda pair: pair[0])
+    asked = lru_cache(partial(machine_code.demand, device=device))  # many launches are of one kernel and size
+    launches = tuple(
+        _predicted(cost, plan.dtype, device, early, known, asked)
+        for cost, early in zip(costs(plan, weights), plan.schedule.chained, strict=True)
+    )
+    waves = [
+        [launch for _, launch in wave]
+        for _, wave in groupby(zip(plan.schedule.wave, launches, strict=True), key=lambda pair: pair[0])
+    ]
     return Prediction(
         device,
         launches,
-        sequential=sum(launch.time for launch in launches),
-        overlapped=sum(_together([launch for _, launch in wave]) for _, wave in waves),
+        sequential=_sum([launch.time for launch in launches]),
+        overlapped=_sum([_together(wave, device) for wave in waves]),
         roofline=sum(launch.ideal for launch in launches),
     )
 
 
-def _together(launches: Sequence[Predicted]) -> float:
+def _sum(times: Sequence[Range]) -> Range:
+    return Range(sum(time.low for time in times), sum(time.high for time in times))
+
+
+def _together(launches: Sequence[Predicted], device: Device) -> Range:
     """Launches that share the machine take as long as the longest, or as the machine needs for all of them."""
-    return max(max(launch.time for launch in launches), LATENCY + sum(launch.share for launch in launches))
-
-
-def _predicted(cost: Cost, dtype: str, device: Device) -> Predicted:
-    work, count = cost.work, cost.programs
-    program, rounds = work.of_program(count), cdiv(count, device.sms)
-    fetch = rounds * program.bytes * device.sms / (BANDWIDTH_REACHED * device.l2)
-    product = rounds * program.product * device.sms / (FLOPS_REACHED * device.flops[dtype])
-    window = rounds * program.window * device.sms * TAP / device.flops["fp32"]
-    waiting = rounds * program.waits * WAIT / device.clock
-    chain = (product + window + waiting) / min(rounds, program.resident) if program.waits else 0.0
-    on_sms = max(max(fetch, product) + window, chain)
-    in_memory = (work.moved + work.weight_bytes) / (BANDWIDTH_REACHED * device.memory)
-    busy = max(in_memory, on_sms)
-    bound = "flops" if product + window > max(fetch, in_memory) else "bytes"
-    return Predicted(
-        cost,
-        time=LATENCY + busy,
-        share=max(in_memory, on_sms * count / (rounds * device.sms)),
-        ideal=max(in_memory, sum(work.flops.values()) / (FLOPS_REACHED * device.flops[dtype])),
-        bound=bound if busy > LATENCY else "latency",
+    busy, early = _sum([launch.share for launch in launches]), len(launches) == 1 and launches[0].early
+    return Range(
+        max([BEST.wait(device, early) + busy.low, *(launch.time.low for launch in launches)]),
+        max([WORST.wait(device, early) + busy.high, *(launch.time.high for launch in launches)]),
     )
+
+
+def _predicted(
+    cost: Cost, dtype: str, device: Device, early: bool, known: Known, asked: Callable[..., Demand]
+) -> Predicted:
+    work, launch = cost.work, cost.launch
+    machine = known(launch) if launch else None
+    if launch is None:
+        found = moving(work, device)
+    else:
+        program, ends = work.of_program(cost.programs), (BEST, WORST) if machine else ()
+        demands = [asked(machine, program, multiplied(launch), reached=end) for end in ends]
+        found = expected(launch, device, early, demands)
+    in_memory = (work.moved + work.weight_bytes) / (BANDWIDTH_REACHED * device.memory)
+    ideal = max(in_memory, sum(work.flops.values()) / (FLOPS_REACHED * device.flops[dtype]))
+    return Predicted(cost, found.time, found.share, ideal, found.bound, early, machine is not None)

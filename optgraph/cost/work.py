@@ -25,11 +25,13 @@ _META = torch.device("meta")
 
 @dataclass(frozen=True)
 class Cost:
-    """What one call of a plan does. programs: of its launch; 1 for a fallback, of whose products nothing is known."""
+    """What one call of a plan does. launch: None for a fallback, of whose products nothing is known. programs: of the
+    launch; 1 for a fallback."""
 
     call: Call
     work: Work
     programs: int
+    launch: Launch | None = None
 
 
 def costs(plan: Plan, weights: Shapes) -> tuple[Cost, ...]:
@@ -71,7 +73,7 @@ def weight_bytes(graph: Graph, dtype: str = "fp32") -> int:
 def _cost(call: Call, plan: Plan, buffers: Buffers, weights: Shapes) -> Cost:
     launch = buffers.bind(call)
     if isinstance(launch, Launch):
-        return Cost(call, launch.work, launch.programs)
+        return Cost(call, launch.work, launch.programs, launch)
     reads = [Read(buffers.view(view)) for view in call.reads.values()]
     constants = {
         path: weights.get(weight.key, plan.packed[weight.key]).flatten() for path, weight in call.weights.items()

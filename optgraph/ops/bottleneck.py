@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optgraph.base.dtypes import ITEMSIZE
+from optgraph.base.dtypes import torch_dtype
 from optgraph.base.errors import ModelError
 from optgraph.ir.op import Exporter, Inputs, Node, Outputs, check_slope, check_vector, fixed, image, present
 from optgraph.ir.values import IDENTITY, Act, Value
@@ -116,19 +115,18 @@ class Bottleneck(Windowed):
     def _one_launch(self, context: Lowering, node: Node) -> bool:
         """Whether one kernel does it all. Batches that tiles are planned together for decide alike: a net compiled for
         them serves all sizes."""
-        hidden, channels = (int(d) for d in context.graph.shape(node.get("conv_w"))[:2])
-        batch, columns, height, width = context.shape(node.output)
+        hidden = int(context.graph.shape(node.get("conv_w"))[0])
+        batch, channels, height, width = context.shape(node.inputs[0])
         return pays(
-            nearest_planned(batch) * height * width,
-            channels,
+            (nearest_planned(batch), height, width, channels),
             hidden,
             int(context.graph.shape(node.get("w"))[1]) - hidden,
-            columns,
-            taps=self.window.taps,
-            read=channels * math.prod(self.stride),
+            context.shape(node.output)[1],
+            window=self.window,
+            affine=bool(node.get("pre_scale") or node.get("pre_shift")),
             residual=bool(node.get("residual")),
-            itemsize=ITEMSIZE[context.storage],
-            device=context.target.device,
+            dtype=torch_dtype(context.storage),
+            target=context.target,
         )
 
     def _joined(self, context: Lowering, node: Node) -> tuple[View, View, View]:

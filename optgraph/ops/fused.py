@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optgraph.base.dtypes import ITEMSIZE
+from optgraph.base.dtypes import torch_dtype
 from optgraph.base.errors import ModelError, NoKernelError
 from optgraph.ir.op import Exporter, Inputs, Node, Op, Outputs, check_slope, check_vector, fixed, image, present
 from optgraph.ir.values import IDENTITY, Act, Pair, Segment, Value, Window
@@ -134,16 +133,14 @@ class Separable(Windowed):
     def _one_launch(self, context: Lowering, node: Node) -> bool:
         """Whether one kernel does both. Batches that tiles are planned together for decide alike: a net compiled for
         them serves all sizes."""
-        batch, columns, height, width = context.shape(node.output)
-        channels = context.shape(node.inputs[0])[1]
+        batch, channels, height, width = context.shape(node.inputs[0])
         return separable.pays(
-            nearest_planned(batch) * height * width,
-            channels,
-            columns,
-            taps=self.window.taps,
-            read=channels * math.prod(self.stride),
+            (nearest_planned(batch), height, width, channels),
+            context.shape(node.output)[1],
+            window=self.window,
+            affine=bool(node.get("pre_scale") or node.get("pre_shift")),
             residual=bool(node.get("residual")),
-            itemsize=ITEMSIZE[context.storage],
+            dtype=torch_dtype(context.storage),
             target=context.target,
         )
 

@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from optgraph.ahead.machines import known
 from optgraph.base.devices import SM_90
-from optgraph.cost.occupancy import blocks_per_sm
-from optgraph.cost.predict import predict, predictable
+from optgraph.cost.predict import Prediction, predict, predictable
 from optgraph.cost.work import moved_per_image, weight_bytes
+from optgraph.kernels.frame.demand import Range
+from optgraph.kernels.frame.occupancy import blocks_per_sm
 from optgraph.onnx.sizes import size_text
 from optgraph.passes.pipeline import PassReport
 from optgraph.plan.kept import regions
+from optgraph.plan.plan import Plan
 
 if TYPE_CHECKING:
     from optgraph.api.net import Net
@@ -56,18 +59,26 @@ def net_dict(net: Net, batches: Sequence[int] = (1,)) -> Dict:
 def _predicted(net: Net) -> Dict:
     """The cost model's time of the smallest batch on an H100."""
     plan = net.plan(1, SM_90)
-    return {"device": SM_90.device.name, "batch": plan.batch, "us": _us(predict(plan, net.plans.shapes).overlapped)}
+    prediction = _prediction(net, plan)
+    return {"device": SM_90.device.name, "batch": plan.batch, "us": _us(prediction.overlapped)}
 
 
-def cost_dict(net: Net, batch: int, target: str) -> Dict:
+def _prediction(net: Net, plan: Plan, cached: bool = False) -> Prediction:
+    weights = net.plans.shapes
+    return predict(plan, weights, known=known(plan, weights, net.cubins, cached))
+
+
+def cost_dict(net: Net, batch: int, target: str, cached: bool = False) -> Dict:
     """Every launch of `net` for `batch` images, and what the cost model says of it on a GPU such as 'sm_90' or 'h100'.
 
-    Nothing in it is measured. Times are in microseconds; all figures are for the whole batch.
+    Nothing in it is measured. Times are in microseconds, from `low` to `high`; all figures are for the whole batch.
+    Kernels that the net has compiled for that GPU are asked and, if `cached`, those compiled on this machine before:
+    they count as `compiled`; of others the tile is reckoned with.
     Raises InputError for another target.
     """
     there = predictable(target)
     plan = net.plan(batch, there)
-    prediction = predict(plan, net.plans.shapes)
+    prediction = _prediction(net, plan, cached)
     return {
         "device": prediction.device.name,
         "target": str(there),
@@ -75,7 +86,7 @@ def cost_dict(net: Net, batch: int, target: str) -> Dict:
         "waves": plan.waves,
         "predicted_us": _us(prediction.overlapped),
         "sequential_us": _us(prediction.sequential),
-        "roofline_us": _us(prediction.roofline),
+        "roofline_us": round(prediction.roofline * 1e6, 2),
         "launches": [
             {
                 "wave": wave,
@@ -89,14 +100,15 @@ def cost_dict(net: Net, batch: int, target: str) -> Dict:
                 "flops": sum(launch.cost.work.flops.values()),
                 "us": _us(launch.time),
                 "bound": launch.bound,
+                "compiled": launch.compiled,
             }
             for wave, launch in zip(plan.schedule.wave, prediction.launches, strict=True)
         ],
     }
 
 
-def _us(seconds: float) -> float:
-    return round(seconds * 1e6, 2)
+def _us(seconds: Range) -> dict[str, float]:
+    return {"low": round(seconds.low * 1e6, 2), "high": round(seconds.high * 1e6, 2)}
 
 
 def variants_dict(net: Net) -> list[Dict]:
@@ -106,7 +118,7 @@ def variants_dict(net: Net) -> list[Dict]:
     """
     rows = []
     for use, cubin in zip(net.uses, net.cubins, strict=True):
-        resident = blocks_per_sm(cubin.registers, cubin.shared_bytes, cubin.num_warps, use.target)
+        resident = blocks_per_sm(cubin.registers, cubin.shared_bytes, cubin.num_warps, use.target.device)
         at_once = resident * use.target.device.sms
         rows.append(
             {

@@ -27,7 +27,7 @@ def net_table(data: Mapping[str, Any]) -> Table:
         "arena": ", ".join(f"{size(arena)} at batch {batch}" for batch, arena in arenas),
         **_sizes(data),
         "weights": size(data["weight_bytes"]),
-        "predicted": f"{_ms(predicted['us'])} at batch {predicted['batch']} on an {predicted['device']}; not measured",
+        "predicted": f"{span(predicted['us'])} at batch {predicted['batch']} on an {predicted['device']}; not measured",
         "machine code": ", ".join(f"{n} kernels for {target}" for target, n in data["cubins"].items()) or "none",
         "placement": placement(data),
     }
@@ -57,7 +57,7 @@ def cost_table(data: Mapping[str, Any]) -> Table:
     table = _table("node", "wave", "kernel", "output", "blocks", "MB", "weights", "GFLOP", "µs", "bound")
     for launch in data["launches"]:
         moved, flops = launch["read_bytes"] + launch["written_bytes"], launch["flops"]
-        numbers = (moved / 1e6, launch["weight_bytes"] / 1e6, flops / 1e9, launch["us"])
+        numbers, us = (moved / 1e6, launch["weight_bytes"] / 1e6, flops / 1e9), launch["us"]
         table.add_row(
             plain(launch["node"]),
             str(launch["wave"]),
@@ -65,6 +65,7 @@ def cost_table(data: Mapping[str, Any]) -> Table:
             _shapes(launch["outputs"]),
             str(launch["programs"]),
             *(f"{number:.2f}" for number in numbers),
+            f"{us['low']:.1f}-{us['high']:.1f}",
             launch["bound"],
         )
     return table
@@ -80,21 +81,26 @@ def prediction_table(data: Mapping[str, Any]) -> Table:
     """The totals of a `cost_dict`."""
     launches = data["launches"]
     bounds = Counter(launch["bound"] for launch in launches)
+    compiled = sum(launch["compiled"] for launch in launches)
     moved = sum(launch["read_bytes"] + launch["written_bytes"] for launch in launches)
     weights = sum(launch["weight_bytes"] for launch in launches)
     rows = {
-        "predicted": f"{_ms(data['predicted_us'])} on an {data['device']} at batch {data['batch']}; not measured",
-        "waves": f"{data['waves']}; one launch after another: {_ms(data['sequential_us'])}",
-        "roofline": f"{_ms(data['roofline_us'])}, launch by launch, without latency, padding or idle SMs",
+        "predicted": f"{span(data['predicted_us'])} on an {data['device']} at batch {data['batch']}; not measured",
+        "waves": f"{data['waves']}; one launch after another: {span(data['sequential_us'])}",
+        "roofline": f"{data['roofline_us'] / 1e3:.2f} ms, launch by launch, without latency, padding or idle SMs",
         "bound by": counts(bounds),
+        "known from": f"machine code {compiled}, tiles {len(launches) - compiled}",
         "bytes": f"{size(moved)} of activations, {size(weights)} of weights",
         "FLOPs": f"{sum(launch['flops'] for launch in launches) / 1e9:.2f} G",
     }
     return _facts(rows)
 
 
-def _ms(us: float) -> str:
-    return f"{us / 1e3:.2f} ms"
+def span(us: Mapping[str, float]) -> str:
+    """'180-260 µs' or '1.8-2.6 ms', of microseconds."""
+    low, high, unit = (us["low"], us["high"], "µs") if us["high"] < 1000 else (us["low"] / 1e3, us["high"] / 1e3, "ms")
+    digits = 0 if high >= 20 else 1
+    return f"{low:.{digits}f}-{high:.{digits}f} {unit}"
 
 
 def variants_table(variants: Sequence[Mapping[str, Any]]) -> Table:

@@ -22,7 +22,6 @@ from optgraph.ahead.cubins import Cubin, TensorMap, from_json, layout, ptx_layou
 from optgraph.api import net
 from optgraph.base.devices import SM_80, SM_90, Target
 from optgraph.base.errors import ArtifactError, InputError, OptgraphError
-from optgraph.cost.occupancy import blocks_per_sm
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import BATCH, IDENTITY, RELU, Act, Window
 from optgraph.kernels.conv2d import conv2d
@@ -31,6 +30,7 @@ from optgraph.kernels.frame import sources
 from optgraph.kernels.frame.arguments import Jit
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.launch import targeting
+from optgraph.kernels.frame.occupancy import blocks_per_sm
 from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.variant import Variant
 from optgraph.kernels.pointwise import pointwise
@@ -132,7 +132,7 @@ def test_where_code_runs(target: str, capability: tuple[int, int], runs: bool) -
     ],
 )
 def test_occupancy(registers: int, shared: int, warps: int, target: str, blocks: int) -> None:
-    assert blocks_per_sm(registers, shared, warps, Target.parse(target)) == blocks
+    assert blocks_per_sm(registers, shared, warps, Target.parse(target).device) == blocks
 
 
 PTX = """

@@ -93,7 +93,10 @@ def test_inspect_cost(model: Path) -> None:
 
 def test_inspect_cost_of_an_unknown_device(model: Path) -> None:
     result = call("inspect", model, "--cost", "--target", "sm_70")
-    assert (result.exit_code, result.stderr) == (2, "error: no prediction for target 'sm_70': use sm_90 or sm_80\n")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: no prediction for target 'sm_70': use sm_90, sm_80, sm_89, sm_86\n",
+    )
 
 
 def test_inspect_dot(tmp_path: Path, model: Path) -> None:

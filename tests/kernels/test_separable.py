@@ -57,28 +57,26 @@ def test_only_plain_fp16_is_added_in_fp16() -> None:
     assert not half(torch.bfloat16) and not half(torch.float32)
 
 
-SHAPES = {"taps": 9, "residual": False, "itemsize": 2}
+SHAPES: dict[str, Any] = {"window": AROUND, "affine": False, "residual": False, "dtype": torch.float16}
 
 
-@pytest.mark.parametrize("target", [SM_80, SM_90])
 @pytest.mark.parametrize("batch", PLANNED_BATCHES)
-def test_one_launch_pays_on_wide_maps_and_not_for_many_channels(batch: int, target: Target) -> None:
-    assert pays(batch * 147 * 147, 128, 128, read=128, target=target, **SHAPES)
-    many = batch == 64 and target == SM_90  # pixels enough for warps that are specialised
-    assert pays(batch * 19 * 19, 728, 728, read=728, target=target, **SHAPES) == many
+def test_one_launch_pays_on_wide_maps_and_not_for_many_channels(batch: int) -> None:
+    assert pays((batch, 147, 147, 64), 128, target=SM_80, **SHAPES)
+    assert not pays((batch, 19, 19, 728), 728, target=SM_80, **SHAPES)
 
 
 def test_where_nothing_is_known_one_launch_stays() -> None:
-    known: dict[str, Any] = {**SHAPES, "read": 728, "target": SM_90}
-    assert pays(361, 728, 728, **{**known, "itemsize": 4})
-    assert pays(361, 727, 728, **known) and pays(361, 728, 727, **known)
+    known: dict[str, Any] = {**SHAPES, "target": SM_90}
+    assert pays((1, 19, 19, 728), 728, **{**known, "dtype": torch.float32})
+    assert pays((1, 19, 19, 727), 728, **known) and pays((1, 19, 19, 728), 727, **known)
 
 
-@pytest.mark.parametrize("target", [INTERPRET, SM_86])
+@pytest.mark.parametrize("target", [INTERPRET, Target((10, 0))])
 def test_a_target_without_rates_decides_as_an_h100(target: Target) -> None:
-    sizes = [(pixels, channels) for pixels in (361, 5329, 21609) for channels in (64, 256, 728)]
+    sizes = [(side, channels) for side in (19, 73, 147) for channels in (16, 64, 728)]
     found, h100 = (
-        [pays(pixels, channels, channels, read=channels, target=to, **SHAPES) for pixels, channels in sizes]
+        [pays((1, side, side, channels), channels, target=to, **SHAPES) for side, channels in sizes]
         for to in (target, SM_90)
     )
     assert found == h100 and len(set(found)) == 2

@@ -39,7 +39,13 @@ def test_cost_tables() -> None:
     assert conv[:4] == ["conv", "0", "pointwise", "2×9×9×5"] and conv[-1] == "latency"
     assert "two [2J" in rows[1] and "fallback" in sub and "\x1b" not in rows[1]
     shown = text(tables.prediction_table(data))
-    for part in ("on an H100 SXM at batch 2; not measured", "waves      2;", "latency 2", "20.7 KB of activations"):
+    for part in (
+        "on an H100 SXM at batch 2; not measured",
+        "waves       2;",
+        "latency 2",
+        "20.7 KB of activations",
+        "tiles 2",
+    ):
         assert part in shown
 
 

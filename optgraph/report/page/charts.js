@@ -115,7 +115,7 @@ function roofline(compile) {
     }
     const longest = Math.max(...points.map(point => point.launch.time), 1e-9);
     for (const point of points) {
-      const [low, high] = Array.isArray(point.launch.us) ? point.launch.us : [point.launch.time, point.launch.time];
+      const {low, high} = point.launch.us;
       const chosen = point.launch.index === compile.selected.launch;
       if (chosen && high > low) picture.append(svg("line", {class: "wait", x1: x(point.x), x2: x(point.x),
         y1: y(point.launch.flops / low * 1e6), y2: y(point.launch.flops / high * 1e6)}));

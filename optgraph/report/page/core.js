@@ -28,11 +28,9 @@ const flopsText = count => count ? scaled(count, ["", "k", "M", "G", "T", "P"]) 
 const plural = (count, what) => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : what.endsWith("ch") ? "es" : "s"}`;
 
 // A time in microseconds is a number, or a range: the least and the most it may be.
-const middle = us => Array.isArray(us) ? (us[0] + us[1]) / 2 : us;
-function timeText(us) {
-  if (Array.isArray(us)) return us[0] === us[1] ? timeText(us[0]) : `${digits(us[0])}–${digits(us[1])} µs`;
-  return `${digits(us)} µs`;
-}
+// A time is one number of microseconds, or a range of them.
+const middle = us => typeof us === "number" ? us : (us.low + us.high) / 2;
+const timeText = us => `${typeof us === "number" ? digits(us) : `${digits(us.low)}–${digits(us.high)}`} µs`;
 const digits = us => us >= 100 ? us.toFixed(0) : us >= 10 ? us.toFixed(1) : us.toFixed(2);
 
 // One compile: its facts, by what they are looked up, and the region and launch that are selected, if any.

@@ -34,7 +34,7 @@ def page_dict(
     """
     gpu = predictable(target)
     schedule, cost = schedule_dict(net, batch, gpu), facts.cost_dict(net, batch, target)
-    times = [launch["us"] for launch in cost["launches"]]
+    times = [(launch["us"]["low"] + launch["us"]["high"]) / 2 for launch in cost["launches"]]
     for launch, costing, start in zip(schedule["launches"], cost["launches"], starts(schedule, times), strict=True):
         launch |= costing | {"start": round(start, 2)}
     device = gpu.device
@@ -67,7 +67,7 @@ def _notes(schedule: Dict, measured: Mapping[str, Any] | None) -> dict[str, list
         by_node.setdefault(launch["node"], []).append(launch)
     notes = {
         node: [
-            f"{sum(launch['us'] for launch in launches):.1f} µs",
+            "-".join(f"{sum(launch['us'][end] for launch in launches):.1f}" for end in ("low", "high")) + " µs",
             size(sum(launch["read_bytes"] + launch["written_bytes"] for launch in launches)),
             ", ".join(dict.fromkeys(launch["kernel"] for launch in launches)),
         ]

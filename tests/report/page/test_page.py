@@ -12,7 +12,7 @@ import pytest
 
 import optgraph
 from optgraph.ahead.build import Use
-from optgraph.base.devices import SM_80, SM_89
+from optgraph.base.devices import SM_80, Target
 from optgraph.base.errors import InputError
 from optgraph.report.page.data import page_dict, seen_on
 from optgraph.report.page.steps import Steps
@@ -121,12 +121,12 @@ def test_of_several_sizes_the_first_is_watched() -> None:
 
 def test_which_target_is_seen() -> None:
     net = optgraph.compile(classifier(), "torch")
-    used = [Use("", None, target, {}, 1) for target in (SM_89, SM_80)]  # type: ignore[arg-type]
+    used = [Use("", None, target, {}, 1) for target in (Target((10, 0)), SM_80)]  # type: ignore[arg-type]
     for uses, seen in (((), "sm_90"), (used[:1], "sm_90"), (used, "sm_80")):
         net.uses = tuple(uses)
         assert seen_on(net) == seen
     with pytest.raises(InputError, match="no prediction"):
-        page_dict(optgraph.compile(classifier(), "torch"), 1, "sm_89")
+        page_dict(optgraph.compile(classifier(), "torch"), 1, "sm_70")
 
 
 def test_a_large_network_is_a_small_file(tmp_path: Path) -> None:
