@@ -13,6 +13,7 @@ from optgraph.base.errors import InputError
 
 ARTIFACT = ".optgraph"
 _HEADER = b'{"__metadata__"'  # of a safetensors file that has some, after 8 bytes of its length
+_ONNX = b"\x08"  # a ModelProto's first field, the version of the format
 
 
 def as_path(given: object) -> Path:
@@ -25,16 +26,13 @@ def as_path(given: object) -> Path:
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether a file is a compiled network: by what it begins with, whatever its name, or if it has the suffix."""
-    if path.suffix == ARTIFACT:
-        return True
-    try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            return file.read(8 + len(_HEADER))[8:] == _HEADER
-    except OSError:
-        return False
+    """Whether a file is a compiled network: by what it begins with, and where that tells nothing, by its suffix."""
+    start = b""
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                start = file.read(8 + len(_HEADER))
+    return start[8:] == _HEADER or (path.suffix == ARTIFACT and not start.startswith(_ONNX))
 
 
 def check_output(path: Path, *sources: Path) -> None:

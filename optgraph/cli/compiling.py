@@ -102,6 +102,8 @@ def compile(
         raise InputError("--any-size is for a model compiled with --sizes, such as --sizes 480x480")
     if output is None and model.parts[:2] in (("/", "dev"), ("/", "proc")):
         raise InputError(f"{model}: say where to write the compiled network, with -o FILE{ARTIFACT}")
+    if not model.name:
+        raise InputError(f"{model}: not a file")
     output = output or model.with_suffix(ARTIFACT)
     check_output(output, model)
     if report is not None:
@@ -116,7 +118,7 @@ def compile(
             strict=strict,
             batches=batches,
             sizes=sizes,
-            targets=target or (),
+            targets=() if target is None else target,
             progress=tell,
             labels=pictures.labels or (),
             watch=steps,

@@ -48,6 +48,7 @@ WARM_UPS = 3  # the first run compiles kernels, the second records a CUDA graph,
 # An engine's worker threads spin for a while after its run, waiting for the next one. On two cores that alone made the
 # same ONNX Runtime session up to 1.7 times slower when the other side ran right before it.
 PAUSE_SECONDS = 0.05
+MOST_THREADS = 1024  # more than any machine has cores; each is started, and has a stack
 PACKAGES = ("torch", "onnxruntime", "onnx", "triton")
 
 Runner = Callable[[Feeds], dict[str, np.ndarray]]
@@ -141,8 +142,10 @@ def bench(
     """
     if against not in AGAINST:
         raise InputError(f"cannot compare with '{against}': use {', '.join(AGAINST)}")
-    if min(repeats, warm_up) < 1 or (threads is not None and threads < 1):
-        raise InputError("repeats, warm-up and threads are at least 1")
+    if min(repeats, warm_up) < 1:
+        raise InputError("repeats and warm-up are at least 1")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"threads are at least 1, and at most {MOST_THREADS}")
     progress("compile", 0.0)
     settings = dtype, input_shape, original, outputs, budget, size, keep_fp32
     net, source = open_with_original(model, backend, *settings, progress=progress)

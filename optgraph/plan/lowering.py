@@ -45,6 +45,9 @@ def lower(
     return Lowering(graph, batch, dtype, target, keep).plan()
 
 
+MOST_IMAGES = 2**31 - 1  # what kernels count with
+
+
 def checked_batches(batches: int | Sequence[int]) -> tuple[int, ...]:
     """Batch sizes, of which one may be given by itself. Raises InputError for what is none."""
     given = (batches,) if isinstance(batches, int) else tuple(batches)
@@ -57,6 +60,8 @@ def fitting_batch(inputs: Mapping[str, Value], batch: int) -> int:
     """`batch`, or the size the model fixes. Raises InputError if another than that or 1 was asked for."""
     if batch < 1:
         raise InputError(f"batch {batch}: a batch has at least one image")
+    if batch > MOST_IMAGES:
+        raise InputError(f"batch {batch}: a batch has at most {MOST_IMAGES} images")
     shapes = [value.shape for value in inputs.values()]
     images = max(shapes, key=len)  # an input beside them, such as a shift of each channel, has no batch
     if any(BATCH in shape for shape in shapes) or not images:

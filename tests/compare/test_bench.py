@@ -161,8 +161,9 @@ def test_what_cannot_be_asked_for(model):
         bench(model, against="tvm")
     with pytest.raises(InputError, match="at least 1"):
         bench(model, repeats=0)
-    with pytest.raises(InputError, match="at least 1"):
-        bench(model, threads=0)
+    for threads in (0, 100_000):
+        with pytest.raises(InputError, match="at least 1, and at most 1024"):
+            bench(model, threads=threads)
     with pytest.raises(InputError, match="at least 1"):
         bench(model, warm_up=0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,34 @@ def test_a_file_that_is_no_model_leaves_the_output(tmp_path: Path, command: str)
 
 def test_a_directory_for_a_model(tmp_path: Path) -> None:
     refused("compile", tmp_path, says=(str(tmp_path), "not a file"))
+
+
+def test_no_name_for_a_model() -> None:
+    for command in ("compile", "run", "verify", "inspect", "bench", "check"):
+        refused(command, "", says=("not a file",))
+
+
+def test_a_model_in_a_pipe(tmp_path: Path) -> None:
+    """It is no file to be written beside, nor one that can be read twice."""
+    refused("compile", "/dev/stdin", says=("/dev/stdin: say where to write the compiled network, with -o FILE",))
+    refused("compile", "/proc/self/fd/0", says=("with -o FILE.optgraph",))
+    os.mkfifo(tmp_path / "pipe")
+    refused("compile", tmp_path / "pipe", says=("pipe: not a file",))
+
+
+def test_a_model_by_the_name_of_an_artifact(model: Path) -> None:
+    """What a file is, it says itself."""
+    other = model.with_suffix(".optgraph")
+    other.write_bytes(model.read_bytes())
+    for command in ("run", "verify", "inspect", "check"):
+        ok(command, other)
+    refused("compile", other, says=("is the input itself: name another output",))
+    ok("compile", other, "-o", model.parent / "named.bin")
+    for command in ("run", "inspect"):
+        ok(command, model.parent / "named.bin")
+    for command in ("check", "calibrate", "optimize"):
+        more = {"calibrate": [model.parent / "o.onnx"], "optimize": ["-o", model.parent / "o.onnx"]}.get(command, [])
+        refused(command, model.parent / "named.bin", *more, says=("named.bin: is compiled already",))
 
 
 def test_an_empty_graph(tmp_path: Path) -> None:
@@ -148,6 +177,13 @@ def test_a_name_cannot_break_the_line_or_the_terminal(tmp_path: Path) -> None:
         (("compile", "--batch", "1,x"), "--batch 1,x: expects sizes such as 1,8"),
         (("compile", "--batch", "0"), "--batch 0"),
         (("compile", "--batch", ""), "--batch"),
+        (("compile", "--batch", "9" * 30), "a batch has at most 2147483647 images"),
+        (("inspect", "--cost", "--batch", "9" * 30), "a batch has at most 2147483647 images"),
+        (("bench", "--batch", "9" * 30), "a batch has at most 2147483647 images"),
+        (("verify", "--batch", "9" * 30), "a batch has at most 2147483647 images"),
+        (("bench", "--threads", "100000"), "threads are at least 1, and at most 1024"),
+        (("compile", "--target", ""), "unknown target ''"),
+        (("compile", "--target", "h100,"), "unknown target ''"),
         (("bench", "--against", "tvm"), "tvm"),
     ],
 )
