@@ -24,8 +24,9 @@ rows in float32: so a row's sum must not leave fp16 either.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any
 
@@ -101,17 +102,21 @@ def separable(
     product = product_constants(image, stride_c, channels, (columns, size.row, after.residual_row), precision, tile)
     blocks = cdiv(size.pixels, tile.block_m)
     operands: dict[str, Any] = {**weights}
+    otherwise: Callable[[], Launch] | None = None
     constants: dict[str, Any]
     if specialised:
         name, programs = "separable_specialised", blocks
-        described = Block(weight, (channels, columns), (columns, 1), (tile.block_k, tile.block_n))
-        operands["weight"] = described
+        operands["weight"] = Block(weight, (channels, columns), (columns, 1), (tile.block_k, tile.block_n))
+        middle = {"depthwise_bias": depthwise_bias, "mid": mid, "mid_slope": mid_slope}
+        options: dict[str, Any] = {"window": window, "before": before, "after": after, "precision": precision, **middle}
+        plain_tile = choose(replace(problem, tma=False), target)
+        otherwise = partial(separable, x, depthwise, weight, out, tile=plain_tile, **options)
         constants = {**ways, **taps, "ALIGN_N": product["ALIGN_N"], **specialised_constants(tile, channels)}
     else:
         name, programs = "separable", blocks * cdiv(columns, tile.columns)
         constants = {"STRIDE_C": stride_c, **ways, **taps, **product, "ACCUMULATORS": tile.accumulators}
     arguments = {"x": x, **operands, "out": out, "image": image, "window": Sliding.of(window), **ends, "size": size}
-    return Launch("separable", ours(name), (programs,), arguments, constants, tile, work, problem)
+    return Launch("separable", ours(name), (programs,), arguments, constants, tile, work, problem, 0, otherwise)
 
 
 @lru_cache(maxsize=4096)

@@ -7,10 +7,10 @@ Neither building nor asking needs Triton; `variant.py` has what does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -37,6 +37,7 @@ class Launch:
     work:       what it does; asked by `optgraph.cost`.
     problem:    what the tile was chosen for, if there was a choice: what `optgraph tune` measures.
     workspace:  bytes of scratch memory that it needs beside its arguments (see `with_workspace`).
+    otherwise:  makes a launch that does the same, for a machine whose Triton does not compile this one's kernel.
     """
 
     kernel: str
@@ -48,6 +49,7 @@ class Launch:
     work: Work
     problem: Problem | None = None
     workspace: int = 0
+    otherwise: Callable[[], Launch] | None = field(default=None, compare=False)
 
     def __call__(self) -> None:
         if not self.bound:

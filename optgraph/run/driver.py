@@ -114,18 +114,32 @@ class Kernels:
 
         Raises OptgraphError if one does not compile.
         """
+        launches = list(map(self._runnable, launches))
         with self._lock:
             self._compile(dict.fromkeys(launch.variant for launch in launches if isinstance(launch, Launch)))
         return list(map(self.bind, launches))
 
     def bind(self, launch: Callable[[], None]) -> Callable[[], None]:
         """What enqueues `launch` on torch's current stream. What is no Launch is itself."""
+        launch = self._runnable(launch)
         if not isinstance(launch, Launch):
             return launch
         if not launch.bound:
             raise ValueError(f"'{launch.kernel}' is to be launched without the workspace it needs")
         cubin, function = self._load(launch.variant)
         return Bound(self._driver, launch, cubin, function, self._device)
+
+    def _runnable(self, launch: Callable[[], None]) -> Callable[[], None]:
+        """The launch; or the one in its place, if its kernel is not among `found` and does not compile here."""
+        if not isinstance(launch, Launch) or launch.otherwise is None:
+            return launch
+        if launch.variant in self._functions or self._given(launch.variant) is not None:
+            return launch
+        try:
+            cubins.obtain(launch.variant, self._target)
+        except Exception:  # the compiler's errors share no base
+            return launch.otherwise()
+        return launch
 
     def _load(self, variant: Variant) -> tuple[Cubin, c_void_p]:
         with self._lock:

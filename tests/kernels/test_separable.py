@@ -15,7 +15,7 @@ from optgraph.ir.values import RELU, Act, Window
 from optgraph.kernels import pointwise
 from optgraph.kernels.frame import specialised
 from optgraph.kernels.frame.ends import Epilogue, Prologue
-from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.launch import Launch, targeting
 from optgraph.kernels.frame.sample import image
 from optgraph.kernels.frame.tile import PLANNED_BATCHES, Tile, cdiv
 from optgraph.kernels.separable import SEPARABLE, pack_depthwise, pays, reference, sample, separable
@@ -92,6 +92,10 @@ def test_warps_are_specialised_on_hopper_where_channels_are_many_and_pixels_enou
         launch = dry((64, 19, 19, 728), dtype=dtype, after=Epilogue(True, RELU, residual=True))
         assert launch.tile.producers and launch.code.name == "separable_specialised"
         assert launch.grid == (cdiv(64 * 19 * 19, launch.tile.block_m),)
+        with targeting(SM_90):
+            assert launch.otherwise
+            plain = launch.otherwise()
+        assert plain.code.name == "separable" and plain.arguments["x"] is launch.arguments["x"] and not plain.otherwise
     assert not dry((1, 19, 19, 728)).tile.producers
     for target in (SM_80, SM_86, Target((10, 0)), INTERPRET):
         assert dry((64, 19, 19, 728), target).code.name == "separable"

@@ -299,6 +299,16 @@ def test_a_miss_is_compiled(
     assert wanted in ([], [Target(capability)])
 
 
+def test_a_kernel_that_does_not_compile_is_replaced_where_there_is_another(cuda: FakeCuda) -> None:
+    plain = launch()
+    special = replace(plain, code=Jit("nowhere", "none"), otherwise=lambda: plain)
+    kernels = Kernels(GPU, [made("sm_90", plain)], cuda)
+    for bound in (kernels.bind(special), *kernels.bind_all([special])):
+        assert isinstance(bound, Bound) and bound._holds[1] is plain
+    carried = Kernels(GPU, [made("sm_90", plain), made("sm_90", special)], cuda).bind(special)
+    assert isinstance(carried, Bound) and carried._holds[1] is special and kernels.compiled == 0
+
+
 def test_other_sources_are_a_miss(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     old = made("sm_90", launch())
     monkeypatch.setattr(sources, "source_digest", lambda file: "edited")
