@@ -14,12 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from optgraph.ir.values import IDENTITY, RELU, Window
-from optgraph.kernels import conv2d, depthwise, pointwise, pool
 from optgraph.kernels.frame.ends import Epilogue, Prologue
-from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.sample import Operands
-from optgraph.tune.layers import Bind
-from optgraph.tune.timing import Run
 
 Peer = Callable[[], list[torch.Tensor]]  # computes the results, N×H×W×C
 
@@ -63,71 +59,6 @@ def cudnn(operands: Operands) -> Peer | None:
             return lambda: [_rows(second(torch.cat(joined(), 1)))]
         case _:
             return None
-
-
-def separate(operands: Operands, bind: Bind) -> Run | None:
-    """What one launch fuses, as calls of our own kernels: a merged 1×1 segment by segment, a separable convolution, a
-    bottleneck or a pooled 1×1 as its two. None if nothing is fused."""
-    t = operands.arguments
-    match operands.kernel.name:
-        case "pointwise" if len(t["outs"]) > 1:
-            columns = [out.shape[-1] for out in t["outs"]]
-            weights = [w.contiguous() for w in t["weight"].split(columns, 1)]
-            bias = t["after"].bias
-            biases = [None] * len(columns) if bias is None else [b.contiguous() for b in bias.split(columns)]
-            common = {key: t[key] for key in ("stride", "before", "precision") if key in t}
-            launches = [
-                pointwise.pointwise(t["x"], w, [out], after=Epilogue(b, act), **common)
-                for w, b, out, act in zip(weights, biases, t["outs"], t["acts"], strict=True)
-            ]
-        case "separable":
-            middle = _empty(t["out"], t["depthwise"].shape[-1], t["weight"].dtype)
-            end = Epilogue(t["depthwise_bias"], t.get("mid", IDENTITY), slope=t.get("mid_slope"))
-            first = depthwise.depthwise(
-                t["x"], t["depthwise"], middle, window=t["window"], before=t.get("before", Prologue()), after=end
-            )
-            launches = [first, _second(operands, middle)]
-        case "pooled_pointwise":
-            middle = _empty(t["out"], t["x"].shape[-1], t["weight"].dtype)
-            first = pool.pool(t["x"], middle, kind="max", window=t["window"], before=t.get("before", Prologue()))
-            launches = [first, _second(operands, middle)]
-        case "bottleneck":
-            hidden = t["conv_weight"].shape[-1]
-            joined = _empty(t["out"], t["weight"].shape[0], t["weight"].dtype)
-            first, rest = t.get("rest_first", False), t.get("rest")
-            middle = joined[..., -hidden:] if first else joined[..., :hidden]
-            if rest is not None:
-                (joined[..., :-hidden] if first else joined[..., hidden:]).copy_(rest)
-            common = {key: t[key] for key in ("window", "before", "precision") if key in t}
-            end = Epilogue(t["conv_bias"], t.get("mid", IDENTITY), slope=t.get("mid_slope"))
-            first = conv2d.conv2d(t["x"], t["conv_weight"], middle, after=end, **common)
-            launches = [first, _second(operands, joined)]
-        case _:
-            return None
-    calls = [bind(_with_workspace(launch, t["x"].device)) for launch in launches]
-
-    def run() -> None:
-        for call in calls:
-            call()
-
-    return run
-
-
-def _with_workspace(launch: Launch, device: torch.device) -> Launch:
-    if not launch.workspace:
-        return launch
-    return launch.with_workspace(torch.zeros(launch.workspace, dtype=torch.uint8, device=device))
-
-
-def _empty(out: torch.Tensor, channels: int, dtype: torch.dtype) -> torch.Tensor:
-    """A tensor as large as the output, of so many channels."""
-    return torch.empty((*out.shape[:-1], channels), dtype=dtype, device=out.device)
-
-
-def _second(operands: Operands, x: torch.Tensor) -> Launch:
-    """The 1×1 that ends a fused kernel, by itself."""
-    t = operands.arguments
-    return pointwise.pointwise(x, t["weight"], [t["out"]], after=t["after"], precision=t["precision"])
 
 
 def _convolution(

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import torch
 
-from benchmarks import cudnn, record
+from benchmarks import record
 from benchmarks.cost import fused as fused_graph
 from benchmarks.gpu.device import about, bench, check, checked, identity, microseconds, plausible, settle
 from benchmarks.gpu.worker import Record, Task
@@ -23,6 +23,7 @@ from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.launch import Launch, targeting
 from optgraph.kernels.frame.sample import image
 from optgraph.ops import Bottleneck, PooledPointwise, Separable
+from optgraph.tune.apart import separate
 from optgraph.tune.layers import Bind, Layer
 from optgraph.tune.tune import Bench
 
@@ -78,7 +79,7 @@ def apart(layer: Layer, target: Target) -> list[Launch]:
         return lambda: None
 
     with targeting(target):
-        cudnn.separate(layer.operands(torch.device("meta")), bind)
+        separate(layer.operands(torch.device("meta")), bind)
     return found
 
 
@@ -100,10 +101,10 @@ def measure(layer: Layer, bench: Bench, bind: Bind) -> Record:
     """Microseconds of one launch and of the launches apart, both right. Raises WrongError if one is not."""
     operands = layer.operands(bench.device)
     fused, launch = checked(layer, operands, bind)
-    separate = cudnn.separate(operands, bind)
-    assert separate is not None
-    check(operands, separate, layer.bound, f"separate launches of {layer}")
-    us = microseconds({"fused": fused, "separate": separate}, bench)
+    apiece = separate(operands, bind)
+    assert apiece is not None
+    check(operands, apiece, layer.bound, f"separate launches of {layer}")
+    us = microseconds({"fused": fused, "separate": apiece}, bench)
     for times in us.values():
         plausible(times["median"], [launch], bench)
     (x, *_), batch = layer.sample.views().values(), layer.sample.views()["x"].shape[0]

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from benchmarks import cudnn
 from benchmarks.gpu import chain
 from benchmarks.gpu.device import WrongError, about, bench, checked, identity, microseconds, plausible, settle
 from benchmarks.gpu.fused import apart
@@ -22,6 +21,7 @@ from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.sample import image
 from optgraph.kernels.frame.tile import Tile
+from optgraph.tune.apart import separate
 from optgraph.tune.layers import Bind, Layer
 from optgraph.tune.tune import Bench
 
@@ -109,7 +109,7 @@ def separable_728(batch: int, bench: Bench, bind: Bind) -> Record:
     """One launch, and beside it the two that compute the same."""
     operands = middle(batch).operands(bench.device)
     fused, launch = checked(middle(batch), operands, bind)
-    sides = {"fused": fused, "separate": cudnn.separate(operands, bind)}
+    sides = {"fused": fused, "separate": separate(operands, bind)}
     us = microseconds({key: run for key, run in sides.items() if run}, bench)
     found = plausible(us["fused"]["median"], [launch], bench)
     return PREDICTED[f"separable, batch {batch}"].beside(found) | {"us": us}

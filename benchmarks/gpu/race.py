@@ -35,6 +35,7 @@ from optgraph.kernels.frame.tile import PLANNED_BATCHES
 from optgraph.plan.buffers import dry_launches
 from optgraph.plan.plans import Plans
 from optgraph.run.example import example
+from optgraph.tune.apart import separate
 from optgraph.tune.layers import Bind, Layer, binder, layers, target_of
 from optgraph.tune.timing import Run, Timer, Times, captured, cuda_timer, interleaved
 
@@ -144,7 +145,7 @@ def measure_layer(layer: Layer, batch: int, device: torch.device, bind: Bind) ->
     check(operands, launch, layer.bound, str(layer))
     sides: dict[str, Run] = {"ours": launch, "theirs": theirs}
     merged = layer.name == "pointwise"
-    apiece = cudnn.separate(operands, bind) if batch in MERGED_BATCHES or not merged else None
+    apiece = separate(operands, bind) if batch in MERGED_BATCHES or not merged else None
     if apiece is not None:
         sides["separate"] = apiece
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""Step tune: the fastest tile of each launch of the three networks in fp16, as `optgraph tune` finds it."""
+"""Step tune: what is fastest of each launch of the three networks in fp16, the tile and one launch or several, as
+`optgraph tune` finds it."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from optgraph.kernels.frame import tuned
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.tile import PLANNED_BATCHES
 from optgraph.tune import tune
+from optgraph.tune.subjects import subjects
 
 __all__ = ["about", "identity", "launches", "settle", "tasks"]
 
@@ -34,21 +36,23 @@ def about() -> dict[str, Any]:
 
 def launches(target: Target) -> Iterator[Launch]:
     for name in record.NETWORKS:
-        for problem, layer in tune.problems(fused(name), DTYPE, PLANNED_BATCHES, target).items():
-            yield from tune.dry(problem, layer, target)
+        yield from tune.dry(subjects(fused(name), DTYPE, PLANNED_BATCHES, target), target)
 
 
 def tasks() -> Iterator[Task]:
     here = bench()
-    kept = read(tuned.path(here.target))
-    done = kept.get("records", {}) if kept.get("identity") == identity() else {}
+
+    def records() -> Record:
+        kept = read(tuned.path(here.target))
+        return kept.get("records", {}) if kept.get("identity") == identity() else {}
+
     for name in record.NETWORKS:
-        for key, run in tune.tasks(fused(name), DTYPE, PLANNED_BATCHES, here, done):
-            yield Task(key, lambda run=run: with_tile(run()), SECONDS)
+        for key, run in tune.tasks(fused(name), DTYPE, PLANNED_BATCHES, here, records):
+            yield Task(key, lambda run=run: right(run()), SECONDS)
 
 
-def with_tile(found: Record) -> Record:
-    """Raises WrongError for a launch of which no tile computes the right thing."""
-    if "tile" not in found:
-        raise WrongError(f"no tile is right: {'; '.join(found['rejected'][:2])}")
+def right(found: Record) -> Record:
+    """Raises WrongError for a launch of which no tile computes the right thing, or a fusion of which no way does."""
+    if "us" not in found:
+        raise WrongError(f"none is right: {'; '.join(found['rejected'][:2])}")
     return found

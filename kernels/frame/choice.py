@@ -13,4 +13,4 @@ from optgraph.kernels.frame.tile import Problem, Tile
 def choose(problem: Problem, target: Target) -> Tile:
     """The tile of a launch of `problem` on `target`."""
     found = problem.candidates(target)
-    return tuned.fastest(problem, target, found) or found[0]
+    return tuned.fastest(problem, found, tuned.kept(target)) or found[0]

@@ -1,14 +1,14 @@
-"""Tiles that `optgraph tune` found fastest, one JSON file a target: `tuned/sm_90.json`, part of the package.
+"""What `optgraph tune` found fastest, one JSON file a target: `tuned/sm_90.json`, part of the package.
 
-A record says which tile of a launch was fastest, on which chip, by how much and how close to float64. It is advice: a
-launch whose problem is not among the records, or whose record names a tile that is no candidate any more, gets the tile
-of least estimated cost.
+A record says which tile of a launch was fastest, or whether one launch was or several (`fusion.py`), on which chip, by
+how much and how close to float64. It is advice: a launch whose problem is not among the records, or whose record names
+a tile that is no candidate any more, gets the tile of least estimated cost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ def path(target: Target, folder: Path | None = None) -> Path:
     return (folder or config.tuned_folder()) / f"{target}.json"
 
 
-def key(problem: Problem) -> str:
-    """All that the choice of a tile depends on, for people too: `Gemm: extent 1×289×1, n 192×128, k 768, ...`."""
+def key(problem: Any) -> str:
+    """All that a choice depends on, a Problem or a Fusion, for people too: `Gemm: extent 1×289×1, n 192×128, ...`."""
     facts = ", ".join(f"{f.name} {_text(getattr(problem, f.name))}" for f in fields(problem))
     return f"{type(problem).__name__}: {facts}"
 
@@ -34,9 +34,14 @@ def record(tile: Tile) -> dict[str, Any]:
     return {f.name: getattr(tile, f.name) for f in fields(tile)}
 
 
-def fastest(problem: Problem, target: Target, candidates: list[Tile]) -> Tile | None:
+def kept(target: Target) -> Mapping[str, Any]:
+    """The records of a target, by key."""
+    return _records(path(target))
+
+
+def fastest(problem: Problem, candidates: list[Tile], records: Mapping[str, Any]) -> Tile | None:
     """The candidate that the records name; None if there is none."""
-    found = _records(path(target)).get(key(problem), {}).get("tile")
+    found = records.get(key(problem), {}).get("tile")
     return next((tile for tile in candidates if _plain(record(tile)) == found), None)
 
 
@@ -49,5 +54,7 @@ def _plain(tile: dict[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in tile.items()}
 
 
-def _text(value: object) -> str:
+def _text(value: Any) -> str:
+    if is_dataclass(value):
+        return " ".join(f"{f.name} {_text(getattr(value, f.name))}" for f in fields(value))
     return "×".join(map(str, value)) if isinstance(value, tuple) else str(value)

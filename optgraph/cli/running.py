@@ -248,7 +248,8 @@ def tune(
     options: ModelOptions,
     say: Say,
 ) -> None:
-    """Measure which tile of each launch is fastest on this GPU, for models compiled later. Exit code 1: not all yet.
+    """Measure what is fastest on this GPU, for models compiled later: the tile of each launch, and whether one launch
+    does what two could. Exit code 1: not all yet.
 
     \b
     Examples:

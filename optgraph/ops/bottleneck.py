@@ -14,11 +14,10 @@ from optgraph.kernels.bottleneck import BOTTLENECK, pays
 from optgraph.kernels.conv2d import CONV2D
 from optgraph.kernels.elementwise import ELEMENTWISE
 from optgraph.kernels.frame.ends import Epilogue
-from optgraph.kernels.frame.tile import nearest_planned
 from optgraph.kernels.frame.view import View
 from optgraph.kernels.pointwise import POINTWISE
 from optgraph.ops import computing, exporting
-from optgraph.ops.lowered import after, before
+from optgraph.ops.lowered import after, before, fusion
 from optgraph.ops.windowed import Windowed
 from optgraph.plan.lowering import Lowering
 
@@ -113,21 +112,22 @@ class Bottleneck(Windowed):
         context.call(POINTWISE, node, ("outs",), x=joined.nhwc, outs=(out,), **product)
 
     def _one_launch(self, context: Lowering, node: Node) -> bool:
-        """Whether one kernel does it all. Batches that tiles are planned together for decide alike: a net compiled for
-        them serves all sizes."""
-        hidden = int(context.graph.shape(node.get("conv_w"))[0])
-        batch, channels, height, width = context.shape(node.inputs[0])
-        return pays(
-            (nearest_planned(batch), height, width, channels),
+        """Whether one kernel does it all."""
+        hidden, joined = int(context.graph.shape(node.get("conv_w"))[0]), int(context.graph.shape(node.get("w"))[1])
+        copied = joined > hidden and not self.rest_in_place
+        found = fusion(context, node, self, BOTTLENECK, hidden=hidden, rest=joined - hidden, copied=copied)
+        predicted = pays(
+            found.image,
             hidden,
-            int(context.graph.shape(node.get("w"))[1]) - hidden,
-            context.shape(node.output)[1],
-            window=self.window,
-            affine=bool(node.get("pre_scale") or node.get("pre_shift")),
-            residual=bool(node.get("residual")),
+            found.rest,
+            found.columns,
+            window=found.window,
+            affine=found.affine,
+            residual=found.residual,
             dtype=torch_dtype(context.storage),
             target=context.target,
         )
+        return context.one_launch(node, found, predicted)
 
     def _joined(self, context: Lowering, node: Node) -> tuple[View, View, View]:
         """For two launches: what the 1×1 reads, and the convolution's and the rest's channels of that."""

@@ -12,12 +12,11 @@ from optgraph.ir.values import IDENTITY, Act, Pair, Segment, Value, Window
 from optgraph.kernels import pointwise, separable
 from optgraph.kernels.depthwise import DEPTHWISE
 from optgraph.kernels.frame.ends import Epilogue, Prologue
-from optgraph.kernels.frame.tile import nearest_planned
 from optgraph.kernels.pointwise import POINTWISE
 from optgraph.kernels.pooled_pointwise import POOLED_POINTWISE
 from optgraph.kernels.separable import SEPARABLE
 from optgraph.ops import computing, exporting
-from optgraph.ops.lowered import after, before
+from optgraph.ops.lowered import after, before, fusion
 from optgraph.ops.pool import emit_max_pool, max_pool
 from optgraph.ops.windowed import Windowed
 from optgraph.plan.lowering import Lowering
@@ -131,18 +130,18 @@ class Separable(Windowed):
         context.call(POINTWISE, node, ("outs",), x=between, outs=(out,), **product)
 
     def _one_launch(self, context: Lowering, node: Node) -> bool:
-        """Whether one kernel does both. Batches that tiles are planned together for decide alike: a net compiled for
-        them serves all sizes."""
-        batch, channels, height, width = context.shape(node.inputs[0])
-        return separable.pays(
-            (nearest_planned(batch), height, width, channels),
-            context.shape(node.output)[1],
-            window=self.window,
-            affine=bool(node.get("pre_scale") or node.get("pre_shift")),
-            residual=bool(node.get("residual")),
+        """Whether one kernel does both."""
+        found = fusion(context, node, self, SEPARABLE, hidden=context.shape(node.inputs[0])[1])
+        predicted = separable.pays(
+            found.image,
+            found.columns,
+            window=found.window,
+            affine=found.affine,
+            residual=found.residual,
             dtype=torch_dtype(context.storage),
             target=context.target,
         )
+        return context.one_launch(node, found, predicted)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,12 @@ from optgraph.ir.op import Node
 from optgraph.ir.values import Act
 from optgraph.kernels.copy import AXES, COPY
 from optgraph.kernels.frame.ends import Epilogue, Prologue
+from optgraph.kernels.frame.fusion import Fusion
+from optgraph.kernels.frame.kernel import Kernel
+from optgraph.kernels.frame.tile import nearest_planned
 from optgraph.kernels.frame.view import View
 from optgraph.kernels.resample import RESAMPLE, table
+from optgraph.ops.windowed import Windowed
 from optgraph.plan.lowering import Lowering
 from optgraph.plan.plan import Weight
 
@@ -42,6 +46,26 @@ def after(context: Lowering, node: Node, op: Ending) -> Epilogue:
     bias, residual = context.vector(node.get("b")), node.get("residual")
     slope = context.vector(node.get("slope")) if "slope" in node.op.slots else None
     return Epilogue(bias, op.act, context.dense(node, residual) if residual else None, op.post, slope)
+
+
+def fusion(
+    context: Lowering, node: Node, op: Windowed, kernel: Kernel, hidden: int, rest: int = 0, copied: bool = False
+) -> Fusion:
+    """What `kernel` would do of the node in one launch. Batches that tiles are planned together for decide alike: a net
+    compiled for them serves all sizes."""
+    batch, channels, height, width = context.shape(node.inputs[0])
+    return Fusion(
+        kernel.name,
+        (nearest_planned(batch), height, width, channels),
+        hidden,
+        context.shape(node.output)[1],
+        op.window,
+        affine=bool(node.get("pre_scale") or node.get("pre_shift")),
+        residual=bool(node.get("residual")),
+        dtype="tf32" if context.precision == "tf32" else context.storage,
+        rest=rest,
+        copied=copied,
+    )
 
 
 def copied(context: Lowering, node: Node, x: View | Weight, out: View) -> None:

@@ -19,6 +19,7 @@ from optgraph.ir.checks import fixed_shapes
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.values import BATCH, Value, at
 from optgraph.kernels.elementwise import ELEMENTWISE
+from optgraph.kernels.frame.fusion import Fusion
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.view import View
 from optgraph.plan.fallback import FALLBACK
@@ -160,6 +161,11 @@ class Lowering:
         if value and value not in self.graph.constants:
             raise NoKernelError("its bias is computed, not constant")
         return self.weight(as_is, value, dtype="float32") if value else None
+
+    def one_launch(self, node: Node, fusion: Fusion, predicted: bool) -> bool:
+        """Whether one launch is to do what `node` is: as was measured on such a GPU, else as predicted."""
+        measured = fusion.measured(self.target)
+        return predicted if measured is None else measured
 
     def call(self, kernel: Kernel, node: Node, outputs: tuple[str, ...] = ("out",), /, **arguments: Any) -> None:
         """Emits one launch of `kernel`: its launcher's arguments, of which `outputs` are written, with a View or Weight

@@ -260,13 +260,24 @@ def comparison_table(data: Mapping[str, Any]) -> Table:
 
 def tuning_table(data: Mapping[str, Any]) -> Table:
     """The table of `tune.summary()`."""
+    fusions = data["fusions"]
+    one = sum(fusion["one_launch"] for fusion in fusions)
     rows = {
         "problems": f"{data['problems']} measured, {data['changed']} get another tile than the predicted one",
+        "fusions": f"{len(fusions)} measured: {one} in one launch, {len(fusions) - one} in several",
         "gain": f"{data['gain']:.1%} of their time in all",
-        "rejected": f"{data['rejected']} tiles, wrong or refused",
+        "rejected": f"{data['rejected']} tiles and launches, wrong or refused",
         "kept in": data["output"],
     }
-    return _facts(rows)
+    return _facts(rows | {f"{i}. {fusion['layer']}": _way(fusion) for i, fusion in enumerate(fusions, 1)})
+
+
+def _way(fusion: Mapping[str, Any]) -> str:
+    """How one fusion runs from now on, and whether that was predicted."""
+    way, us, default = "one launch" if fusion["one_launch"] else "several launches", fusion["us"], fusion["default_us"]
+    if default is None:
+        return f"{way}, {us:.1f} µs; what was predicted is wrong or refused"
+    return f"{way}, {us:.1f} µs" + (f", not {default:.1f} as predicted" if us < default else ", as predicted")
 
 
 def counts(numbers: Mapping[str, int]) -> str:

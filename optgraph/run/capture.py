@@ -96,15 +96,15 @@ def enqueue(launches: Sequence[Callable[[], None]], schedule: Schedule, streams:
         first.wait_event(stream.record_event())
 
 
-def enqueue_in_turn(launches: Iterable[Callable[[], None]]) -> None:
+def enqueue_in_turn(launches: Iterable[Callable[[], object]]) -> None:
     """Enqueues the launches, and runs what is none, one after the other on the current stream."""
-    before: Callable[[], None] | None = None
+    before: Callable[[], object] | None = None
     for launch in launches:
         begin(launch, isinstance(before, Bound))
         before = launch
 
 
-def begin(launch: Callable[[], None], early: bool) -> None:
+def begin(launch: Callable[[], object], early: bool) -> None:
     """Enqueues a launch. early: it follows one of ours on its stream, nothing else, and may begin before that ends."""
     if early and isinstance(launch, Bound):
         launch.early()

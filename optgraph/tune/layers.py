@@ -99,10 +99,12 @@ def layers(plan: Plan, graph: Graph) -> Counter[Layer]:
     Calls without a reference to judge them by, such as fallbacks, are not among them.
     """
     weights = Shapes(graph.constants)
-    return Counter(_layer(call, plan, weights) for call in plan.calls if call.kernel.reference is not None)
+    return Counter(layer(call, plan, weights) for call in plan.calls if call.kernel.reference is not None)
 
 
-def _layer(call: Call, plan: Plan, weights: Shapes) -> Layer:
+def layer(call: Call, plan: Plan, weights: Shapes) -> Layer:
+    """One call of `plan` by itself. weights: of its graph."""
+
     def alone(leaf: Any) -> Any:
         """A view on a storage of its own, its address aligned as it was."""
         if isinstance(leaf, Weight):

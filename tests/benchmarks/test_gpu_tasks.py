@@ -210,9 +210,9 @@ def test_each_test_is_a_task_and_only_one_that_passes_a_record(tmp_path: Path, m
 
 def test_a_launch_without_a_right_tile_is_a_failure() -> None:
     row = {"kernel": "conv2d", "tried": 0, "rejected": ["Tile(...): off by 1.0e+00, bound 2.0e-03"]}
-    with pytest.raises(WrongError, match=r"no tile is right: Tile.* off by"):
-        tune.with_tile(row)
-    assert tune.with_tile(row | {"tile": {}})["tile"] == {}
+    with pytest.raises(WrongError, match=r"none is right: Tile.* off by"):
+        tune.right(row)
+    assert tune.right(row | {"us": 1.0})["us"] == 1.0
 
 
 def test_a_copy_that_copies_nothing_is_no_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:

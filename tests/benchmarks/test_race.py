@@ -24,6 +24,7 @@ from optgraph.ops import bottleneck
 from optgraph.passes import pipeline
 from optgraph.plan.lowering import lower
 from optgraph.run import reference
+from optgraph.tune.apart import separate
 from optgraph.tune.layers import layers
 from optgraph.tune.timing import Times, interleaved
 from tests.support.cli_models import classifier, saved
@@ -125,7 +126,7 @@ def test_separate_calls_compute_what_the_fused_one_does(monkeypatch) -> None:
     fused = set()
     for layer in layers(lower(graph, 2), graph):
         operands = layer.operands(CPU)
-        run = cudnn.separate(operands, lambda launch: launch)
+        run = separate(operands, lambda launch: launch)
         if run is not None:
             fused.add(layer.name)
             assert operands.error(run) <= layer.bound, str(layer)

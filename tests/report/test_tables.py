@@ -181,3 +181,14 @@ def test_a_long_name_is_folded_and_not_cut_off() -> None:
     assert "a_model_of_a_long_name_without_any_spaces.onnx, fp32" in "".join(
         line.removeprefix("network").strip() for line in shown.splitlines()[:4]
     )
+
+
+def test_the_table_says_which_way_won() -> None:
+    ways = [{"layer": "separable x", "one_launch": False, "us": 9.0, "default_us": 14.0}]
+    ways += [{"layer": "bottleneck x", "one_launch": True, "us": 5.0, "default_us": 5.0}]
+    ways += [{"layer": "separable y", "one_launch": True, "us": 4.0, "default_us": None}]
+    data = {"problems": 3, "changed": 0, "fusions": ways, "gain": 0.1, "rejected": 1, "output": "sm_90.json"}
+    shown = text(tables.tuning_table(data))
+    assert "3 measured: 2 in one launch, 1 in several" in shown
+    assert "several launches, 9.0 µs, not 14.0 as predicted" in shown
+    assert "one launch, 5.0 µs, as predicted" in shown and "what was predicted is wrong or refused" in shown
