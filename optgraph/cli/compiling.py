@@ -18,6 +18,7 @@ from optgraph.cli.options import (
     Sizes,
     batch_sizes,
     image_sizes,
+    targets,
 )
 from optgraph.cli.pictures import ClassOptions
 from optgraph.cli.say import Say
@@ -42,6 +43,7 @@ def compile(
         str | None,
         typer.Option(
             metavar="NAME,...",
+            autocompletion=targets,
             help="The GPUs to compile the kernels for, for any batch size: h100, a100, l4, rtx4090 or another, or "
             "sm_90, sm_80, sm_89 or sm_86. There, the file then runs with no compiling.",
         ),
@@ -172,7 +174,10 @@ def inspect(
         int, typer.Option(min=1, metavar="N", help="For --cost, --html and --json: how many images at a time.")
     ] = 1,
     target: Annotated[
-        str, typer.Option(metavar="NAME", help="For those, too: the GPU to predict for, such as h100 or a100.")
+        str,
+        typer.Option(
+            metavar="NAME", autocompletion=targets, help="For those, too: the GPU to predict for, such as h100 or a100."
+        ),
     ] = "sm_90",
     *,
     options: ModelOptions,

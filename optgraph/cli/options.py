@@ -24,6 +24,28 @@ if TYPE_CHECKING:
     from optgraph.onnx.sizes import Size
     from optgraph.passes.pipeline import Watch
 
+
+def _backends(start: str) -> list[str]:
+    """What completes a --backend, for the shell."""
+    from optgraph.run.backends import NAMES
+
+    return [name for name in NAMES if name.startswith(start)]
+
+
+def _dtypes(start: str) -> list[str]:
+    from optgraph.base.dtypes import STORAGE
+
+    return [name for name in STORAGE if name.startswith(start)]
+
+
+def targets(start: str) -> list[str]:
+    """What completes a --target, after the last comma."""
+    from optgraph.base.devices import CARDS, DEVICES
+
+    before, comma, last = start.rpartition(",")
+    return [before + comma + name for name in [*map(str, DEVICES), *CARDS] if name.startswith(last)]
+
+
 OnnxModel = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX model.", show_default=False)]
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="An ONNX model, or a compiled .optgraph file.", show_default=False)
@@ -32,6 +54,7 @@ Backend = Annotated[
     str,
     typer.Option(
         metavar="NAME",
+        autocompletion=_backends,
         help="What runs the network: auto (the kernels where there is a GPU, else ONNX Runtime), triton, interpret "
         "(the kernels on the CPU, slowly), onnxruntime or torch.",
     ),
@@ -47,6 +70,7 @@ Dtype = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
+        autocompletion=_dtypes,
         help="The numbers that kernels store and multiply: fp32 (the default), tf32, fp16 or bf16. A .optgraph has "
         "its own.",
     ),

@@ -24,7 +24,7 @@ from tests.support.cli_models import call, ok, saved
 
 def program(*arguments: object, **kwargs: object) -> subprocess.Popen[str]:
     """The command line in a process of its own, where nothing has chosen Triton's mode yet."""
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment = kwargs.pop("env", {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"})
     # A shell's background jobs ignore SIGINT, and what they start inherits that.
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     command = [sys.executable, "-c", f"{listen}; from optgraph.cli.main import main; main()", *map(str, arguments)]
@@ -79,6 +79,7 @@ def test_every_command_has_help_with_an_example() -> None:
         "compile",
         "inspect",
         "optimize",
+        "profile",
         "run",
         "tune",
         "verify",
@@ -108,7 +109,24 @@ def test_version() -> None:
     assert ok("--version") == f"optgraph {version()}\n"
 
 
-def test_completion() -> None:
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("optgraph comp", ["compile"]),
+        ("optgraph compile m.onnx --dt", ["--dtype"]),
+        ("optgraph compile m.onnx --dtype fp", ["fp32", "fp16"]),
+        ("optgraph run m.onnx --backend t", ["triton", "torch"]),
+        ("optgraph compile m.onnx --target sm_90,rtx409", ["sm_90,rtx4090"]),
+        ("optgraph inspect m.onnx --target h1", ["h100"]),
+    ],
+)
+def test_completion(words: str, completed: list[str]) -> None:
+    environment = {"_OPTGRAPH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    out = program(env=os.environ | environment).communicate(timeout=60)[0]
+    assert out.split() == completed
+
+
+def test_the_script_that_completes() -> None:
     shown = CliRunner().invoke(main.app, ["--show-completion", "bash"], prog_name="optgraph")
     assert "complete" in shown.stdout and "_OPTGRAPH_COMPLETE" in shown.stdout
 
