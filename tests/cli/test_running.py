@@ -111,6 +111,27 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     assert mixed["outputs"]["file"]["shape"] == [2, 4, 5, 5]
 
 
+def test_several_sources_for_each_of_several_inputs(tmp_path: Path) -> None:
+    """Each input's are a batch; a .npz has arrays for both; another number of images is refused."""
+    model = two_inputs(tmp_path)
+    rng = np.random.default_rng(4)
+    left, right = (rng.standard_normal((3, 4, 5, 5)).astype(np.float32) for _ in range(2))
+    for name, array in (("a", left[:1]), ("b", left[1:]), ("c", right[:2]), ("d", right[2:])):
+        np.save(tmp_path / f"{name}.npy", array)
+    np.savez(tmp_path / "both.npz", left=left, right=right)
+    apart = [
+        f"{name}={tmp_path / file}.npy" for name, file in zip(["left", "left", "right", "right"], "abcd", strict=True)
+    ]
+    for arguments in (apart, [*apart, "--batch", 2], [tmp_path / "both.npz"], [tmp_path / "both.npz", "--batch", 1]):
+        ok("run", model, *arguments, "--output", tmp_path / "y.npz")
+        with np.load(tmp_path / "y.npz") as archive:
+            close(archive["file"], left + right)
+            close(archive["a/b"], left * right)
+    for batch in ([], ["--batch", 1]):
+        result = call("run", model, *apart[:-1], *batch)
+        assert result.exit_code == 2 and ("different batch sizes" if not batch else "as many images") in result.stderr
+
+
 def test_json_has_no_nan(tmp_path: Path, model: Path) -> None:
     np.save(tmp_path / "x.npy", np.full((1, 3, 12, 12), np.nan, np.float32))
     found = ok_json("run", model, "--input", tmp_path / "x.npy", "--backend", "torch")
