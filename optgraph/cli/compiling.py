@@ -240,7 +240,7 @@ def _page(model: Path, options: ModelOptions, batch: int, target: str) -> tuple[
     steps = Steps() if not is_artifact(model) else None
     net = options.net(model, "torch", steps)
     leaving = [region.to_json() for region in ranges(net, ()).regions or ()]
-    return net, page_dict(net, batch, target, steps, leaving)
+    return net, page_dict(net, batch, target, steps, leaving, cached=True)
 
 
 def check(model: OnnxModel, sizes: Sizes = None, *, options: ReadOptions, say: Say) -> None:

@@ -90,8 +90,6 @@ function roofline(compile) {
   const LEFT = 62, BOTTOM = 38, {rates} = compile;
   const points = compile.launches.filter(launch => launch.flops).map(launch =>
     ({launch, x: launch.flops / (launch.bytes + launch.weight_bytes), y: launch.flops / launch.time * 1e6}));
-  const none = compile.launches.length - points.length;
-  const axes = `across: FLOP a byte, up: FLOP a second${none ? `; ${plural(none, "launch")} without a product ${none === 1 ? "is" : "are"} not in it` : ""}`;
   const decade = (values, low) => low ? Math.floor(Math.log10(Math.min(...values))) : Math.ceil(Math.log10(Math.max(...values)));
   const xs = points.map(point => point.x), ridge = rates.flops / rates.bytes;
   const x0 = decade([...xs, 1], true), x1 = decade([...xs, ridge * 2], false);
@@ -108,7 +106,7 @@ function roofline(compile) {
       picture.append(svg("line", {x1: x(10 ** power), x2: x(10 ** power), y1: 8, y2: height - BOTTOM, class: "grid"}),
         text(x(10 ** power), height - BOTTOM + 13, `${10 ** power}`, anchor));
     }
-    picture.append(text(LEFT + (width - LEFT) / 2, height - 6, axes, "middle"));
+    picture.append(text(LEFT + (width - LEFT) / 2, height - 6, "launches that multiply; across: FLOP a byte, up: FLOP a second", "middle"));
     for (const [kind, memory, flops] of [["", 1, 1], ["reached", rates.reached.bytes, rates.reached.flops]]) {
       const knee = ridge * flops / memory, points = [[10 ** x0, 10 ** x0 * rates.bytes * memory], [knee, rates.flops * flops], [10 ** x1, rates.flops * flops]];
       picture.append(svg("polyline", {class: `roof ${kind}`, points: points.map(([a, b]) => `${x(a)},${y(b)}`).join(" ")}));

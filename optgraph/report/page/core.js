@@ -27,7 +27,6 @@ const bytesText = count => scaled(count, ["B", "kB", "MB", "GB"]);
 const flopsText = count => count ? scaled(count, ["", "k", "M", "G", "T", "P"]) : "–";
 const plural = (count, what) => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : what.endsWith("ch") ? "es" : "s"}`;
 
-// A time in microseconds is a number, or a range: the least and the most it may be.
 // A time is one number of microseconds, or a range of them.
 const middle = us => typeof us === "number" ? us : (us.low + us.high) / 2;
 const timeText = us => `${typeof us === "number" ? digits(us) : `${digits(us.low)}–${digits(us.high)}`} µs`;

@@ -24,16 +24,18 @@ def page_dict(
     steps: Steps | None = None,
     out_of_range: Sequence[Dict] = (),
     measured: Mapping[str, Any] | None = None,
+    cached: bool = False,
 ) -> Dict:
     """Of a network for `batch` images, predicted for the GPU `target`.
 
     steps: what watched it compile; without, the graphs before and after fusion are all there is to see.
     out_of_range: its regions that leave fp16, as `Leaving.to_json` has them.
     measured: how long its regions took somewhere, a `profile_dict`.
+    cached: whether to ask the kernels that were compiled on this machine before, too.
     Raises InputError for a target without a prediction.
     """
     gpu = predictable(target)
-    schedule, cost = schedule_dict(net, batch, gpu), facts.cost_dict(net, batch, target)
+    schedule, cost = schedule_dict(net, batch, gpu), facts.cost_dict(net, batch, target, cached)
     times = [(launch["us"]["low"] + launch["us"]["high"]) / 2 for launch in cost["launches"]]
     for launch, costing, start in zip(schedule["launches"], cost["launches"], starts(schedule, times), strict=True):
         launch |= costing | {"start": round(start, 2)}
@@ -67,15 +69,20 @@ def _notes(schedule: Dict, measured: Mapping[str, Any] | None) -> dict[str, list
         by_node.setdefault(launch["node"], []).append(launch)
     notes = {
         node: [
-            "-".join(f"{sum(launch['us'][end] for launch in launches):.1f}" for end in ("low", "high")) + " µs",
+            "-".join(_digits(sum(launch["us"][end] for launch in launches)) for end in ("low", "high")) + " µs",
             size(sum(launch["read_bytes"] + launch["written_bytes"] for launch in launches)),
             ", ".join(dict.fromkeys(launch["kernel"] for launch in launches)),
         ]
         for node, launches in by_node.items()
     }
     for region in measured["regions"] if measured else ():
-        notes.setdefault(region["region"], []).append(f"{region['ms']:.2f} ms")
+        notes.setdefault(region["region"], []).append(f"{_digits(region['ms'])} ms")
     return notes
+
+
+def _digits(number: float) -> str:
+    """As the page writes times."""
+    return f"{number:.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
 
 
 def seen_on(net: Net) -> str:

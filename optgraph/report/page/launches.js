@@ -12,7 +12,6 @@ function launchTable(compile) {
     ["output", launch => launch.outputs[0].reduce((a, b) => a * b, 1), launch => shapeText(launch.outputs[0].slice(1))],
     ["µs", launch => launch.time, time],
     ["bound by", launch => launch.bound, launch => launch.bound, "left"],
-    ["wave", launch => launch.wave, launch => launch.wave],
     ["blocks", launch => launch.programs, launch => launch.programs],
     ["padded", launch => launch.padded ?? 0, launch => launch.padded ? `${launch.padded.toFixed(2)}×` : "–"],
     ["read", launch => launch.read_bytes, launch => bytesText(launch.read_bytes)],
@@ -109,6 +108,7 @@ function aboutLaunch(compile, launch, chosen) {
     button(`Launch ${launch.index}: ${launch.kernel}`, () => compile.selectLaunch(launch.index), {class: "link", "aria-pressed": chosen}),
     facts([
       ["time", `${timeText(launch.us)}, predicted`], ["bound by", launch.bound],
+      ["reckoned from", launch.compiled ? "its machine code" : "its tile"],
       ["wave, stream", `${launch.wave}, ${launch.stream}`],
       ["waits for", waits.length ? waits : null],
       ...Object.entries(launch.inputs).map(([slot, shape]) => [slot, shapeText(shape)]),

@@ -29,7 +29,9 @@ function graphOf(compile) {
     const sum = key => launches.reduce((total, launch) => total + launch[key], 0);
     const measured = region === null ? null : compile.measuredBy.get(region);
     if (!launches.length && !measured) return null;
-    return {time: sum("time"), bytes: sum("bytes"), measured: measured ?? 0, kernel: launches[0]?.kernel ?? ""};
+    const range = {low: 0, high: 0};
+    for (const launch of launches) for (const end of ["low", "high"]) range[end] += launch.us[end];
+    return {range, time: sum("time"), bytes: sum("bytes"), measured: measured ?? 0, kernel: launches[0]?.kernel ?? ""};
   });
   const most = key => Math.max(...sums.map(each => each?.[key] ?? 0), 1e-9);
   const largest = {time: most("time"), bytes: most("bytes"), measured: most("measured")};
@@ -39,7 +41,7 @@ function graphOf(compile) {
     const sum = sums[i];
     if (!sum) return {};
     if (mode === "kernel") return {classes: ["kernel"], tint: compile.tint(sum.kernel), heat: 26, note: sum.kernel};
-    return {heat: Math.round(Math.sqrt(sum[mode] / largest[mode]) * 70), note: told[mode](sum[mode])};
+    return {heat: Math.round(Math.sqrt(sum[mode] / largest[mode]) * 70), note: mode === "time" ? timeText(sum.range) : told[mode](sum[mode])};
   };
   const view = new GraphView(step, boxes, {look, label: "the fused graph: arrows walk it, + and − zoom", pick: i => compile.select(i === null ? null : regionAt[i])});
   compile.onSelect(({region}) => {
@@ -95,7 +97,7 @@ function show(compile) {
   document.title = `${compile.net.model || "model"} · optgraph`;
   document.querySelector("h1").textContent = compile.net.model || "a model";
   document.querySelector("header p").textContent =
-    `${compile.net.dtype}, batch ${compile.batch}${compile.net.size ? `, ${compile.net.size}` : ""}; predicted for an ${compile.device}, not measured`;
+    `${compile.net.dtype}, batch ${compile.batch}${compile.net.size ? `, ${compile.net.size}` : ""}; ${compile.measured ? `measured on ${compile.measured.backend}, ` : ""}predicted for an ${compile.device}${compile.measured ? "" : ", not measured"}`;
   document.querySelector("main > .columns")?.remove();
   compile.views ??= viewsOf(compile);
   document.querySelector("main").append(compile.views.root);
