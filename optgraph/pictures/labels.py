@@ -15,6 +15,7 @@ from optgraph.base.errors import InputError
 from optgraph.ir.values import Dim, Value
 
 MOST = 1 << 24  # bytes of a file of names
+MOST_METADATA = 1 << 20  # characters, for Python's parser takes a thousand times the memory: 20,000 names are half of it
 _KEYS = ("names", "labels", "classes", "class_names")
 _SYNSET = re.compile(r"n\d{8}\s+")  # what lists of ImageNet's classes have before the name
 
@@ -52,7 +53,7 @@ def labels_in(model: onnx.ModelProto) -> tuple[str, ...]:
     found = {entry.key.lower(): entry.value for entry in model.metadata_props}
     for key in _KEYS:
         text = found.get(key, "").strip()
-        if not text or len(text) > MOST:
+        if not text or len(text) > MOST_METADATA:
             continue
         if text[0] not in "[{(":
             names = re.split(r"\s*[,\n]\s*", text)

@@ -67,6 +67,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
         ("names", "(" * 100_000, ()),
         ("names", "{0: " * 5_000, ()),
         ("names", "a", ()),
+        ("names", f"['a', '{'b' * (1 << 20)}']", ()),
         ("other", '["cat", "dog"]', ()),
     ],
 )
