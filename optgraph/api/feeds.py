@@ -77,6 +77,10 @@ def _check(name: str, array: Array, value: Value) -> None:
         )
     if isinstance(array, torch.Tensor):
         dtype, remedy = str(array.dtype).removeprefix("torch."), f"x.to(torch.{value.dtype})"
+        if array.layout is not torch.strided:
+            raise InputError(f"{_expected(name, value)}, got a sparse tensor: make it dense, x.to_dense()")
+        if array.is_meta:
+            raise InputError(f"{_expected(name, value)}, got a tensor of the meta device, which has no numbers")
     else:
         dtype, remedy = array.dtype.name, f'x.astype("{value.dtype}")'
     if dtype != value.dtype:

@@ -20,9 +20,14 @@ def as_path(given: object) -> Path:
     """What was given for the path of a file. Raises InputError if it is none."""
     if not isinstance(given, str | os.PathLike):
         raise InputError(f"expects the path of a file, got {type(given).__name__}")
-    if not os.fspath(given):
-        raise InputError("expects the path of a file, got an empty text")
-    return Path(given)
+    path, name = Path(given), os.fspath(given)
+    if not name or "\0" in name:
+        raise InputError(f"expects the path of a file, got {'one with a null character' if name else 'an empty text'}")
+    try:
+        path.exists()
+    except OSError as error:  # of a name that is too long, say
+        raise InputError(f"{name[:80]}: no path of a file: {error.strerror}") from None
+    return path
 
 
 def is_artifact(path: Path) -> bool:

@@ -76,7 +76,7 @@ def compile(
     options: ModelOptions,
     say: Say,
 ) -> None:
-    """Compile a model into one .optgraph file, and show what each pass did.
+    """Compile a model into one .optgraph file. What each pass did is shown.
 
     \b
     Examples:
@@ -244,7 +244,7 @@ def _page(model: Path, options: ModelOptions, batch: int, target: str) -> tuple[
 
 
 def check(model: OnnxModel, sizes: Sizes = None, *, options: ReadOptions, say: Say) -> None:
-    """List all nodes that cannot be compiled, and those without a kernel. Needs no weights. Exit code 1 if some cannot.
+    """List the nodes that cannot be compiled, or have no kernel. Needs no weights. Exit code 1 if some cannot.
 
     \b
     Examples:

@@ -19,7 +19,7 @@ HELP_COLUMNS = 80  # in a narrower terminal, help is as wide as that
 app = typer.Typer(
     name="optgraph",
     epilog="Exit codes: 0 good, 1 the answer is no, 2 bad input, 3 a fault of optgraph's own or no memory left. "
-    "OPTGRAPH_DEBUG=1 shows what passes refused.",
+    "-v, for a command, shows what passes refused.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -33,7 +33,7 @@ def profile(
     options: ModelOptions,
     say: Say,
 ) -> None:
-    """Measure how long each region of a model takes on this CPU, and by which ONNX nodes it came to be.
+    """Measure how long each region of a model takes on this CPU. The ONNX nodes that it came from are named.
 
     \b
     Examples:

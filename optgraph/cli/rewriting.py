@@ -70,7 +70,7 @@ def calibrate(
     *,
     say: Say,
 ) -> None:
-    """Fill a model whose weights were stripped with random ones of sound scale.
+    """Fill a model without weights with random ones of sound scale.
 
     \b
     Example:

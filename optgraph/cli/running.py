@@ -51,7 +51,7 @@ def run(
     options: ModelOptions,
     say: Say,
 ) -> None:
-    """Run a model on pictures or arrays, and show the best classes of each.
+    """Run a model on pictures or arrays. The best classes of each are shown.
 
     \b
     Examples:
@@ -125,7 +125,7 @@ def verify(
     options: ModelOptions,
     say: Say,
 ) -> None:
-    """Compare a backend with ONNX Runtime on the original model, region by region. Exit code 1 if they differ.
+    """Compare a backend with ONNX Runtime, region by region. That has the original model. Exit code 1 if they differ.
 
     \b
     Examples:
@@ -187,7 +187,7 @@ def bench(
     options: ModelOptions,
     say: Say,
 ) -> None:
-    """Time a backend against ONNX Runtime on the original model, run by run in turns.
+    """Time a backend against ONNX Runtime, run by run in turns. That has the original model.
 
     \b
     Examples:
@@ -248,8 +248,8 @@ def tune(
     options: ModelOptions,
     say: Say,
 ) -> None:
-    """Measure what is fastest on this GPU, for models compiled later: the tile of each launch, and whether one launch
-    does what two could. Exit code 1: not all yet.
+    """Measure what is fastest on this GPU. Models compiled later use it: the tile of each launch, and whether one
+    launch does what two could. Exit code 1: not all yet.
 
     \b
     Examples:

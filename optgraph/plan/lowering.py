@@ -9,7 +9,8 @@ fallback call, run by the torch reference.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from optgraph.base.devices import INTERPRET, Target
@@ -51,14 +52,17 @@ MOST_IMAGES = 2**31 - 1  # what kernels count with
 
 def checked_batches(batches: int | Sequence[int]) -> tuple[int, ...]:
     """Batch sizes, of which one may be given by itself. Raises InputError for what is none."""
-    given = (batches,) if isinstance(batches, int) else tuple(batches)
-    if not given or not all(isinstance(batch, int) and batch >= 1 for batch in given):
+    given = tuple(batches) if isinstance(batches, Iterable) else (batches,)
+    if not given or not all(isinstance(batch, Integral) and batch >= 1 for batch in given):
         raise InputError(f"batches {batches!r}: expects numbers of images, each at least 1, such as (1, 8)")
-    return given
+    return tuple(map(int, given))
 
 
 def fitting_batch(inputs: Mapping[str, Value], batch: int) -> int:
     """`batch`, or the size the model fixes. Raises InputError if another than that or 1 was asked for."""
+    if not isinstance(batch, Integral):
+        raise InputError(f"batch {batch!r}: expects a number of images")
+    batch = int(batch)
     if batch < 1:
         raise InputError(f"batch {batch}: a batch has at least one image")
     if batch > MOST_IMAGES:

@@ -147,6 +147,40 @@ def test_the_bytes_of_a_model() -> None:
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (torch.zeros(SHAPE).to_sparse(), r"got a sparse tensor: make it dense, x.to_dense\(\)"),
+        (torch.zeros(SHAPE, device="meta"), "of the meta device, which has no numbers"),
+        (image().astype(complex), "got complex128"),
+        (image().astype(object), "got object"),
+    ],
+)
+def test_what_has_no_such_numbers(x: object, says: str) -> None:
+    net = optgraph.compile(classifier(), "torch")
+    for call in (net, net.bind(2)):
+        with pytest.raises(optgraph.InputError, match=says):
+            call(x)  # type: ignore[operator]
+
+
+def test_what_is_no_batch() -> None:
+    net = optgraph.compile(classifier(), "torch", batches=np.int64(2))  # type: ignore[arg-type]
+    assert net.batches == (2,) and net.bind(np.int64(2)).batch == 2  # type: ignore[arg-type]
+    for call in (net.bind, net.plan):
+        for batch in (2.5, "2", None):
+            with pytest.raises(optgraph.InputError, match="expects a number of images"):
+                call(batch)  # type: ignore[operator]
+
+
+def test_what_is_no_path(tmp_path: Path) -> None:
+    net = optgraph.compile(classifier(), "torch")
+    for path, says in (("a\0b", "with a null character"), ("a" * 5000, "no path of a file: File name too long")):
+        for function in (optgraph.compile, optgraph.load, optgraph.verify, net.save):
+            with pytest.raises(optgraph.InputError, match=says) as error:
+                function(path)  # type: ignore[operator]
+            assert len(str(error.value)) < 200
+
+
 @pytest.mark.parametrize("function", [optgraph.compile, optgraph.read, check.check, optgraph.verify])
 def test_what_is_no_model(function: Callable[[object], object]) -> None:
     graph = optgraph.read(classifier())
