@@ -81,7 +81,7 @@ def conv2d(
     if flatten:  # a pipeline no longer than the loop
         tile = replace(tile, num_stages=min(tile.num_stages, cdiv(depth, tile.block_k)))
     image, size, stride_c = Image.of(x), Output.of(out, channels, columns), strides4(x)[3]
-    operands: dict[str, Any] = {"x": x, "weight": weight}
+    operands: dict[str, Any] = {"x": x, "weight": weight, "ahead": None}
     boxes, row_tiles = Boxes(0, 0, 0, 0), cdiv(size.pixels, tile.block_m)
     if tile.box is not None:
         if boxed is None:
@@ -150,13 +150,14 @@ class _Boxed:
         a, b, c = (size * batch if axis == self.batch_axis else size for axis, size in enumerate(self.image))
         return Boxes(a, b, c, self.step)
 
-    def operands(self, x: torch.Tensor, weight: torch.Tensor, tile: Tile) -> dict[str, Block]:
-        """x by boxes of pixels, and weight [taps * Cin, Cout] by blocks."""
+    def operands(self, x: torch.Tensor, weight: torch.Tensor, tile: Tile) -> dict[str, Any]:
+        """x by boxes of pixels, and weight [taps * Cin, Cout] by blocks; and as it lies."""
         assert tile.box is not None
         depth, columns = weight.flatten(0, 3).shape
         return {
             "x": Block(x, self.shape, self.strides, (*tile.box, tile.block_k)),
             "weight": Block(weight, (depth, columns), (columns, 1), (tile.block_k, tile.block_n)),
+            "ahead": weight,
         }
 
 

@@ -80,10 +80,11 @@ def pointwise(
     problem = Gemm(extent, tuple(sizes), channels, weight.element_size(), plain=plain, tma=copies)
     tile = tile or choose(problem, target)
     rows, block_m, block_n, block_k = batch * pixels, tile.block_m, tile.block_n, tile.block_k
-    operands: dict[str, Any] = {"x": x, "weight": weight}
+    operands: dict[str, Any] = {"x": x, "weight": weight, "ahead": None}
     if tile.box is not None:
         if not copies:
             raise ValueError("a tile with a box needs x flat, x and weight of one type, and all segments on 16 bytes")
+        operands["ahead"] = weight
         operands["x"] = Block(x, (rows, channels), (stride_w, 1), (block_m, block_k))
         operands["weight"] = Block(weight, (channels, columns), (columns, 1), (block_k, block_n))
     blocks = cdiv(rows, block_m) * sum(cdiv(size, block_n) for size in sizes)

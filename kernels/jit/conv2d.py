@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from optgraph.kernels.jit.dependence import await_launches
+from optgraph.kernels.jit.dependence import await_launches, fetch
 from optgraph.kernels.jit.epilogue import activated, multiplicand, prologue, store_rows
 from optgraph.kernels.jit.split_k import joined, span
 
@@ -21,7 +21,7 @@ def _bits(one, first, end, size: tl.constexpr):
 # fmt: off
 @triton.jit
 def conv2d(
-    x, weight, out, workspace, image, window, pre, end,
+    x, weight, ahead, out, workspace, image, window, pre, end,  # ahead: the weight as it lies, if it comes by TMA
     size, splits,
     boxes,  # TMA: the output as boxes see it, and from one kernel row to the next along its second axis
     STRIDE_C: tl.constexpr, DILATED: tl.constexpr, SPLIT: tl.constexpr,
@@ -58,6 +58,13 @@ def conv2d(
     n_mask = n < columns
     group = tl.program_id(1)
     first_channel = group * channels
+
+    every_column = columns * tl.num_programs(1)  # of all groups
+    if TMA:
+        fetch(ahead, kh * kw * channels * every_column)
+    else:
+        fetch(weight, kh * kw * channels * every_column)
+    fetch(end.bias, every_column)
 
     if TMA:
         first2 = pid_m % tiles2 * BOX2

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.jit.addressing import aligned
-from optgraph.kernels.jit.dependence import await_launches
+from optgraph.kernels.jit.dependence import await_launches, fetch
 from optgraph.kernels.jit.epilogue import activated, multiplicand
 
 
@@ -26,6 +26,8 @@ def dense(
     n_mask = n < columns
     x_block = x + (m * aligned(x_row, ALIGN_K))[:, None] + (k * STRIDE_K)[None, :]  # [BLOCK_M, BLOCK_K]
     weight_block = weight + (k * columns)[:, None] + n[None, :]  # [BLOCK_K, BLOCK_N]
+    fetch(weight, channels * columns)
+    fetch(end.bias, columns)
     await_launches()
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for base in range(0, channels, BLOCK_K):

@@ -5,7 +5,7 @@ From sm_90 on, a launch may begin before the one it follows ends: its programs c
 and wait there. What makes that as safe as one after the other:
 
 - every program waits before it reads what a launch may have written, and before it writes, for the memory of an
-  activation is another's later. Weights it may read before;
+  activation is another's later. Weights it may read before: `fetch` has them in L2 by the time they are needed;
 - it waits whatever it goes on to do, so that a launch that has ended stands for all those before it.
 
 Whether a launch begins early is said when it is enqueued (`run/driver.py`); where it does not, the wait takes no time.
@@ -14,8 +14,16 @@ Whether a launch begins early is said when it is enqueued (`run/driver.py`); whe
 from __future__ import annotations
 
 import triton
+import triton.language as tl
 from triton.language import core
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+_SHARE = tl.constexpr(32 << 10)  # bytes that a program fetches
+# By one thread: $2 bytes from address $1 on, both multiples of 16; nothing if $2 is not positive.
+_FETCH = tl.constexpr(
+    "{ .reg .pred here; .reg .b32 thread; mov.u32 thread, %tid.x; setp.eq.u32 here, thread, 0; "
+    "setp.gt.and.s32 here, $2, 0, here; @here cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0; }"
+)
 
 
 def _may_begin_early(_semantic=None):
@@ -37,3 +45,17 @@ def await_launches():
     if _may_begin_early():
         gdc_wait()
         gdc_launch_dependents()
+
+
+@triton.jit
+def fetch(weight, count):
+    """Has `weight`, `count` elements side by side that no launch writes, or None, brought into L2, a share by each
+    program until nothing is left. At a batch of 1 a network's weights come out of HBM, which has little to do while the
+    launch before runs."""
+    if _may_begin_early() and weight is not None:
+        program = tl.program_id(0) + tl.num_programs(0) * (tl.program_id(1) + tl.num_programs(1) * tl.program_id(2))
+        address = weight.to(tl.int64)
+        end = address + count.to(tl.int64) * (weight.dtype.element_ty.primitive_bitwidth // 8)
+        start = ((address + 15) & -16) + program.to(tl.int64) * _SHARE
+        size = tl.minimum(end - start, _SHARE).to(tl.int32) & -16
+        tl.inline_asm_elementwise(_FETCH, "=r,l,r", [start, size], dtype=tl.int32, is_pure=False, pack=1)

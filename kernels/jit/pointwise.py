@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from optgraph.kernels.jit.dependence import await_launches
+from optgraph.kernels.jit.dependence import await_launches, fetch
 from optgraph.kernels.jit.epilogue import activated, multiplicand, prologue, store_rows
 from optgraph.kernels.jit.split_k import joined, span
 
@@ -14,7 +14,7 @@ from optgraph.kernels.jit.split_k import joined, span
 # fmt: off
 @triton.jit
 def pointwise(
-    x, weight, workspace, pre, end,
+    x, weight, ahead, workspace, pre, end,  # ahead: the weight as it lies, if it comes by TMA
     size, splits,  # M, Ho*Wo, Wo, K, sum C_i
     strides,  # of x, the convolution's included
     outs, sizes, out_rows, act_bits,  # outputs, their columns and row strides, and which of them have the activation
@@ -76,6 +76,11 @@ def pointwise(
     first, last = 0, steps
     if SPLIT:
         first, last = span(steps, tl.program_id(1), splits)
+    if TMA:
+        fetch(ahead, channels * columns)
+    else:
+        fetch(weight, channels * columns)
+    fetch(end.bias, columns)
     await_launches()
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for step in range(first, last):

@@ -200,4 +200,20 @@ def _cp(reader: Reader, i: Instruction) -> Step:
     return copy
 
 
+def prefetch(reader: Reader, i: Instruction) -> Step:
+    """cp.async.bulk.prefetch into L2. It changes nothing; what it fetches must be the launch's all the same."""
+    if i.modifiers[3:] != ("L2", "global"):
+        raise UnsupportedError("a form of cp.async.bulk.prefetch")
+    at, amount = reader.address(i.operands[0], np.uint64), reader.value(i.operands[1], np.uint32)
+
+    def fetch(blocks: Blocks, mask: Mask) -> None:
+        lanes = blocks.lanes(mask)
+        for first, size in zip(blocks.full(at(blocks))[lanes], blocks.full(amount(blocks))[lanes], strict=True):
+            if first % 16 or size % 16:
+                raise FaultError(f"cp.async.bulk of {size} bytes from {first:#x}")
+            blocks.allowed(mask).check(np.arange(first, first + size, 16, np.uint64), 16, write=False)
+
+    return fetch
+
+
 ACCESS: dict[str, Maker] = {"ld": _ld, "st": _st, "atom": _atom, "red": _atom, "cp": _cp}

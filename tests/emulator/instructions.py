@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from tests.emulator.access import ACCESS
+from tests.emulator.access import ACCESS, prefetch
 from tests.emulator.arithmetic import ARITHMETIC
 from tests.emulator.conversion import CONVERSION
 from tests.emulator.faults import UnsupportedError
@@ -100,6 +100,8 @@ def _made(reader: Reader, i: Instruction) -> Step | Control:
             return lambda blocks, mask: None  # whether the next launch is there yet makes no difference to this one
         case ("mbarrier", "try_wait", *_):
             return try_wait(reader, i)
+        case ("cp", "async", "bulk", "prefetch"):
+            return prefetch(reader, i)
         case ("cp", "async", "bulk", "tensor"):
             return tensor_copy(reader, i)
     if i.name in _ORDERING:

@@ -15,7 +15,8 @@ _MEMORY = {"ld", "st", "atom", "red", "cp"}
 
 
 def before_wait(program: Program) -> list[str]:
-    """What may be executed before a wait and is not to be: accesses of global memory, and ends."""
+    """What may be executed before a wait and is not to be: accesses of global memory, and ends. What
+    is fetched ahead is no activation, as the emulator sees when it runs them."""
     found, seen, ahead = [], set(), [0]
     while ahead:
         at = ahead.pop()
@@ -25,7 +26,9 @@ def before_wait(program: Program) -> list[str]:
         i = program.code[at]
         if i.name == "griddepcontrol" and i.modifiers == ("wait",) and i.guard is None:
             continue
-        if i.name in ("ret", "exit") or (i.name in _MEMORY and "global" in i.modifiers):
+        if i.name in ("ret", "exit") or (
+            i.name in _MEMORY and "global" in i.modifiers and "prefetch" not in i.modifiers
+        ):
             found.append(i.text)
         if i.name == "bra":
             (label,) = i.operands
