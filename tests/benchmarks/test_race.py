@@ -15,6 +15,7 @@ from benchmarks.gpu import compile, race
 from benchmarks.gpu.device import WrongError
 from benchmarks.torch_module import Network
 from optgraph.api import net
+from optgraph.base.config import early_launch
 from optgraph.base.devices import SM_90
 from optgraph.ir.graph import Graph
 from optgraph.kernels.frame.launch import Launch
@@ -24,6 +25,7 @@ from optgraph.ops import bottleneck
 from optgraph.passes import pipeline
 from optgraph.plan.lowering import lower
 from optgraph.run import reference
+from optgraph.run.engine import Held
 from optgraph.tune.apart import separate
 from optgraph.tune.layers import layers
 from optgraph.tune.timing import Times, interleaved
@@ -55,6 +57,19 @@ def test_the_torch_module_is_the_network_and_traces_whole(build) -> None:
     assert relative(module(x), expected) < 1e-6
     traced = torch.compile(module, backend="eager", fullgraph=True)
     assert relative(traced(x), expected) < 1e-6
+
+
+def test_launches_in_turn_are_a_side_of_their_own(monkeypatch) -> None:
+    begins_early: list[bool] = []
+    run = Held.run
+    monkeypatch.setattr(Held, "run", lambda *given: begins_early.append(early_launch()) or run(*given))
+    graph = xception()
+    before, x = len(graph.nodes()), image(graph, 1)
+    side = peers.in_turn(graph, x)
+    side.run()
+    assert begins_early == [False, True]  # as it is recorded, and when that is replayed
+    assert relative(side.result(), reference.run(graph, {"x": x}, torch.float64)["y0"]) < 5e-3
+    assert len(graph.nodes()) == before
 
 
 def test_the_half_model_is_half_and_still_the_network(tmp_path) -> None:

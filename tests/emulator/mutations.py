@@ -161,6 +161,14 @@ def _write_first(cubin: Cubin) -> Cubin:
     return _text(_WAIT, f"{{ .reg .b64 at; {clear} }} griddepcontrol.wait;")(cubin)
 
 
+def _fetch_x(cubin: Cubin) -> Cubin:
+    """Has the input brought into L2 before the wait, and not the weight."""
+    paths = [path for path, _ in GATHERED.layer.dry(SM_90).variant.parameters]
+    x, fetch = f"{cubin.entry}_param_{paths.index('x')}", r"cp\.async\.bulk\.prefetch\.L2\.global \[%rd\d+\]"
+    load = f"{{ .reg .b64 at; ld.param.b64 at, [{x}]; @here cp.async.bulk.prefetch.L2.global [at]"
+    return _text(rf"@here {fetch}([^;]*;)", rf"{load}\1 }}", 1)(cubin)
+
+
 _WAIT = r"griddepcontrol\.wait;"
 _WAIT_PRODUCT = r"wgmma\.wait_group\.sync\.aligned \t?1;"
 _RING = r"(setp\.gt\.s32 \t%p\d+, %r\d+), {last};(\s+selp\.b32 \t%r\d+, 0,)"
@@ -214,6 +222,7 @@ MUTATIONS: dict[str, tuple[Setting, Mutate]] = {
         CHAINED,
         _text(_WAIT, "{ .reg .pred first; setp.lt.s32 first, %tid.x, 32; @first griddepcontrol.wait; }"),
     ),
+    "chained: fetches an activation before it waits": (CHAINED, _fetch_x),
     "chained: writes before it waits": (CHAINED, _write_first),
     **{f"specialised: {name}": (SPECIALISED, mutate) for name, mutate in _OF_SPECIALISED.items()},
     "gathered, mma: no wait for the copies": (AMPERE, _in_loop(_WAIT_COPY, "")),
