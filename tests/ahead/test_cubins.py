@@ -189,6 +189,7 @@ FLAWS = {
     "mma": "yes",
     "wgmma": 1,
     "tma": None,
+    "waits": 1,
     "parameters": ["fp64"],
     "code": b"#!/bin/sh",
     "more": 1,
