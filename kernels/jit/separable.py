@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.jit.addressing import strip_position
-from optgraph.kernels.jit.dependence import await_launches, fetch
+from optgraph.kernels.jit.dependence import await_launches
 from optgraph.kernels.jit.epilogue import activated, multiplicand, parameter, store_rows
 
 
@@ -50,9 +50,6 @@ def separable(
 
     bits: tl.constexpr = tl.int16 if weight.dtype.element_ty.primitive_bitwidth == 16 else tl.int32
     summed: tl.constexpr = tl.float16 if HALF else tl.float32
-    fetch(depthwise, KH * KW * channels)
-    fetch(weight, channels * columns)
-    fetch(end.bias, columns)
     await_launches()
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     acc1, acc2 = acc, acc
