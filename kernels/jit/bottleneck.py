@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from optgraph.kernels.jit.dependence import await_launches, fetch
+from optgraph.kernels.jit.dependence import await_launches
 from optgraph.kernels.jit.epilogue import activated, multiplicand, parameter, prologue
 
 
@@ -62,9 +62,6 @@ def bottleneck(
         h1 = HIDDEN_0 + tl.arange(0, HIDDEN_1)
         h1_mask = h1 < hidden
         acc1 = tl.zeros((BLOCK_M, HIDDEN_1), dtype=tl.float32)
-    fetch(conv_weight, window.kernel_h * kernel_w * channels * hidden)
-    fetch(weight, (hidden + rest_channels) * columns)
-    fetch(end.bias, columns)
     await_launches()
     blocks = tl.cdiv(channels, BLOCK_K)
     for step in range(window.kernel_h * kernel_w * blocks):

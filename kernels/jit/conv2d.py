@@ -59,14 +59,9 @@ def conv2d(
     group = tl.program_id(1)
     first_channel = group * channels
 
-    every_column = columns * tl.num_programs(1)  # of all groups
     if TMA:
-        fetch(ahead, kh * kw * channels * every_column)
-    else:
-        fetch(weight, kh * kw * channels * every_column)
-    fetch(end.bias, every_column)
-
-    if TMA:
+        fetch(ahead, kh * kw * channels * columns)
+        fetch(end.bias, columns)
         first2 = pid_m % tiles2 * BOX2
         first1 = pid_m // tiles2 % tiles1 * BOX1
         first0 = pid_m // tiles2 // tiles1 * BOX0

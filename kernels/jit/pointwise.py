@@ -78,9 +78,7 @@ def pointwise(
         first, last = span(steps, tl.program_id(1), splits)
     if TMA:
         fetch(ahead, channels * columns)
-    else:
-        fetch(weight, channels * columns)
-    fetch(end.bias, columns)
+        fetch(end.bias, columns)
     await_launches()
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for step in range(first, last):

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.jit.addressing import aligned, strip_position
-from optgraph.kernels.jit.dependence import await_launches, fetch
+from optgraph.kernels.jit.dependence import await_launches
 from optgraph.kernels.jit.epilogue import activated, multiplicand, store_rows
 
 
@@ -38,8 +38,6 @@ def pooled_pointwise(
     origin += top.to(tl.int64) * stride_h + left.to(tl.int64) * stride_w
     x_block = x + origin[:, None] + (k * STRIDE_C)[None, :]  # [BLOCK_M, BLOCK_K], may point before x
 
-    fetch(weight, channels * columns)
-    fetch(end.bias, columns)
     await_launches()
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for base in tl.range(0, channels, BLOCK_K, num_stages=1):
