@@ -208,10 +208,12 @@ def prefetch(reader: Reader, i: Instruction) -> Step:
 
     def fetch(blocks: Blocks, mask: Mask) -> None:
         lanes = blocks.lanes(mask)
-        for first, size in zip(blocks.full(at(blocks))[lanes], blocks.full(amount(blocks))[lanes], strict=True):
+        found = (blocks.full(value)[lanes].tolist() for value in (at(blocks), amount(blocks)))
+        for first, size in zip(*found, strict=True):
             if first % 16 or size % 16:
                 raise FaultError(f"cp.async.bulk of {size} bytes from {first:#x}")
-            blocks.allowed(mask).check(np.arange(first, first + size, 16, np.uint64), 16, write=False)
+            pieces = np.uint64(first) + 16 * np.arange(size // 16, dtype=np.uint64)
+            blocks.allowed(mask).check(pieces, 16, write=False)
 
     return fetch
 
