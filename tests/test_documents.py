@@ -56,9 +56,8 @@ def test_tests_are_there(document: Path) -> None:
 
 
 def test_every_finding_of_before_the_gpu_has_tests() -> None:
-    rows = re.findall(
-        r"^\| (?!found|---)(.*) \| (.*) \| (.*) \|$", (ROOT / "docs" / "gpu.md").read_text(), re.MULTILINE
-    )
+    text = (ROOT / "docs" / "gpu.md").read_text().partition("\n## ")[0]
+    rows = re.findall(r"^\| (?!found|---)(.*) \| (.*) \| (.*) \|$", text, re.MULTILINE)
     assert len(rows) == 18
     assert [found for found, _, tests in rows if "::test_" not in tests] == [rows[-1][0]]  # which no code can settle
 
