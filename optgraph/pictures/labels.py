@@ -15,9 +15,7 @@ from optgraph.base.errors import InputError
 from optgraph.ir.values import Dim, Value
 
 MOST = 1 << 24  # bytes of a file of names
-MOST_METADATA = (
-    1 << 20
-)  # characters, for Python's parser takes a thousand times the memory: 20,000 names are half of it
+MOST_METADATA = 1 << 20  # characters: twice 20,000 names, and the parser takes a thousand times as much memory
 _KEYS = ("names", "labels", "classes", "class_names")
 _SYNSET = re.compile(r"n\d{8}\s+")  # what lists of ImageNet's classes have before the name
 
