@@ -11,7 +11,7 @@ import torch
 
 from optgraph.api.feeds import Array, batch_of, named, shape_text
 from optgraph.base.arrays import as_tensor
-from optgraph.base.errors import InputError, OptgraphError
+from optgraph.base.errors import InputError, OptgraphError, printable
 from optgraph.ir.values import BATCH, Value, at
 from optgraph.plan.lowering import fitting_batch
 from optgraph.run.backends import Backend
@@ -80,7 +80,7 @@ class Bound:
     def __repr__(self) -> str:
         taken = [f"{name}: {_described(tensor)}" for name, tensor in self.inputs.items()]
         given = [f"{name}: {_described(tensor)}" for name, tensor in self.outputs.items()]
-        return f"<Bound {', '.join(taken)} -> {', '.join(given)}>"
+        return printable(f"<Bound {', '.join(taken)} -> {', '.join(given)}>")
 
 
 def _described(tensor: torch.Tensor) -> str:

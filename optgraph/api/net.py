@@ -24,7 +24,7 @@ from optgraph.base.arrays import as_tensor
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.devices import Target
 from optgraph.base.dtypes import check_dtype, torch_dtype
-from optgraph.base.errors import InputError
+from optgraph.base.errors import InputError, printable
 from optgraph.base.files import as_path
 from optgraph.base.progress import Progress, silent
 from optgraph.ir import html
@@ -162,7 +162,7 @@ class Net:
     def __repr__(self) -> str:
         inputs = ", ".join(f"{name}: {value.dtype} {shape_text(value.shape)}" for name, value in self.inputs.items())
         sizes = f", sizes {self._served()}" if self._by_size else ""
-        return f"<Net {self.source.name or 'unnamed'}: {inputs}{sizes}; {self.dtype} on {self.backend}>"
+        return printable(f"<Net {self.source.name or 'unnamed'}: {inputs}{sizes}; {self.dtype} on {self.backend}>")
 
     def _repr_html_(self) -> str:
         """What a notebook shows of it: a table, and its fused graph to be opened below."""

@@ -6,11 +6,16 @@ from __future__ import annotations
 FIX_INPUT = "fix the input shape (--input-shape)"
 
 
+def printable(text: str) -> str:
+    """`text` in one line, with nothing that a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 class OptgraphError(Exception):
-    """Base of every error a user can cause. `str(error)` is one line, whatever names a file has."""
+    """Base of every error a user can cause. `str(error)` is one printable line, whatever names a file has."""
 
     def __str__(self) -> str:
-        return " ".join(super().__str__().splitlines())
+        return printable(super().__str__())
 
 
 class ModelError(OptgraphError):

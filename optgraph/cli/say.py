@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
+from optgraph.base.errors import printable
 from optgraph.base.progress import Progress, silent
 from optgraph.report import terminal
 
@@ -46,7 +47,7 @@ class Say:
     def note(self, lines: Sequence[str]) -> None:
         """What else there is to know, on stderr, so that it is no part of the result."""
         for line in () if self.quiet else lines:
-            print(f"note: {terminal.printable(line)}", file=sys.stderr)
+            print(f"note: {printable(line)}", file=sys.stderr)
 
     def show(self, data: Mapping[str, Any], *parts: RenderableType) -> None:
         """Prints the result: `data` for --json, or `parts` for people."""

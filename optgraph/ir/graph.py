@@ -15,7 +15,7 @@ import networkx as nx
 import numpy as np
 
 from optgraph.base.budget import Budget
-from optgraph.base.errors import GraphError, ModelError
+from optgraph.base.errors import GraphError, ModelError, printable
 from optgraph.ir import html
 from optgraph.ir.op import Node, Op
 from optgraph.ir.values import Value
@@ -78,7 +78,7 @@ class Graph:
 
     def __repr__(self) -> str:
         inputs, outputs = (", ".join(names) for names in (self.inputs, self.outputs))
-        return f"<Graph {self.name}: {len(self)} operators, {inputs} -> {outputs}>"
+        return printable(f"<Graph {self.name}: {len(self)} operators, {inputs} -> {outputs}>")
 
     def _repr_html_(self) -> str:
         """Its picture in a notebook; of a large one, a table of its operators."""

@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from optgraph.base.errors import printable
 from optgraph.ir.layered import layered
 
 PICTURED = 60  # boxes: a graph of more is a table
@@ -25,7 +26,7 @@ class Box(NamedTuple):
 
 def text(words: str) -> str:
     """Any text as HTML: no markup, no line breaks, nothing unprintable."""
-    return html.escape("".join(c if c.isprintable() else " " for c in words))
+    return html.escape(printable(words))
 
 
 def table(rows: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from optgraph.report.terminal import printable
+from optgraph.base.errors import printable
 
 
 def plain(text: str) -> Text:

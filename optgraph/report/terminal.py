@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from optgraph.base import config
-from optgraph.base.errors import GraphError, OptgraphError
+from optgraph.base.errors import GraphError, OptgraphError, printable
 from optgraph.base.progress import Progress
 
 
@@ -110,11 +110,6 @@ def show(as_json: bool, data: Mapping[str, Any], *parts: RenderableType) -> None
 
 def _lines(text: str) -> Text:
     return Text("\n".join(map(printable, text.splitlines())))
-
-
-def printable(text: str) -> str:
-    """`text` without line breaks and control characters."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def dumps(data: Mapping[str, Any]) -> str:

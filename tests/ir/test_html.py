@@ -71,6 +71,15 @@ def test_hostile_names_are_text(boxes: int, monkeypatch: pytest.MonkeyPatch) -> 
         assert "alert" in "".join(parsed.itertext()) and "\x1b" not in shown
 
 
+def test_hostile_names_are_harmless_at_a_prompt() -> None:
+    net = optgraph.compile(hostile(), "torch")
+    for shown in (repr(net), repr(net.fused), repr(net.bind(1))):
+        assert shown.isprintable() and "alert" in shown
+    with pytest.raises(optgraph.InputError) as error:
+        net(None)  # type: ignore[arg-type]
+    assert str(error.value).isprintable() and "alert" in str(error.value)
+
+
 def test_a_large_graph_is_a_table() -> None:
     nodes = [helper.make_node("Sin", ["x" if i == 0 else f"t{i}"], [f"t{i + 1}"], f"n{i}") for i in range(300)]
     ends = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["n", 2]) for n in ("x", "t300")]
