@@ -15,11 +15,13 @@ from benchmarks import record
 from optgraph.ahead import build, cubins
 from optgraph.ahead.machines import machine
 from optgraph.base.devices import BEST, SM_90, WORST
-from optgraph.cost.machine_code import Loop, demand, main_loop
+from optgraph.cost.machine_code import Loop, main_loop
+from optgraph.cost.walk import demand
 from optgraph.ir.values import RELU, Window
 from optgraph.kernels import conv2d, depthwise, separable
 from optgraph.kernels.frame.demand import expected
 from optgraph.kernels.frame.ends import Epilogue, Prologue
+from optgraph.kernels.frame.occupancy import blocks_per_sm
 from optgraph.kernels.frame.sample import image, window_sample
 from optgraph.kernels.pool import POOL
 from optgraph.tune.layers import Layer
@@ -77,21 +79,23 @@ def measure(name: str, layer: Layer) -> dict[str, Any]:
     use = build.Use(cubins.key(launch.variant, SM_90), launch.variant, SM_90, {}, 0)
     (cubin,) = build.build([use])
     found, program = machine(cubin), launch.work.of_program(launch.programs)
-    assert found is not None
-    demands = [demand(found, program, "fp16", SM_90.device, end) for end in (BEST, WORST)]
-    by_code, by_tile = (expected(launch, SM_90.device, True, known) for known in (demands, ()))
-    return {
+    by_tile = expected(launch, SM_90.device, True)
+    row: dict[str, Any] = {
         "graph": name,
         "tile": use.description,
         "warps": cubin.num_warps,
         "registers": cubin.registers,
         "spill_bytes": cubin.spill_bytes,
-        "blocks_per_sm": found.resident,
-        "instructions": len(list(found.code.flat)),
-        "step": step(found.code, program.rows),
-        "us": {"code": [1e6 * s for s in by_code.time], "tile": [1e6 * s for s in by_tile.time]},
-        "bound": {"code": by_code.bound, "tile": by_tile.bound},
+        "blocks_per_sm": blocks_per_sm(cubin.registers, cubin.shared_bytes, cubin.num_warps, SM_90.device),
+        "us": {"tile": [1e6 * s for s in by_tile.time]},
+        "bound": {"tile": by_tile.bound},
     }
+    if found is not None:  # else its warps go different ways
+        demands = [demand(found, program, "fp16", SM_90.device, end) for end in (BEST, WORST)]
+        by_code = expected(launch, SM_90.device, True, demands)
+        row |= {"instructions": len(list(found.code.flat)), "step": step(found.code, program.rows)}
+        row["us"]["code"], row["bound"]["code"] = [1e6 * s for s in by_code.time], by_code.bound
+    return row
 
 
 def main() -> None:

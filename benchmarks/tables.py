@@ -93,14 +93,29 @@ def _steps(kind: str) -> Callable[[Row], str]:
     return lambda row: " → ".join(f"{row[side][kind]:.0f}" if side in row else "–" for side in ("before", "now"))
 
 
-def _us(kind: str, target: str) -> Callable[[Row], str]:
-    return lambda row: f"{row[kind][target]:.0f}"
+def _us(target: str) -> Callable[[Row], str]:
+    return lambda row: _span(row["predicted_us"][target])
+
+
+def _goal(row: Row) -> str:
+    """Where a goal stands in what is predicted."""
+    low, high = row["now_us"]
+    return "met" if high <= row["goal_us"] else "within" if low <= row["goal_us"] else "missed"
+
+
+def _range(known: str) -> Callable[[Row], str]:
+    """What a launch is predicted to take, by its machine code or its tile; '–' where that tells nothing."""
+    return lambda row: _span(row["us"][known]) if known in row["us"] else "–"
+
+
+def _span(ends: Sequence[float]) -> str:
+    digits = 0 if ends[1] >= 20 else 1
+    return "-".join(f"{end:.{digits}f}" for end in ends)
 
 
 def _bounds(row: Row) -> str:
-    """Of the launches, in the order that the column names them."""
-    bounds = row["bounds"]["sm_90"]
-    return " / ".join(f"{bounds.get(bound, 0) / row['launches']:.0%}" for bound in ("latency", "bytes", "flops"))
+    """What binds the launches, most of them first."""
+    return ", ".join(f"{bound} {count}" for bound, count in row["bounds"].items())
 
 
 def _quartiles(row: Row) -> str:
@@ -165,10 +180,36 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
             "waves": lambda row: f"{row['waves']}",
             "MB": lambda row: f"{row['activation_mb']:.1f}",
             "GFLOP": lambda row: f"{row['gflop']:.1f}",
-            "H100, µs": _us("predicted_us", "sm_90"),
-            "A100, µs": _us("predicted_us", "sm_80"),
-            "H100 roofline, µs": _us("roofline_us", "sm_90"),
-            "latency / bytes / FLOPs": _bounds,
+            "H100, µs": _us("sm_90"),
+            "A100, µs": _us("sm_80"),
+            "RTX 4090, µs": _us("sm_89"),
+            "A40, µs": _us("sm_86"),
+            "H100 roofline, µs": lambda row: f"{row['roofline_us']['sm_90']:.0f}",
+        },
+    ),
+    "goals": (
+        "cost",
+        "python -m benchmarks.cost",
+        {
+            "batch": lambda row: f"{row['batch']}",
+            "launches": lambda row: f"{row['launches']}",
+            "on the longest chain": lambda row: f"{row['waves']}",
+            "said before, µs": lambda row: f"{row['before_us']:.0f}",
+            "predicted now, µs": lambda row: _span(row["now_us"]),
+            "by tiles alone, µs": lambda row: _span(row["tiles_us"]),
+            "goal, µs": lambda row: f"{row['goal_us']}",
+            "goal": _goal,
+        },
+    ),
+    "bounds": (
+        "cost",
+        "python -m benchmarks.cost",
+        {
+            "batch": lambda row: f"{row['batch']}",
+            "kernel": lambda row: row["kernel"],
+            "launches": lambda row: f"{row['launches']}",
+            "all of them, µs": lambda row: _span(row["us"]),
+            "what binds them": _bounds,
         },
     ),
     "targets": (
@@ -280,8 +321,11 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
             "registers": lambda row: f"{row['registers']}",
             "bytes spilled": lambda row: f"{row['spill_bytes']}",
             "blocks an SM": lambda row: f"{row['blocks_per_sm']}",
-            "instructions a step": lambda row: f"{row['step']}",
-            "in all": lambda row: f"{row['instructions']}",
+            "instructions a step": lambda row: f"{row.get('step', '–')}",
+            "in all": lambda row: f"{row.get('instructions', '–')}",
+            "predicted by it, µs": _range("code"),
+            "by the tile, µs": _range("tile"),
+            "bound": lambda row: row["bound"].get("code", row["bound"]["tile"]),
         },
     ),
     "host": (

@@ -9,7 +9,7 @@ A launch waits a while for the one before it, and is then busy for the longest o
     chain           what a program takes by itself, one thing after another, as often as programs follow one another on
                     an SM that holds `resident` of them.
 
-What a program demands is told by its tile, as here, or counted in machine code (`optgraph/cost/machine_code.py`). All
+What a program demands is told by its tile, as here, or counted in machine code (`optgraph/cost/walk.py`). All
 is reckoned at both ends of what a chip may give (`BEST` and `WORST` in `base/devices.py`), so each time is a range.
 """
 

@@ -11,8 +11,9 @@ from importlib.util import find_spec
 from optgraph.ahead import cubins
 from optgraph.ahead.cubins import Cubin
 from optgraph.base.devices import Target
-from optgraph.cost.machine_code import Machine, disassembled
+from optgraph.cost.machine_code import disassembled
 from optgraph.cost.predict import Known
+from optgraph.cost.walk import Machine
 from optgraph.kernels.frame.occupancy import blocks_per_sm
 from optgraph.kernels.frame.variant import Variant
 from optgraph.plan.buffers import dry_launches

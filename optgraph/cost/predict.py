@@ -17,8 +17,8 @@ from itertools import groupby
 
 from optgraph.base.devices import BANDWIDTH_REACHED, BEST, FLOPS_REACHED, PREDICTED, WORST, Device, Target
 from optgraph.base.errors import InputError
-from optgraph.cost import machine_code
-from optgraph.cost.machine_code import Machine
+from optgraph.cost import walk
+from optgraph.cost.walk import Machine
 from optgraph.cost.work import Cost, costs
 from optgraph.kernels.frame.demand import Demand, Range, expected, moving, multiplied
 from optgraph.kernels.frame.launch import Launch
@@ -80,7 +80,7 @@ def predict(plan: Plan, weights: Shapes, device: Device | None = None, known: Kn
     """Predicts `plan` on `device`, by default its target's (an H100 for the interpreter). weights: of its graph.
     known: the machine code of a launch, if there is some for that target."""
     device = device or plan.target.device
-    asked = lru_cache(partial(machine_code.demand, device=device))  # many launches are of one kernel and size
+    asked = lru_cache(partial(walk.demand, device=device))  # many launches are of one kernel and size
     launches = tuple(
         _predicted(cost, plan.dtype, device, early, known, asked)
         for cost, early in zip(costs(plan, weights), plan.schedule.chained, strict=True)

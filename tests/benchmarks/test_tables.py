@@ -24,10 +24,10 @@ COST = {
     "waves": 30,
     "activation_mb": 96.94,
     "gflop": 16.71,
-    "predicted_us": {"sm_90": 84.2, "sm_80": 150.4},
+    "predicted_us": {"sm_90": [84.2, 120.4], "sm_80": [150.4, 200.0], "sm_89": [9.94, 14.0], "sm_86": [1.0, 2.0]},
     "roofline_us": {"sm_90": 38.4, "sm_80": 90.0},
-    "bounds": {"sm_90": {"bytes": 30, "latency": 10}, "sm_80": {}},
 }
+KERNEL = {"table": "bounds", "graph": "a", "batch": 1, "kernel": "pool", "launches": 3, "us": [10.0, 12.0]}
 
 
 def test_every_table_is_in_one_document() -> None:
@@ -65,6 +65,21 @@ def test_a_prediction_is_called_one(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     record.write("cost", [COST], prediction=True)
     text = tables.table("cost")
-    assert "| torch_xception | 8 | 40 | 30 | 96.9 | 16.7 | 84 | 150 | 38 | 25% / 75% / 0% |\n" in text
+    row = "| torch_xception | 8 | 40 | 30 | 96.9 | 16.7 | 84-120 | 150-200 | 9.9-14.0 | 1.0-2.0 | 38 |\n"
+    assert row in text
     assert "Predicted by `python -m benchmarks.cost`" in text and "no GPU was used" in text
     assert record.environment()["device"] not in text
+
+
+def test_ranges_stand_beside_goals_and_what_binds_them(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    common = {"table": "goals", "launches": 80, "waves": 50, "before_us": 221, "tiles_us": [180.0, 390.0]}
+    goals = [
+        {**common, "graph": name, "batch": 1, "now_us": now, "goal_us": 150}
+        for name, now in (("a", [100.0, 150.0]), ("b", [100.0, 151.0]), ("c", [151.0, 200.0]))
+    ]
+    record.write("cost", [*goals, KERNEL | {"bounds": {"chain": 2, "memory": 1}}], prediction=True)
+    text = tables.table("goals")
+    assert "| a | 1 | 80 | 50 | 221 | 100-150 | 180-390 | 150 | met |\n" in text
+    assert "| 150 | within |\n" in text and "| 151-200 | 180-390 | 150 | missed |\n" in text
+    assert "| a | 1 | pool | 3 | 10.0-12.0 | chain 2, memory 1 |\n" in tables.table("bounds")

@@ -8,7 +8,8 @@ import pytest
 
 from optgraph.base.devices import BEST, H100, SM_80, WORST
 from optgraph.cost import machine_code
-from optgraph.cost.machine_code import Instruction, Loop, Machine, demand, disassembled, listed, main_loop, nested
+from optgraph.cost.machine_code import Instruction, Loop, disassembled, listed, main_loop, nested
+from optgraph.cost.walk import Machine, demand
 from optgraph.kernels.frame.work import Program
 
 LOAD = BEST.load

@@ -14,8 +14,9 @@ import pytest
 from optgraph import ops
 from optgraph.base.devices import BEST, H100, PREDICTED, SM_80, SM_90, WORST, Target
 from optgraph.base.errors import InputError
-from optgraph.cost.machine_code import Instruction, Loop, Machine
+from optgraph.cost.machine_code import Instruction, Loop
 from optgraph.cost.predict import Predicted, Prediction, predict, predictable
+from optgraph.cost.walk import Machine
 from optgraph.ir.graph import Graph
 from optgraph.onnx import read
 from optgraph.passes import pipeline
