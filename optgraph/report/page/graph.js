@@ -132,13 +132,17 @@ class GraphView {
     this.y = (this.size.height - this.layers * ROW * this.scale) / 2;
     this.redraw();
   }
-  // Brings a box into view, its size as it is, but not too small to be read.
-  show(i) {
-    if (!this.size) { this.waiting = i; return; }
-    this.scale = Math.max(this.scale, 0.6);
-    const x = this.x + this.drawing.x[i] * this.scale, y = this.y + this.top(i) * this.scale;
-    if (x < 60 || x > this.size.width - 60) this.x += this.size.width / 2 - x;
-    if (y < 4 || y > this.size.height - 60) this.y += this.size.height / 2 - y;
+  // Brings boxes into view, their size as it is, but not too small to be read; of too many, the first ones.
+  show(boxes) {
+    if (!boxes.length) return;
+    if (!this.size) { this.waiting = boxes; return; }
+    const {x, widths} = this.drawing, {width, height} = this.size;
+    const left = Math.min(...boxes.map(i => x[i] - widths[i] / 2)), right = Math.max(...boxes.map(i => x[i] + widths[i] / 2));
+    const top = Math.min(...boxes.map(i => this.top(i))), bottom = Math.max(...boxes.map(i => this.top(i) + HEIGHT));
+    this.scale = Math.max(0.5, Math.min(Math.max(this.scale, 0.6), width / (right - left + 40)));
+    const inside = (at, low, high, room) => at + low * this.scale >= 2 && at + high * this.scale <= room - 2;
+    if (!inside(this.x, left, right, width)) this.x = width / 2 - (left + right) / 2 * this.scale;
+    if (!inside(this.y, top, bottom, height - 44)) this.y = height / 2 - (Math.min(bottom, top + height) + top) / 2 * this.scale;
     this.redraw();
   }
   listen() {
@@ -195,7 +199,7 @@ class GraphView {
     const to = key === "ArrowDown" ? near(edges.filter(edge => edge[0] === from).map(edge => edge[1]))
       : key === "ArrowUp" ? near(edges.filter(edge => edge[1] === from).map(edge => edge[0]))
         : near(layer.map((_, i) => i).filter(i => layer[i] === layer[from] && (x[i] - x[from]) * side > 0));
-    if (to != null) { this.pick(to); this.show(to); }
+    if (to != null) { this.pick(to); this.show([to]); }
   }
   chosen() { for (const [i, classes] of this.classes) if (classes.has("chosen")) return i; return null; }
   // Boxes that have a class from now on, and no others.

@@ -47,11 +47,11 @@ function graphOf(compile) {
   compile.onSelect(({region}) => {
     const i = at.get(region);
     view.mark("chosen", region === null || i == null ? [] : [i]);
-    if (region !== null && i != null) view.show(i);
+    if (region !== null && i != null) view.show([i]);
   });
   return Object.assign(view, {
     colour: which => { mode = which; view.redraw(); },
-    find: regions => { view.mark("found", regions.map(region => at.get(region))); if (regions.length) view.show(at.get(regions[0])); },
+    find: regions => { view.mark("found", regions.map(region => at.get(region))); view.show(regions.slice(0, 1).map(region => at.get(region))); },
     most: which => told[which](largest[which]),
   });
 }
@@ -112,6 +112,9 @@ if (all.length > 1) {
   document.querySelector("main").append(comparison(all), el("section", {}, tabs));
 }
 show(all[0]);
+
+const header = document.querySelector("header");
+new ResizeObserver(() => document.documentElement.style.setProperty("--top", `${header.offsetHeight}px`)).observe(header);
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const repaint = () => { resolvedColours.clear(); dispatchEvent(new Event("theme")); };

@@ -32,7 +32,8 @@ function passes(compile) {
     button("‹ pass", () => move(-1), {title: "the pass before that changed something"}), play,
     button("pass ›", () => move(1), {title: "the next pass that changed something"}), el("span", {class: "space"}),
     el("span", {class: "legend"}, el("span", {}, swatch("var(--gone)"), "goes"), el("span", {}, swatch("var(--changed)"), "rewritten"), el("span", {}, swatch("var(--new)"), "new")),
-    button("‹", () => go(-1), {title: "the change before", "aria-label": "the change before"}), count, button("›", () => go(1), {title: "the next change", "aria-label": "the next change"}));
+    el("span", {class: "nowrap"}, button("‹", () => go(-1), {title: "the change before", "aria-label": "the change before"}), " ", count, " ",
+      button("›", () => go(1), {title: "the next change", "aria-label": "the next change"})));
 
   function start() {
     timer = setInterval(() => { if (change + 1 < Math.min(marks.length, 4)) go(1); else if (!move(1)) stop(); }, 1400);
@@ -95,8 +96,8 @@ function passes(compile) {
     const [were, at] = marks[change];
     views[0].graph.mark("found", were);
     views[1].graph.mark("found", at == null ? [] : [at]);
-    if (were.length) views[0].graph.show(were[0]);
-    if (at != null) views[1].graph.show(at);
+    views[0].graph.show(were);
+    if (at != null) views[1].graph.show([at]);
     count.textContent = `change ${change + 1} of ${marks.length}`;
   }
   // A box of any step selects the region that its ONNX nodes are in at the end.
@@ -107,14 +108,14 @@ function passes(compile) {
   function find(node, step) {
     const at = step.boxes.findIndex(box => nameOf(box) === node);
     if (at < 0) return name(node);
-    return button(node, () => { const last = views.at(-1); last.graph.mark("found", [at]); last.graph.show(at); }, {class: "link name"});
+    return button(node, () => { const last = views.at(-1); last.graph.mark("found", [at]); last.graph.show([at]); }, {class: "link name"});
   }
   function highlight({region}, move = true) {
     const nodes = new Set(region === null ? [] : compile.regions.get(region).onnx_nodes);
     for (const {step, graph} of views) {
       const at = step.boxes.flatMap((box, i) => origin(box).some(node => nodes.has(node)) ? [i] : []);
       graph.mark("chosen", at);
-      if (at.length && move) graph.show(at[0]);
+      if (move) graph.show(at);
     }
   }
   compile.onSelect(highlight);
