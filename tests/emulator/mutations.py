@@ -161,12 +161,14 @@ def _write_first(cubin: Cubin) -> Cubin:
     return _text(_WAIT, f"{{ .reg .b64 at; {clear} }} griddepcontrol.wait;")(cubin)
 
 
-def _fetch_x(cubin: Cubin) -> Cubin:
-    """Has the input brought into L2 before the wait, and not the weight."""
-    paths = [path for path, _ in GATHERED.layer.dry(SM_90).variant.parameters]
-    x, fetch = f"{cubin.entry}_param_{paths.index('x')}", r"cp\.async\.bulk\.prefetch\.L2\.global \[%rd\d+\]"
-    load = f"{{ .reg .b64 at; ld.param.b64 at, [{x}]; @here cp.async.bulk.prefetch.L2.global [at]"
-    return _text(rf"@here {fetch}([^;]*;)", rf"{load}\1 }}", 1)(cubin)
+def _fetch_out(cubin: Cubin) -> Cubin:
+    """Has the output brought into L2 before the wait, and not the weight."""
+    paths = [path for path, _ in TMA.layer.dry(SM_90).variant.parameters]
+    before = cubin.parameters[: paths.index("outs.0")]
+    number = sum(1 + 2 * len(kind.box) if isinstance(kind, TensorMap) else 1 for kind in before)
+    fetch = r"@here cp\.async\.bulk\.prefetch\.L2\.global \[%rd\d+\][^;]*;"
+    load = f"{{ .reg .b64 at; ld.param.b64 at, [{cubin.entry}_param_{number}];"
+    return _text(fetch, rf"{load} @here cp.async.bulk.prefetch.L2.global [at], 16; }}", 1)(cubin)
 
 
 _WAIT = r"griddepcontrol\.wait;"
@@ -222,7 +224,7 @@ MUTATIONS: dict[str, tuple[Setting, Mutate]] = {
         CHAINED,
         _text(_WAIT, "{ .reg .pred first; setp.lt.s32 first, %tid.x, 32; @first griddepcontrol.wait; }"),
     ),
-    "chained: fetches an activation before it waits": (CHAINED, _fetch_x),
+    "chained by TMA: fetches an activation before it waits": (CHAINED_TMA, _fetch_out),
     "chained: writes before it waits": (CHAINED, _write_first),
     **{f"specialised: {name}": (SPECIALISED, mutate) for name, mutate in _OF_SPECIALISED.items()},
     "gathered, mma: no wait for the copies": (AMPERE, _in_loop(_WAIT_COPY, "")),
