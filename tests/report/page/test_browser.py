@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from onnx import TensorProto, helper
 
 from optgraph.report.page.write import write_page
 from tests.support.browser import Opened, chromium
@@ -176,6 +177,19 @@ def test_the_theme_button_turns_it(opened: Opened) -> None:
     assert opened.page.evaluate(colour) != light
     opened.page.click(".theme")
     assert opened.page.evaluate(colour) == light
+
+
+def test_a_network_that_launches_nothing(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "nothing.html"
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ("n", 3)) for name in "xy")
+    identity = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"], name="constructor")], "__proto__", [x], [y]
+    )
+    write_page(path, [page_of(helper.make_model(identity, opset_imports=[helper.make_opsetid("", 17)]), "fp32")])
+    opened = Opened(browser, path)
+    opened.page.keyboard.press("j")
+    assert "Nothing selected" in opened.text(".panel") and opened.complaints == []
+    opened.page.close()
 
 
 def test_two_compiles_side_by_side(browser: Any, tmp_path: Path) -> None:
