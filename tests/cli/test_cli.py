@@ -127,8 +127,9 @@ def test_completion(words: str, completed: list[str]) -> None:
     assert out.split() == completed
 
 
-def test_the_script_that_completes() -> None:
-    shown = CliRunner().invoke(main.app, ["--show-completion", "bash"], prog_name="optgraph")
+def test_the_script_that_completes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shellingham.detect_shell", lambda *_: ("bash", "/bin/bash"))
+    shown = CliRunner().invoke(main.app, ["--show-completion"], prog_name="optgraph")
     assert "complete" in shown.stdout and "_OPTGRAPH_COMPLETE" in shown.stdout
 
 
