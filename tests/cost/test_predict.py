@@ -183,8 +183,8 @@ def test_networks(name: str, target: Target) -> None:
         for launch in p.launches:
             assert launch.time.low < launch.time.high and launch.share.low <= launch.share.high
             assert launch.cost.work.moved / target.device.memory < launch.time.low
-    bounds = [[launch.bound for launch in p.launches].count("chain") for p in found]
-    assert bounds[0] > bounds[-1]
+    waiting = [[launch.bound for launch in p.launches].count("latency") for p in found]
+    assert waiting[0] >= waiting[-1]
 
 
 @pytest.mark.parametrize(("name", "images"), [("inception_v3", 45_500), ("xception", 25_000)])
