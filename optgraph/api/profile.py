@@ -1,8 +1,8 @@
 """How long every region of a network takes, measured: where the time of a run goes, by the nodes of the model.
 
 ONNX Runtime tells the time of each of its kernels by a name: that of a node as it was exported or, where it computes in
-a blocked layout of its own, that of the value which the kernel gives, with `_nchwc` behind it. torch and the
-interpreter run a region after the other, and are timed from each to the next.
+a blocked layout of its own, that of the value which the kernel gives, with `_nchwc` behind it. torch runs a region
+after the other, and the interpreter a launch: they are timed from each to the next.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from optgraph.onnx.sessions import Session, session
 from optgraph.onnx.write import ModelWriter
 from optgraph.plan.lowering import fitting_batch
 from optgraph.run.backends import Backend, OnnxRuntime
+from optgraph.run.engine import Engine
 from optgraph.run.example import example
 
 BLOCKED, KERNEL = "_nchwc", "_kernel_time"  # what ONNX Runtime puts behind a value's name, and behind a kernel's
@@ -35,8 +36,9 @@ BLOCKED, KERNEL = "_nchwc", "_kernel_time"  # what ONNX Runtime puts behind a va
 class Span:
     """A piece of a run. Times in seconds, from the run's start.
 
-    name: of what ran. kind: of operator. region: the fused operator that it is of; '' where that is not known, as where
-    ONNX Runtime changes a layout. held: bytes of memory in use then, None where nobody says.
+    name: of what ran. kind: of operator, or the kernel. region: the fused operator that it is of; '' where that is not
+    known, as where ONNX Runtime changes a layout. held: bytes of memory in use then, None where nobody says.
+    stream, waits: of a launch, as its plan's schedule has them; waits are places in the run.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Span:
     start: float
     seconds: float
     held: int | None = None
+    stream: int = 0
+    waits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,17 @@ def profile(net: Net, batch: int = 1, repeats: int = 5, threads: int = 0) -> Pro
     if net.backend == "onnxruntime":
         runs = _by_onnxruntime(net, feeds, batch, repeats, threads)
     else:
-        runs = [_by_steps(net.runtime, feeds, batch) for _ in range(1 + repeats)][1:]
+        runs = [_one_by_one(net.runtime, feeds, batch) for _ in range(1 + repeats)][1:]
     return Profile(net.backend, batch, tuple(map(tuple, runs)))
 
 
-def _by_steps(backend: Backend, feeds: Mapping[str, torch.Tensor], batch: int) -> list[Span]:
+def _one_by_one(backend: Backend, feeds: Mapping[str, torch.Tensor], batch: int) -> list[Span]:
+    if isinstance(backend, Engine):
+        return _by_launches(backend, feeds, batch)
+    return _by_regions(backend, feeds, batch)
+
+
+def _by_regions(backend: Backend, feeds: Mapping[str, torch.Tensor], batch: int) -> list[Span]:
     spans: list[Span] = []
     begin = last = time.perf_counter()
 
@@ -103,6 +113,20 @@ def _by_steps(backend: Backend, feeds: Mapping[str, torch.Tensor], batch: int) -
         last = time.perf_counter()
 
     backend.stepwise(feeds, batch, see)
+    return spans
+
+
+def _by_launches(engine: Engine, feeds: Mapping[str, torch.Tensor], batch: int) -> list[Span]:
+    spans: list[Span] = []
+    with engine.context(batch) as context:
+        context.load(feeds)
+        schedule = context.plan.schedule
+        begin = last = time.perf_counter()
+        for i, call in enumerate(context.steps()):
+            now = time.perf_counter()
+            took = last - begin, now - last
+            spans.append(Span(call.node, call.name, call.node, *took, None, schedule.stream[i], schedule.waits[i]))
+            last = time.perf_counter()
     return spans
 
 

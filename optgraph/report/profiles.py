@@ -1,7 +1,7 @@
 """What `profile` says: the regions by the time they took, as plain data, and a trace for Chrome's or Perfetto's viewer.
 
-The trace is in the Trace Event Format (N. Ravbar and D. Sinclair, Google, "Trace Event Format"): complete events with
-the ONNX nodes in their arguments, and a counter of the memory in use.
+The trace is in Google's Trace Event Format: complete events with the ONNX nodes in their arguments, arrows for what one
+stream waits for of another, and a counter of the memory in use.
 """
 
 from __future__ import annotations
@@ -66,29 +66,39 @@ def profile_line(data: Mapping[str, Any], top: int) -> str:
 
 
 def trace_dict(net: Net, profile: Profile) -> Dict:
-    """The typical run as a trace. Times in microseconds."""
+    """The typical run as a trace, a row for each stream. Times in microseconds."""
     origin = {node.name: list(node.origin) for node in net.fused.nodes()}
-    held = _held(net, profile)
-    who = {"pid": 1, "tid": 1}
-    events: list[Dict] = [
-        {"ph": "M", "name": "process_name", "args": {"name": net.source.name or "network"}, **who},
-        {"ph": "M", "name": "thread_name", "args": {"name": profile.backend}, **who},
-    ]
-    for span in profile.typical():
-        start, took = round(span.start * 1e6, 3), round(span.seconds * 1e6, 3)
+    spans = profile.typical()
+    held = [span.held for span in spans] if profile.backend != "interpret" else _held(net, profile)
+    events = [{"ph": "M", "name": "process_name", "args": {"name": net.source.name or "network"}, **_row(0)}]
+    for stream in sorted({span.stream for span in spans}):
+        name = f"{profile.backend}, stream {stream}"
+        events.append({"ph": "M", "name": "thread_name", "args": {"name": name}, **_row(stream)})
+    for i, span in enumerate(spans):
+        start, took = _us(span.start), _us(span.seconds)
         args = {"region": span.region, "onnx_nodes": origin.get(span.region, [])}
-        events.append({"ph": "X", "name": span.name, "cat": span.kind, "ts": start, "dur": took, "args": args, **who})
-        count = span.held if span.held is not None else held.get(span.region)
-        if count is not None:
-            events.append({"ph": "C", "name": "memory", "ts": start, "args": {"bytes": count}, **who})
+        event = {"ph": "X", "name": span.name, "cat": span.kind, "ts": start, "dur": took, "args": args}
+        events.append(event | _row(span.stream))
+        if held[i] is not None:
+            events.append({"ph": "C", "name": "memory", "ts": start, "args": {"bytes": held[i]}, **_row(0)})
+        for j in span.waits:
+            arrow = {"name": "waits", "cat": "waits", "id": f"{j} {i}"}
+            inside = _us(spans[j].start + spans[j].seconds / 2)  # an arrow begins in the piece that is there then
+            events.append({"ph": "s", "ts": inside, **arrow, **_row(spans[j].stream)})
+            events.append({"ph": "f", "bp": "e", "ts": start, **arrow, **_row(span.stream)})
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
-def _held(net: Net, profile: Profile) -> dict[str, int]:
-    """By region, the bytes of the arena that hold data during its last launch, where launches run."""
-    if profile.backend != "interpret":
-        return {}
+def _us(seconds: float) -> float:
+    return round(seconds * 1e6, 3)
+
+
+def _row(stream: int) -> Dict:
+    return {"pid": 1, "tid": stream + 1}
+
+
+def _held(net: Net, profile: Profile) -> list[int]:
+    """By launch, the bytes of the arena that hold data during it."""
     plan = net.plan(profile.batch)
-    last = {call.node: i for i, call in enumerate(plan.calls)}
     pieces = [(buffer["first"], buffer["last"], buffer["bytes"]) for buffer in buffers(plan)]
-    return {node: sum(size for first, until, size in pieces if first <= i <= until) for node, i in last.items()}
+    return [sum(size for first, last, size in pieces if first <= i <= last) for i in range(len(plan.calls))]

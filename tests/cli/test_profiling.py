@@ -8,11 +8,21 @@ from typing import Any
 
 import pytest
 
+from optgraph.api.profile import Profile, Span
+from optgraph.report.profiles import trace_dict
 from tests.support.cli_models import call, ok, ok_json
 from tests.support.pages import facts_in
+from tests.support.reported import net, small
 
 # By phase, the fields that the Trace Event Format asks for beside name, ph, pid and tid, and their types.
-FIELDS: dict[str, dict[str, Any]] = {"X": {"ts": float, "dur": float, "cat": str}, "M": {}, "C": {"ts": float}}
+ARROW = {"ts": float, "cat": str, "id": str}
+FIELDS: dict[str, dict[str, Any]] = {
+    "X": {"ts": float, "dur": float, "cat": str},
+    "M": {},
+    "C": {"ts": float},
+    "s": ARROW,
+    "f": {**ARROW, "bp": str},
+}
 
 
 def check_trace(data: dict[str, Any]) -> None:
@@ -26,6 +36,21 @@ def check_trace(data: dict[str, Any]) -> None:
             assert event["name"] in ("process_name", "thread_name") and isinstance(event["args"]["name"], str)
         if event["ph"] == "C":
             assert event["args"] and all(isinstance(value, int) for value in event["args"].values())
+
+
+def test_streams_are_rows_and_waits_are_arrows() -> None:
+    spans = (
+        Span("a", "conv2d", "a", 0.0, 2e-6),
+        Span("b", "pool", "b", 2e-6, 1e-6, stream=1, waits=(0,)),
+        Span("c", "conv2d", "c", 3e-6, 1e-6, held=7),
+    )
+    data = trace_dict(net(small()), Profile("triton", 1, (spans,)))
+    check_trace(data)
+    rows = {event["name"]: event["tid"] for event in data["traceEvents"] if event["ph"] == "X"}
+    assert rows == {"a": 1, "b": 2, "c": 1}
+    begin, end = (next(event for event in data["traceEvents"] if event["ph"] == phase) for phase in "sf")
+    assert (begin["tid"], begin["ts"], end["tid"], end["ts"]) == (1, 1.0, 2, 2.0) and begin["id"] == end["id"]
+    assert [event["args"] for event in data["traceEvents"] if event["ph"] == "C"] == [{"bytes": 7}]
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "torch", "interpret"])
