@@ -72,7 +72,8 @@ def reshape(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None
             kind = info.type.tensor_type.elem_type
             info.CopyFrom(helper.make_tensor_value_info(info.name, kind, shapes[info.name]))
     for info in graph.output:
-        info.type.tensor_type.ClearField("shape")
+        if info.type.HasField("tensor_type"):  # of a cut nothing is said, and asking would say something
+            info.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
 
 

