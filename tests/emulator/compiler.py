@@ -105,6 +105,9 @@ def main() -> None:
             failed.append(f"{variant.kernel} for {name}: {type(error).__name__}: {error}")
             continue
         path = Path(file)
+        if cubin.key != path.stem:  # asked for before an edit, made after it
+            failed.append(f"{variant.kernel} for {name}: kernels were edited while it was compiled; run again")
+            continue
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as out:
             out.write(json.dumps({"cubin": cubin.to_json(), "ptx": ptx}).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from optgraph.kernels.frame.arguments import Jit
 from optgraph.kernels.frame.variant import Block, Variant, type_of
 from tests.emulator import tensor_maps
 from tests.emulator.blocks import Parameters
-from tests.emulator.compiler import compile_all
+from tests.emulator.compiler import CompileError, compile_all
 from tests.emulator.faults import FaultError
 from tests.emulator.instructions import executable
 from tests.emulator.memory import Regions, Tensor
@@ -137,6 +138,14 @@ def test_the_products_use_what_they_are_to_prove(cubins: Any) -> None:
     texts = {key: cubin.code.decode() for key, cubin in cubins.items()}
     for word in ("wgmma.mma_async", "cp.async.bulk.tensor", "mbarrier.try_wait", "ldmatrix", "cp.async.cg", "mma.sync"):
         assert any(word in text for text in texts.values()), word
+
+
+def test_what_was_edited_since_it_was_asked_for_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("optgraph.ahead.cubins.digest", lambda files: "as the kernels were before")
+    with pytest.raises(CompileError, match="kernels were edited"):
+        compile_all([(addition().variant(), SM_90)])
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def addition(size: int = 1000) -> Call:
