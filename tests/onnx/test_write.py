@@ -135,7 +135,7 @@ def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     for path in ("missing/model.onnx", "file/model.onnx", "folder"):
-        with pytest.raises(InputError, match="cannot be written"):
+        with pytest.raises(InputError, match=r"cannot be written|is a directory"):
             save_onnx(graph, tmp_path / path)
     with pytest.raises(InputError, match="not a file name"):
         save_onnx(graph, "")
