@@ -57,5 +57,5 @@ def fetch(weight, count):
         address = weight.to(tl.int64)
         end = address + count.to(tl.int64) * (weight.dtype.element_ty.primitive_bitwidth // 8)
         start = ((address + 15) & -16) + program.to(tl.int64) * _SHARE
-        size = tl.minimum(end - start, _SHARE).to(tl.int32) & -16
+        size = tl.maximum(tl.minimum(end - start, _SHARE), 0).to(tl.int32) & -16  # of late programs far below zero
         tl.inline_asm_elementwise(_FETCH, "=r,l,r", [start, size], dtype=tl.int32, is_pure=False, pack=1)

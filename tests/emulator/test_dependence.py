@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
+import torch
 
 from optgraph.base.devices import SM_80, SM_90
+from optgraph.kernels.dense import DENSE
 from optgraph.kernels.frame.kernel import Kernel
+from optgraph.kernels.frame.launch import targeting
 from tests.emulator.compiler import compile_all
+from tests.emulator.faults import FaultError
+from tests.emulator.machine import Machine
 from tests.emulator.ptx import Program, Symbol, parse
 from tests.emulator.test_kernels import chosen
 from tests.support.kernel_checks import KERNELS
@@ -85,3 +93,14 @@ WAIT = "griddepcontrol.wait;"
 )
 def test_what_comes_before_a_wait_is_found(lines: str, found: list[str]) -> None:
     assert sorted(before_wait(parse(CODE.format(lines)))) == sorted(found)
+
+
+def test_a_program_far_behind_the_last_share_fetches_nothing() -> None:
+    """In a grid so large that its share would begin more than 2^31 bytes behind the weight."""
+    layer = next(iter(chosen(DENSE, SM_90)))
+    with targeting(SM_90):
+        launch = layer.operands(torch.device("cpu")).launch()
+    (cubin,) = compile_all([(launch.variant, SM_90)])
+    code, found = re.subn(rb"%ctaid\.x;", b"131070;", cubin.code)
+    assert found and b"bulk.prefetch" in code
+    Machine(SM_90, [replace(cubin, code=code)]).bind(launch)()
