@@ -13,7 +13,6 @@ from optgraph.kernels.dense import DENSE
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import targeting
 from tests.emulator.compiler import compile_all
-from tests.emulator.faults import FaultError
 from tests.emulator.machine import Machine
 from tests.emulator.ptx import Program, Symbol, parse
 from tests.emulator.test_kernels import chosen
