@@ -15,9 +15,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 from optgraph.ahead import cubins
@@ -28,6 +30,7 @@ from optgraph.base.errors import InputError, OptgraphError
 from optgraph.base.progress import Progress, silent
 from optgraph.ir.values import BATCH
 from optgraph.kernels.frame.arguments import Jit
+from optgraph.kernels.frame.launch import targeting
 from optgraph.kernels.frame.tile import PLANNED_BATCHES
 from optgraph.kernels.frame.variant import Variant
 from optgraph.plan.buffers import dry_launches
@@ -40,7 +43,8 @@ _BROKEN = "the compiler broke down: OPTGRAPH_DEBUG=1 shows how"
 class Use:
     """A variant that a network launches on a target.
 
-    launches: how many, by batch size. blocks: of the largest of them.
+    launches: how many, by batch size. blocks: of the largest of them. replaceable: another one could take its place.
+    reason: why it is in another's place, which did not compile.
     """
 
     key: str
@@ -48,6 +52,8 @@ class Use:
     target: Target
     launches: Mapping[int, int]
     blocks: int
+    replaceable: bool = False
+    reason: str = ""
 
     @property
     def description(self) -> str:
@@ -57,11 +63,24 @@ class Use:
         if constants.get("BOX0"):
             words.append(f"box {_sizes(constants, 'BOX')}")
         words += [name.lower() for name, value in constants.items() if value is True]
+        words += ["specialised"] if constants.get("PRODUCERS") else []
         words += ["prologue"] if constants.get("pre.act") else []
         words += [value.name for value in constants.values() if isinstance(value, Jit)]
         words += ["residual"] if "end.residual" in dict(self.variant.parameters) else []
         words += [f"{k.lower()} {v}" for k, v in constants.items() if k.startswith("ALIGN") and v < 8]
         return ", ".join(word for word in words if word != "identity")
+
+
+class CompileError(OptgraphError):
+    """A kernel does not compile. use: which, and where."""
+
+    def __init__(self, use: Use, reason: str) -> None:
+        super().__init__(f"kernel '{use.variant.kernel}' does not compile for {use.target}: {reason}")
+        self.use, self.reason = use, reason
+
+
+Refused = Mapping[tuple[Variant, Target], str]  # kernels that do not compile, and why
+_NONE: Refused = MappingProxyType({})
 
 
 def _sizes(constants: Mapping[str, Any], prefix: str) -> str:
@@ -91,42 +110,64 @@ def _has_triton() -> bool:
         return False
 
 
-def find_uses(plans: Plans, batches: Sequence[int], targets: Sequence[Target]) -> list[Use]:
+def find_uses(plans: Plans, batches: Sequence[int], targets: Sequence[Target], refused: Refused = _NONE) -> list[Use]:
     """The distinct variants of a network's plans, target by target, in the order of their first launch.
 
     They are those of `batches` and, where the batch is open, of the sizes that tiles are planned for: so of any size.
+    refused: in whose place there is another.
     """
     graph = plans.graph
     if targets and any(BATCH in graph.values[name].shape for name in graph.inputs):
         batches = sorted({*batches, *PLANNED_BATCHES})
-    found: list[Use] = []
-    for target in targets:
-        launches: dict[Variant, dict[int, int]] = {}
-        blocks: dict[Variant, int] = {}
-        for batch in batches:
-            for launch in dry_launches(plans.get(batch, target), plans.shapes):
-                if launch is not None:
-                    counts = launches.setdefault(launch.variant, dict.fromkeys(batches, 0))
-                    counts[batch] += 1
-                    blocks[launch.variant] = max(blocks.get(launch.variant, 0), launch.programs)
-        found += [Use(cubins.key(v, target), v, target, launches[v], blocks[v]) for v in launches]
-    return found
+    uses: dict[tuple[Variant, Target], Use] = {}
+    for target, batch in product(targets, batches):
+        for launch in filter(None, dry_launches(plans.get(batch, target), plans.shapes)):
+            reason = refused.get((launch.variant, target), "")
+            if reason and launch.otherwise:
+                with targeting(target):
+                    launch = launch.otherwise()
+            at = launch.variant, target
+            if at not in uses:
+                none = dict.fromkeys(batches, 0)
+                uses[at] = Use(cubins.key(*at), *at, none, 0, launch.otherwise is not None, reason)
+            counts = uses[at].launches
+            counts = {**counts, batch: counts[batch] + 1}
+            uses[at] = replace(uses[at], launches=counts, blocks=max(uses[at].blocks, launch.programs))
+    return list(uses.values())
 
 
-def find_all_uses(several: Iterable[Plans], batches: Sequence[int], targets: Sequence[Target]) -> list[Use]:
+def find_all_uses(
+    several: Iterable[Plans], batches: Sequence[int], targets: Sequence[Target], refused: Refused = _NONE
+) -> list[Use]:
     """The distinct variants of one network at several sizes, which share most: each as the first to launch it does."""
     uses: dict[str, Use] = {}
     for plans in several:
-        for use in find_uses(plans, batches, targets):
+        for use in find_uses(plans, batches, targets, refused):
             uses.setdefault(use.key, use)
     return list(uses.values())
+
+
+def build_all(
+    several: Sequence[Plans], batches: Sequence[int], targets: Sequence[Target], progress: Progress = silent
+) -> tuple[list[Use], list[Cubin]]:
+    """The variants of one network at several sizes, and their cubins; arguments and errors as for `find_all_uses` and
+    `build`. Of a kernel that does not compile, where another does the same, it is that one."""
+    refused: dict[tuple[Variant, Target], str] = {}
+    while True:
+        uses = find_all_uses(several, batches, targets, refused)
+        try:
+            return uses, build(uses, progress)
+        except CompileError as error:
+            if not error.use.replaceable:
+                raise
+            refused[error.use.variant, error.use.target] = error.reason
 
 
 def build(wanted: Sequence[Use], progress: Progress = silent) -> list[Cubin]:
     """The cubins of `wanted`, from the cache on disk where it has them.
 
     progress: told what is being done, and how much of it, 0 to 1.
-    Raises OptgraphError if a kernel does not compile, InputError for one in a script or within a function, and if the
+    Raises CompileError if a kernel does not compile, InputError for one in a script or within a function, and if the
     cache cannot be written.
     """
     missing = [use for use in wanted if cubins.cached(use.key) is None]
@@ -206,7 +247,7 @@ def _serve(tasks: queue.SimpleQueue[Use], tell: Callable[[], None]) -> None:
                 answer = process.stdout.readline()
             if answer != b"\n":
                 reason = answer.decode(errors="replace").strip() or _BROKEN
-                raise OptgraphError(f"kernel '{use.variant.kernel}' does not compile for {use.target}: {reason}")
+                raise CompileError(use, reason)
 
 
 def _drain(tasks: queue.SimpleQueue[Use]) -> None:

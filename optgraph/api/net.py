@@ -12,7 +12,7 @@ import onnx
 import torch
 from PIL import Image
 
-from optgraph.ahead.build import Use, build, find_all_uses, parse_targets
+from optgraph.ahead.build import Use, build_all, parse_targets
 from optgraph.ahead.cubins import Cubin
 from optgraph.api import artifact
 from optgraph.api.bound import Bound
@@ -352,8 +352,8 @@ def compile(
         by_size = Sizes.made(recipe, open_image(recipe.proto, input_shape), checked_sizes(sizes))
     made = list(by_size.given.values()) if by_size else [recipe.make()]
     told = for_pictures(model, made[0].fused, by_size is not None, preprocess, labels)
-    uses = find_all_uses([each.plans for each in made], batches, gpus)
-    net = _net(made[0], by_size, backend, dtype, batches, build(uses, progress), uses, progress)
+    uses, cubins = build_all([each.plans for each in made], batches, gpus, progress)
+    net = _net(made[0], by_size, backend, dtype, batches, cubins, uses, progress)
     net.preprocessing, net.labels = told
     return net
 

@@ -115,6 +115,7 @@ def variants_dict(net: Net) -> list[Dict]:
     """The kernels that `compile` made for its targets, by Triton's and NVIDIA's own figures.
 
     launches: how many use it, by batch size. blocks, waves: of the largest of these launches, on a whole such GPU.
+    reason: why it is in the place of another one, which did not compile; None if it is not.
     """
     rows = []
     for use, cubin in zip(net.uses, net.cubins, strict=True):
@@ -138,6 +139,7 @@ def variants_dict(net: Net) -> list[Dict]:
                 "blocks_per_sm": resident,
                 "blocks": use.blocks,
                 "waves": round(use.blocks / at_once, 2) if at_once else None,
+                "reason": use.reason or None,
             }
         )
     return rows

@@ -125,10 +125,12 @@ def variants_table(variants: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def variants_line(variants: Sequence[Mapping[str, Any]]) -> str:
-    """'46 kernels of 1.9 MB; none spills registers'."""
+    """'46 kernels of 1.9 MB; none spills registers'; and how many are in the place of others, and why."""
     spilling = sum(v["spills"] > 0 for v in variants)
     spills = f"{spilling} of them spill registers" if spilling else "none spills registers"
-    return f"{len(variants)} kernels of {size(sum(v['code_bytes'] for v in variants))}; {spills}"
+    reasons = [v["reason"] for v in variants if v["reason"]]
+    replaced = f"; {len(reasons)} in the place of others that do not compile: {reasons[0]}" if reasons else ""
+    return f"{len(variants)} kernels of {size(sum(v['code_bytes'] for v in variants))}; {spills}{replaced}"
 
 
 def placement(data: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ The driver is libcuda.so.1 by ctypes, loaded on first use.
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from ctypes import POINTER, byref, c_float, c_int, c_int32, c_int64, c_uint, c_uint32, c_uint64, c_void_p
@@ -17,7 +18,7 @@ import torch
 
 from optgraph.ahead import build, cubins
 from optgraph.ahead.cubins import SCRATCH, Cubin, Parameter, TensorMap, runs_on
-from optgraph.base.config import early_launch
+from optgraph.base.config import debug, early_launch
 from optgraph.base.devices import Target
 from optgraph.base.errors import OptgraphError
 from optgraph.base.progress import Progress, silent
@@ -106,11 +107,13 @@ class Kernels:
         self._target = Target(capability)
         self._progress = progress
         self._functions: dict[Variant, tuple[Cubin, c_void_p]] = {}
+        self._refused: set[Variant] = set()  # do not compile here, and have another kernel in their place
         self._lock = threading.Lock()
         self.compiled = 0  # kernels that were not among `found`
 
     def bind_all(self, launches: Sequence[Callable[[], None]]) -> list[Callable[[], None]]:
-        """`bind` of each, once the kernels that are nowhere yet are compiled, several at a time.
+        """`bind` of each, once the kernels that are nowhere yet are compiled, several at a time; where one does not
+        compile and there is another that does the same, of that.
 
         Raises OptgraphError if one does not compile.
         """
@@ -120,8 +123,10 @@ class Kernels:
         return list(map(self.bind, launches))
 
     def bind(self, launch: Callable[[], None]) -> Callable[[], None]:
-        """What enqueues `launch` on torch's current stream. What is no Launch is itself."""
-        launch = self._runnable(launch)
+        """What enqueues `launch` on torch's current stream. What is no Launch is itself.
+
+        Raises as the compiler does if its kernel does not compile, though there may be another.
+        """
         if not isinstance(launch, Launch):
             return launch
         if not launch.bound:
@@ -133,13 +138,18 @@ class Kernels:
         """The launch; or the one in its place, if its kernel is not among `found` and does not compile here."""
         if not isinstance(launch, Launch) or launch.otherwise is None:
             return launch
-        if launch.variant in self._functions or self._given(launch.variant) is not None:
-            return launch
-        try:
-            cubins.obtain(launch.variant, self._target)
-        except Exception:  # the compiler's errors share no base
-            return launch.otherwise()
-        return launch
+        variant = launch.variant
+        if variant not in self._functions and variant not in self._refused and self._given(variant) is None:
+            try:
+                cubins.obtain(variant, self._target)
+            except Exception as error:  # the compiler's errors share no base
+                self._refused.add(variant)
+                if debug():
+                    print(
+                        f"{variant.code.name}: another runs in its place, for it does not compile: {error!r}",
+                        file=sys.stderr,
+                    )
+        return launch.otherwise() if variant in self._refused else launch
 
     def _load(self, variant: Variant) -> tuple[Cubin, c_void_p]:
         with self._lock:

@@ -17,9 +17,8 @@ import torch
 import optgraph
 from optgraph.ahead import build as building
 from optgraph.ahead import cubins
-from optgraph.ahead.build import Use, build, find_uses
+from optgraph.ahead.build import CompileError, Use, build, build_all, find_uses
 from optgraph.ahead.cubins import Cubin, TensorMap, from_json, layout, ptx_layout, runs_on
-from optgraph.api import net
 from optgraph.base.devices import SM_80, SM_90, Target
 from optgraph.base.errors import ArtifactError, InputError, OptgraphError
 from optgraph.ir.graph import Graph
@@ -34,13 +33,16 @@ from optgraph.kernels.frame.occupancy import blocks_per_sm
 from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.variant import Variant
 from optgraph.kernels.pointwise import pointwise
+from optgraph.kernels.separable import SEPARABLE, specialised_samples
 from optgraph.passes import pipeline
 from optgraph.plan.buffers import Buffers
 from optgraph.plan.lowering import lower
 from optgraph.plan.plans import Plans
 from optgraph.plan.weights import Weights
+from optgraph.report.tables import variants_line
 from optgraph.run.context import with_workspaces
 from optgraph.run.driver import Kernels
+from optgraph.tune.layers import Layer
 from tests.support.cli_models import call, classifier, ok, ok_json, saved
 from tests.support.cubin_samples import GPU, FakeCuda, sample
 from tests.support.networks import Builder
@@ -359,6 +361,31 @@ def test_what_does_not_compile(compiler: str, reason: str, tmp_path: Path, monke
         build([Use("0" * 64, variant(), SM_90, {1: 1}, 1)] * 3)
 
 
+def test_what_does_not_compile_is_replaced_where_there_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    special = Layer(SEPARABLE, next(specialised_samples()).typed("fp16")).dry(SM_90)
+    with targeting(SM_90):
+        x = torch.empty(1, 16, 16, 64, dtype=torch.float16)
+        plain = pointwise(x, torch.empty(64, 64, dtype=torch.float16), [torch.empty_like(x)])
+    monkeypatch.setattr(building, "dry_launches", lambda *_: [plain, special, None, special])
+    fails = {"separable_specialised"}
+
+    def failing(uses: list[Use], progress: building.Progress) -> list[Cubin]:
+        for use in uses:
+            if use.variant.code.name in fails:
+                raise CompileError(use, "no such instruction")
+        return pretended(uses)
+
+    monkeypatch.setattr(building, "build", failing)
+    uses, cubins = build_all([Plans(network(1), "fp16")], [1], [SM_90])
+    assert [use.variant.code.name for use in uses] == ["pointwise", "separable"]
+    assert [use.reason for use in uses] == ["", "no such instruction"]
+    assert [dict(use.launches) for use in uses] == [{1: 1}, {1: 2}]
+    assert [cubin.key for cubin in cubins] == [use.key for use in uses]
+    fails.add("separable")
+    with pytest.raises(OptgraphError, match="kernel 'separable' does not compile for sm_90: no such instruction"):
+        build_all([Plans(network(1), "fp16")], [1], [SM_90])
+
+
 def test_a_compiler_answers_a_line_a_task(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     done = []
 
@@ -434,7 +461,7 @@ def pretended(uses: list[Use], progress: building.Progress = building.silent) ->
 
 
 def test_a_net_keeps_its_cubins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(net, "build", pretended)
+    monkeypatch.setattr(building, "build", pretended)
     made = optgraph.compile(classifier(), "torch", "fp16", targets=["sm_90", "sm_80"])
     assert {cubin.target for cubin in made.cubins} == {"sm_80", "sm_90"} and len(made.cubins) == len(made.uses)
     made.save(tmp_path / "m.optgraph")
@@ -448,13 +475,13 @@ def test_strict_comes_before_the_compiling(monkeypatch: pytest.MonkeyPatch) -> N
     def never(uses: list[Use], progress: building.Progress) -> list[Cubin]:
         raise AssertionError
 
-    monkeypatch.setattr(net, "build", never)
+    monkeypatch.setattr(building, "build", never)
     with pytest.raises(optgraph.ModelError, match="no kernel"):
         optgraph.compile(classifier(op="Atan"), "torch", targets=["sm_90"], strict=True)
 
 
 def test_the_table_of_variants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(net, "build", pretended)
+    monkeypatch.setattr(building, "build", pretended)
     command = ("compile", saved(tmp_path), "--dtype", "fp16", "--batch", "1,2", "--target", "sm_90,sm_90,sm_80")
     data = ok_json(*command)
     variants = data["variants"]
@@ -471,8 +498,11 @@ def test_the_table_of_variants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert data["cubins"] == {"sm_90": len(variants) - count, "sm_80": count}
     assert f"{count} kernels for sm_80" in ok("inspect", tmp_path / "model.optgraph")
     assert "launches at 1/2/8/64" in out and "wgmma" in out and "none spills registers" in out
-    monkeypatch.setattr(net, "build", lambda uses, progress: [replace(c, spill_bytes=4) for c in pretended(uses)])
+    monkeypatch.setattr(building, "build", lambda uses, progress: [replace(c, spill_bytes=4) for c in pretended(uses)])
     assert f"{len(variants)} of them spill registers" in ok(*command)
+    line = variants_line([v | {"reason": "no such instruction"} for v in variants])
+    assert line.endswith(f"{len(variants)} in the place of others that do not compile: no such instruction")
+    assert "in the place" not in variants_line(variants)
 
 
 def test_without_targets_there_is_no_table(tmp_path: Path) -> None:

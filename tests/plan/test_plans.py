@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import optgraph
-from optgraph.api import net
+from optgraph.ahead import build as building
 from optgraph.base.devices import INTERPRET, SM_80, SM_90, Target
 from optgraph.base.errors import InputError
 from optgraph.passes import pipeline
@@ -27,7 +27,7 @@ def test_a_compile_lowers_once_for_each_batch_and_target(monkeypatch: pytest.Mon
         return lower(graph, batch, dtype, target, keep)
 
     monkeypatch.setattr(plans, "lower", counting)
-    monkeypatch.setattr(net, "build", lambda uses, progress: [])
+    monkeypatch.setattr(building, "build", lambda uses, progress: [])
     made = optgraph.compile(classifier(), "torch", "fp16", targets=["sm_80", "sm_90"], batches=[1, 2], strict=True)
     facts.net_dict(made, made.batches)
     assert sorted(lowered, key=str) == sorted(((b, t) for b in (1, 2, 8, 64) for t in (SM_80, SM_90)), key=str)

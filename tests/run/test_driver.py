@@ -299,14 +299,29 @@ def test_a_miss_is_compiled(
     assert wanted in ([], [Target(capability)])
 
 
-def test_a_kernel_that_does_not_compile_is_replaced_where_there_is_another(cuda: FakeCuda) -> None:
+def test_a_kernel_that_does_not_compile_is_replaced_where_there_is_another(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain = launch()
     special = replace(plain, code=Jit("nowhere", "none"), otherwise=lambda: plain)
+    tried: list[Any] = []
+
+    def obtain(variant: Any, target: Target) -> Cubin:
+        tried.append(variant)
+        raise NotImplementedError("no such kernel")
+
+    monkeypatch.setattr(cubins, "obtain", obtain)
+    monkeypatch.setenv("OPTGRAPH_DEBUG", "1")
     kernels = Kernels(GPU, [made("sm_90", plain)], cuda)
-    for bound in (kernels.bind(special), *kernels.bind_all([special])):
+    for bound in kernels.bind_all([special, special]):
         assert isinstance(bound, Bound) and bound._holds[1] is plain
-    carried = Kernels(GPU, [made("sm_90", plain), made("sm_90", special)], cuda).bind(special)
-    assert isinstance(carried, Bound) and carried._holds[1] is special and kernels.compiled == 0
+    assert tried == [special.variant], "once"
+    assert "it does not compile: NotImplementedError('no such kernel')" in capsys.readouterr().err
+    with pytest.raises(NotImplementedError):
+        kernels.bind(special)  # whoever measures this one is to have no other
+    found = Kernels(GPU, [made("sm_90", plain), made("sm_90", special)], cuda)
+    (carried,) = found.bind_all([special])
+    assert isinstance(carried, Bound) and carried._holds[1] is special and found.compiled == 0
 
 
 def test_other_sources_are_a_miss(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
