@@ -29,7 +29,7 @@ def named(x: Array | Mapping[str, Array], inputs: Mapping[str, Value]) -> dict[s
     else:
         raise InputError(f"the network has {len(inputs)} inputs: pass a dict of {', '.join(inputs)}")
     if feeds.keys() != inputs.keys():
-        raise InputError(f"the network's inputs are {', '.join(inputs)}; got {', '.join(feeds) or 'none'}")
+        raise InputError(f"the network's inputs are {', '.join(inputs)}; got {', '.join(map(str, feeds)) or 'none'}")
     return feeds
 
 
@@ -79,6 +79,8 @@ def _check(name: str, array: Array, value: Value) -> None:
         dtype, remedy = str(array.dtype).removeprefix("torch."), f"x.to(torch.{value.dtype})"
         if array.layout is not torch.strided:
             raise InputError(f"{_expected(name, value)}, got a sparse tensor: make it dense, x.to_dense()")
+        if array.is_nested:
+            raise InputError(f"{_expected(name, value)}, got a nested tensor: pass one image after another")
         if array.is_meta:
             raise InputError(f"{_expected(name, value)}, got a tensor of the meta device, which has no numbers")
     else:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ from optgraph.plan.plans import Plans
 from optgraph.run.backends import Backend, kernel_target, make_backend, resolve_backend
 
 Result = Array | dict[str, Array]
+
+
+@dataclass
+class _Known:
+    """What is known of pictures and classes: one for a net at all its sizes, so that none has what another had."""
+
+    preprocessing: Preprocess | None = None
+    labels: tuple[str, ...] = ()
 
 
 class Net:
@@ -106,12 +115,29 @@ class Net:
         self.outputs: dict[str, Value] = {public: fused.values[v] for public, v in fused.outputs.items()}
         self._types = {public: torch_dtype(value.dtype) for public, value in self.outputs.items()}
         self.plans = plans or Plans(fused, dtype)
-        self.preprocessing: Preprocess | None = None
-        self.labels: tuple[str, ...] = ()
+        self._known = like._known if like is not None else _Known()
         self.size = size
         self._by_size = by_size
         shared = like.runtime if like is not None else None
         self.runtime: Backend = make_backend(self.backend, simplified, self.plans, self.cubins, shared, progress)
+
+    @property
+    def preprocessing(self) -> Preprocess | None:
+        return self._known.preprocessing
+
+    @preprocessing.setter
+    def preprocessing(self, given: Preprocess | None) -> None:
+        if not isinstance(given, Preprocess | None):
+            raise InputError(f"preprocessing: expects a Preprocess, got {type(given).__name__}: Preprocess.named(...)")
+        self._known.preprocessing = given
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self._known.labels
+
+    @labels.setter
+    def labels(self, given: Sequence[str]) -> None:
+        self._known.labels = tuple(given)
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -144,15 +170,14 @@ class Net:
 
     def _sibling(self, size: Size, made: Made) -> Net:
         given = self.backend, self.dtype, made.reports, self.batches, self.cubins, self.uses, made.plans
-        net = Net(made.simplified, made.fused, made.source, *given, size, self._by_size, self)
-        net.preprocessing, net.labels = self.preprocessing, self.labels
-        return net
+        return Net(made.simplified, made.fused, made.source, *given, size, self._by_size, self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """How it is pickled and copied: what it was made of, which gets a runtime of its own where it arrives."""
         settled = self.backend, self.dtype, self.reports, self.batches, self.cubins, self.uses, self.plans
-        of_pictures = {"preprocessing": self.preprocessing, "labels": self.labels}
-        return Net, (self.simplified, self.fused, self.source, *settled, self.size, self._by_size), of_pictures
+        by_size = copy.copy(self._by_size)  # of the nets that are ready, each knows what this one does
+        state = {"_known": replace(self._known)}
+        return Net, (self.simplified, self.fused, self.source, *settled, self.size, by_size), state
 
     def _served(self) -> str:
         """'480x480, 640x640 or any other': the sizes."""

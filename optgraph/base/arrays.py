@@ -53,7 +53,7 @@ def to_array(tensor: Tensor) -> np.ndarray:
     """An array of the same type and numbers."""
     import torch
 
-    tensor = tensor.detach().cpu()
+    tensor = tensor.detach().cpu().resolve_neg()  # the imaginary part of a conjugate has its sign still to come
     if tensor.dtype == torch.bfloat16:
         return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     array: np.ndarray = tensor.numpy()

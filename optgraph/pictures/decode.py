@@ -77,6 +77,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with Image.open(path) as image:
             if image.width * image.height > MOST:
                 raise huge
+            if image.format == "EPS":  # a program, which Pillow has Ghostscript run
+                raise InputError(f"{path}: is PostScript, which is not read: save it as .png")
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise huge from None
@@ -86,7 +88,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _seen(image: Image.Image, name: str) -> Picture:
+    if not image.width or not image.height:
+        raise InputError(f"{name}: has no pixels")
     notes = []
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # whose others are views of the same
+        notes.append("one picture of several")
     turn = _UPRIGHT.get(_orientation(image))
     if turn is not None:
         image = image.transpose(turn)
@@ -94,7 +100,9 @@ def _seen(image: Image.Image, name: str) -> Picture:
     if image.mode == "I" or image.mode.startswith("I;16"):
         image = _of_16_bits(image, name)
         notes.append("16 bits made 8")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if image.mode == "La":
+        image = image.convert("LA")  # the one way from it
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         colours = image.convert("RGBA")
         image = Image.new("RGB", colours.size, "white")
         image.paste(colours, mask=colours.getchannel("A"))
@@ -112,7 +120,11 @@ def _of_16_bits(image: Image.Image, name: str) -> Image.Image:
     pixels = np.asarray(image)
     if pixels.size and (pixels.min() < 0 or pixels.max() > _DEEP):
         raise InputError(f"{name}: has pixels of more than 16 bits: scale them to 8 first")
-    return Image.fromarray(np.rint(pixels.astype(np.float32) * (255.0 / _DEEP)).astype(np.uint8))
+    grey = Image.fromarray(np.rint(pixels.astype(np.float32) * (255.0 / _DEEP)).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):  # which of the 16-bit levels is
+        grey.putalpha(Image.fromarray(np.where(pixels == clear, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _orientation(image: Image.Image) -> int:

@@ -15,7 +15,7 @@ import onnx
 import torch
 
 from optgraph.ahead.cubins import Cubin
-from optgraph.base.arrays import as_tensor
+from optgraph.base.arrays import as_tensor, to_array
 from optgraph.base.devices import INTERPRET, SM_90, Target
 from optgraph.base.dtypes import torch_dtype
 from optgraph.base.errors import InputError, OptgraphError
@@ -213,7 +213,7 @@ class OnnxRuntime:
             name: tensor.float() if self._narrows and tensor.is_floating_point() else tensor
             for name, tensor in feeds.items()
         }
-        return {name: np.asarray(tensor.detach().cpu().numpy(), order="C") for name, tensor in tensors.items()}
+        return {name: np.asarray(to_array(tensor), order="C") for name, tensor in tensors.items()}
 
 
 def import_triton(name: str) -> None:

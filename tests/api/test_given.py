@@ -65,6 +65,29 @@ def test_arrays_of_any_layout(backend: str) -> None:
         np.testing.assert_array_equal(x, before)
 
 
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "interpret"])
+def test_tensors_whose_sign_is_still_to_come(backend: str) -> None:
+    net, x = optgraph.compile(classifier(), backend), torch.from_numpy(image())
+    conjugate = torch.complex(x, -x).conj().imag
+    assert conjugate.is_neg() and torch.equal(conjugate, x)
+    wanted = net(x)
+    for call in (net, net.bind(len(x))):
+        torch.testing.assert_close(call(conjugate), wanted)
+
+
+@pytest.mark.filterwarnings("ignore")  # nested tensors are a prototype
+def test_names_that_are_no_text_and_tensors_without_a_shape_are_told() -> None:
+    net = optgraph.compile(classifier(), "torch")
+    for given, message in (
+        ({b"x": image()}, "inputs are x; got b'x'"),
+        ({0: image()}, "inputs are x; got 0"),
+        (torch.nested.nested_tensor([torch.zeros(SHAPE[1:])], layout=torch.jagged), "got a"),
+        (torch.nested.nested_tensor([torch.zeros(SHAPE[1:])]), "got a nested tensor"),
+    ):
+        with pytest.raises(optgraph.InputError, match=message):
+            net(given)  # type: ignore[arg-type]
+
+
 def test_a_mask_is_not_ignored() -> None:
     x = np.ma.masked_array(image(), image() > 1)
     with pytest.raises(optgraph.InputError, match="masked: fill in"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,19 @@ def test_at_each_of_several_sizes(tmp_path: Path) -> None:
         assert made.at(12, 20).preprocess(Image.fromarray(PIXELS)).shape == (1, 3, 12, 20)
 
 
+def test_what_is_assigned_holds_at_every_size() -> None:
+    """At those made before, those made after, and whichever of them it is assigned to; not in a copy."""
+    net = optgraph.compile(detector(), "torch", sizes=[(16, 16), (12, 20)], preprocess="keras")
+    before, apart, unlike = net.at(12, 20), pickle.loads(pickle.dumps(net)), copy.copy(net)
+    net.preprocessing = optgraph.Preprocess.named("caffe")
+    before.labels = ["a", "b"]
+    for made in (net, before, net.at(12, 20), net.at(20, 12), before.at(16, 16)):
+        assert made.preprocessing is net.preprocessing and made.labels == ("a", "b")
+    for other in (apart, unlike):
+        for made in (other, other.at(12, 20)):
+            assert made.preprocessing == optgraph.Preprocess.named("keras") and made.labels == ()
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     net = optgraph.compile(classifier(), "torch")
     for pictures, message in (
@@ -57,6 +72,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(optgraph.InputError, match=message):
             net.preprocess(*pictures)  # type: ignore[arg-type]
+    with pytest.raises(optgraph.InputError, match="expects a Preprocess, got str"):
+        net.preprocessing = "torch"  # type: ignore[assignment]
     net.preprocessing = None
     with pytest.raises(optgraph.InputError, match=r"assign net\.preprocessing"):
         net.preprocess(Image.fromarray(PIXELS))

@@ -127,6 +127,40 @@ def test_what_is_transparent_is_white(tmp_path: Path, mode: str) -> None:
     assert np.asarray(seen.image)[0, :, 0].tolist() == [255, 255, 200, 200]
 
 
+def test_a_level_of_16_bits_that_is_transparent(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[300, 65535, 301, 0]], np.uint16)).save(tmp_path / "x.png", transparency=300)
+    assert pixels(tmp_path / "x.png")[0, :, 0].tolist() == [255, 255, 1, 0]
+    assert decoded(tmp_path / "x.png").notes == ("16 bits made 8", "on white where transparent")
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "LA", "PA", "RGBa", "La"]
+)
+def test_every_mode_of_pillow(mode: str) -> None:
+    image = Image.fromarray(smooth())
+    if mode in ("PA", "La"):
+        image = image.convert("LA")
+    seen = decoded(image.convert(mode)).image
+    assert seen.mode in ("RGB", "L") and seen.size == image.size
+    off = np.asarray(seen.convert("L"), int) - np.asarray(image.convert("L"), int)
+    assert abs(off.mean()) <= 5 and (mode == "1" or abs(off).mean() <= 15)
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".gif", ".png"])
+def test_one_picture_of_several_is_told(tmp_path: Path, suffix: str) -> None:
+    first, other = Image.fromarray(smooth()).convert("P"), Image.new("P", (40, 24))
+    first.save(tmp_path / f"x{suffix}", save_all=True, append_images=[other])
+    assert decoded(tmp_path / f"x{suffix}").notes == ("one picture of several",)
+    assert pixels(tmp_path / f"x{suffix}").std() > 30
+
+
+def test_no_program_is_run_and_no_pixels_are_told(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.png", format="EPS")
+    for source, message in ((tmp_path / "x.png", "is PostScript"), (Image.new("L", (0, 5)), "has no pixels")):
+        with pytest.raises(InputError, match=message):
+            decoded(source)
+
+
 def test_half_transparent_is_halfway_to_white_and_opaque_says_nothing(tmp_path: Path) -> None:
     Image.new("RGBA", (2, 2), (100, 0, 0, 128)).save(tmp_path / "half.png")
     Image.new("RGBA", (2, 2), (100, 0, 0, 255)).save(tmp_path / "opaque.png")
