@@ -115,7 +115,7 @@ class Net:
         self.outputs: dict[str, Value] = {public: fused.values[v] for public, v in fused.outputs.items()}
         self._types = {public: torch_dtype(value.dtype) for public, value in self.outputs.items()}
         self.plans = plans or Plans(fused, dtype)
-        self._known = like._known if like is not None else _Known()
+        self._known: _Known = like._known if like is not None else _Known()
         self.size = size
         self._by_size = by_size
         shared = like.runtime if like is not None else None
