@@ -29,7 +29,7 @@ from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels import conv2d, pointwise
 from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
 from optgraph.kernels.frame.demand import middle
-from optgraph.kernels.frame.ends import Epilogue, Prologue, check_slope
+from optgraph.kernels.frame.ends import Epilogue, Prologue, check_slope, clears
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of, targeting
 from optgraph.kernels.frame.occupancy import REGISTERS, blocks_per_sm
@@ -106,7 +106,7 @@ def bottleneck(
         ours("bottleneck"),
         (cdiv(size.pixels, tile.block_m),),
         {**tensors, "image": image, "window": Sliding.of(window), **ends, "size": size, "joined": joined},
-        {"PRECISION": precision, "ALIGN": aligned, **tile.blocks("MNK"), **halves},
+        {"PRECISION": precision, "CLEAR_K": clears(mid), "ALIGN": aligned, **tile.blocks("MNK"), **halves},
         tile,
         Work(reads, (out,), {"conv_weight": conv_weight, "weight": weight, **vectors}, program),
     )

@@ -27,7 +27,7 @@ import torch
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels.frame.arguments import ours
 from optgraph.kernels.frame.choice import choose
-from optgraph.kernels.frame.ends import Epilogue, Prologue
+from optgraph.kernels.frame.ends import Epilogue, Prologue, clears
 from optgraph.kernels.frame.gemm import Gemm
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, describable, target_of
@@ -94,6 +94,7 @@ def pointwise(
     size, strides = (rows, pixels, width, channels, columns), (stride_n, stride_h * stride[0], stride_w * stride[1])
     segments = _segments(outs, acts)
     ways = {"STRIDE_C": stride_c, "TMA": tile.box is not None, "FLAT": flat, "SEGMENTED": len(outs) > 1}
+    ways |= {"CLEAR_K": clears(before.act)}
     read, program = Read(x, Window((1, 1), stride), (height, width)), problem.program(tile, after.residual is not None)
     return Launch(
         "pointwise",

@@ -39,7 +39,7 @@ from optgraph.kernels.depthwise import DEPTHWISE, in_half
 from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
 from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.demand import middle
-from optgraph.kernels.frame.ends import Epilogue, Prologue, check_slope
+from optgraph.kernels.frame.ends import Epilogue, Prologue, check_slope, clears
 from optgraph.kernels.frame.gemm import Gemm, product_constants
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, describable, target_of, targeting
@@ -98,6 +98,7 @@ def separable(
     ends = {"pre": before.argument(), "mid": Scalar.of(mid, mid_slope), "end": after.argument()}
     half = in_half(x, depthwise, window, before)
     ways = {"DILATED": window.dilation != (1, 1), "HALF": half, "CLEAR": before.moves(0.0)}
+    ways |= {"CLEAR_K": clears(mid)}
     taps = {"KH": window.kernel[0], "KW": window.kernel[1], "STRIP": strip}
     product = product_constants(image, stride_c, channels, (columns, size.row, after.residual_row), precision, tile)
     blocks = cdiv(size.pixels, tile.block_m)

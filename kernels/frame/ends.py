@@ -18,6 +18,8 @@ from optgraph.kernels.frame.arguments import End, Pre, Scalar
 from optgraph.kernels.frame.operands import check_shape, check_vector, row_stride
 from optgraph.kernels.frame.work import Read
 
+_MOST = 65_504.0  # in fp16
+
 
 @dataclass(frozen=True)
 class Prologue:
@@ -64,6 +66,12 @@ class Prologue:
         if self.shift is not None:
             x = x + self.shift.double()
         return self.act.apply(x)
+
+
+def clears(act: Act) -> bool:
+    """Whether `act` makes of zero what times zero is none, in fp16 either: 1/0, log 0. Then what it gives beyond the
+    channels of an operand is to be cleared, for the weights there are zeros."""
+    return not act.sloped and not act.apply(torch.tensor(0.0)).abs().item() <= _MOST
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,19 @@ from optgraph.kernels.jit.epilogue import activated, multiplicand, parameter, pr
 
 # fmt: off
 @triton.jit
-def _finish(acc, bias, channels, mask, mid):
+def _finish(acc, bias, channels, mask, mid, CLEAR_K: tl.constexpr):
     """What comes between the convolutions, on the float32 sums of some of h's channels."""
     if bias is not None:
         acc += tl.load(bias + channels, mask, other=0.0)[None, :]
-    return mid.fn(acc, parameter(mid.a, channels, mask), mid.b)
+    h = mid.fn(acc, parameter(mid.a, channels, mask), mid.b)
+    return tl.where(mask[None, :], h, 0.0) if CLEAR_K else h
 
 
 @triton.jit
 def bottleneck(
     x, conv_weight, conv_bias, rest, weight, out, image, window, pre, mid, end,
     size, joined,
-    PRECISION: tl.constexpr, ALIGN: tl.constexpr,
+    PRECISION: tl.constexpr, CLEAR_K: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     HIDDEN_0: tl.constexpr, HIDDEN_1: tl.constexpr, REST_0: tl.constexpr, REST_1: tl.constexpr,
 ):
@@ -85,9 +86,9 @@ def bottleneck(
             acc1 = tl.dot(a, w1, acc1, input_precision=PRECISION)
 
     # z = [h, rest], [BLOCK_M, 16 to 256] each, in up to two pieces. Masked channels meet rows of weight that read as 0.
-    z0 = multiplicand(_finish(acc0, conv_bias, h0, h0_mask, mid).to(dtype), PRECISION)
+    z0 = multiplicand(_finish(acc0, conv_bias, h0, h0_mask, mid, CLEAR_K).to(dtype), PRECISION)
     if HIDDEN_1:
-        z1 = multiplicand(_finish(acc1, conv_bias, h1, h1_mask, mid).to(dtype), PRECISION)
+        z1 = multiplicand(_finish(acc1, conv_bias, h1, h1_mask, mid, CLEAR_K).to(dtype), PRECISION)
     if REST_0:
         r0 = tl.arange(0, REST_0)
         r0_mask = r0 < rest_channels

@@ -18,8 +18,8 @@ def pointwise(
     size, splits,  # M, Ho*Wo, Wo, K, sum C_i
     strides,  # of x, the convolution's included
     outs, sizes, out_rows, act_bits,  # outputs, their columns and row strides, and which of them have the activation
-    STRIDE_C: tl.constexpr, TMA: tl.constexpr, FLAT: tl.constexpr, SEGMENTED: tl.constexpr, SPLIT: tl.constexpr,
-    PRECISION: tl.constexpr, ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
+    STRIDE_C: tl.constexpr, TMA: tl.constexpr, FLAT: tl.constexpr, SEGMENTED: tl.constexpr, CLEAR_K: tl.constexpr,
+    SPLIT: tl.constexpr, PRECISION: tl.constexpr, ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):
     rows, pixels, width = size[0], size[1], size[2]
@@ -93,6 +93,8 @@ def pointwise(
             w = tl.load(weight_block + base * columns, k_mask[:, None] & n_mask[None, :], other=0.0)
         if pre.act is not None:
             a = prologue(a, pre, base + k, k < channels - base)
+            if CLEAR_K:
+                a = tl.where((k < channels - base)[None, :], a, 0.0)
         acc = tl.dot(multiplicand(a.to(w.dtype), PRECISION), w, acc, input_precision=PRECISION)
 
     whole = True

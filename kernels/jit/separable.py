@@ -17,7 +17,7 @@ def separable(
     x, depthwise, depthwise_bias, weight, out, image, window, pre, mid, end,
     size,  # pixels: N*strips*STRIP*Wo
     STRIDE_C: tl.constexpr, DILATED: tl.constexpr, HALF: tl.constexpr, CLEAR: tl.constexpr,
-    KH: tl.constexpr, KW: tl.constexpr, STRIP: tl.constexpr, PRECISION: tl.constexpr,
+    CLEAR_K: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, STRIP: tl.constexpr, PRECISION: tl.constexpr,
     ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, ACCUMULATORS: tl.constexpr,
 ):
@@ -90,6 +90,8 @@ def separable(
         if depthwise_bias is not None:
             d += tl.load(depthwise_bias + c, k_mask, other=0.0)[None, :]
         d = mid.fn(d, parameter(mid.a, c, k_mask), mid.b)
+        if CLEAR_K:
+            d = tl.where(k_mask[None, :], d, 0.0)
         a = multiplicand(d.to(weight.dtype.element_ty), PRECISION)
         if ACCUMULATORS > 1:
             w = w_bits.to(weight.dtype.element_ty, bitcast=True)

@@ -34,7 +34,7 @@ from optgraph.kernels.jit.epilogue import activated, parameter, store_rows
 @gluon.jit
 def _produce(
     x, depthwise, depthwise_bias, image, window, pre, mid, size, first, chunks_smem, full,
-    DILATED: gl.constexpr, HALF: gl.constexpr, CLEAR: gl.constexpr,
+    DILATED: gl.constexpr, HALF: gl.constexpr, CLEAR: gl.constexpr, CLEAR_K: gl.constexpr,
     KH: gl.constexpr, KW: gl.constexpr, STRIP: gl.constexpr,
     BLOCK_M: gl.constexpr, BLOCK_K: gl.constexpr, CHUNKS: gl.constexpr, PRODUCERS: gl.constexpr,
 ):
@@ -80,6 +80,8 @@ def _produce(
         if depthwise_bias is not None:
             d += gl.load(depthwise_bias + c, k_mask, other=0.0)[None, :]
         d = mid.fn(d, parameter(mid.a, c, k_mask), mid.b)
+        if CLEAR_K:
+            d = gl.where(k_mask[None, :], d, 0.0)
         chunks_smem.index(chunk).store(d.to(chunks_smem.dtype))
         fence_async_shared()
         mbarrier.arrive(full.index(chunk), count=1)
@@ -162,7 +164,7 @@ def _multiply(
 def separable_specialised(
     x, depthwise, depthwise_bias, weight, out, image, window, pre, mid, end,
     size,  # pixels: N*strips*STRIP*Wo
-    DILATED: gl.constexpr, HALF: gl.constexpr, CLEAR: gl.constexpr,
+    DILATED: gl.constexpr, HALF: gl.constexpr, CLEAR: gl.constexpr, CLEAR_K: gl.constexpr,
     KH: gl.constexpr, KW: gl.constexpr, STRIP: gl.constexpr, ALIGN_N: gl.constexpr,
     BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr,
     CHUNKS: gl.constexpr, STAGES: gl.constexpr, PRODUCERS: gl.constexpr, REGISTERS: gl.constexpr,
@@ -188,7 +190,7 @@ def separable_specialised(
             (_multiply, (out, end, size, first, passes, chunks_smem, chunk_full, stages_smem, stage_full, stage_free,
                          STRIP, BLOCK_M, BLOCK_N, CHUNKS, STAGES, ALIGN_N, gl.num_warps())),
             (_produce, (x, depthwise, depthwise_bias, image, window, pre, mid, size, first, chunks_smem, chunk_full,
-                        DILATED, HALF, CLEAR, KH, KW, STRIP, BLOCK_M, BLOCK_K, CHUNKS, PRODUCERS)),
+                        DILATED, HALF, CLEAR, CLEAR_K, KH, KW, STRIP, BLOCK_M, BLOCK_K, CHUNKS, PRODUCERS)),
             (_load, (weight, stages_smem, stage_full, stage_free, passes, BLOCK_N, BLOCK_K, CHUNKS, STAGES)),
         ],
         [PRODUCERS, 1],

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from optgraph.base.devices import SM_90
+from optgraph.ir.values import Act, Window
 from optgraph.kernels.frame.launch import targeting
-from optgraph.kernels.separable import SEPARABLE, specialised_samples
+from optgraph.kernels.frame.tile import Tile
+from optgraph.kernels.separable import SEPARABLE, reference, separable, specialised_samples
 from optgraph.run.driver import Bound
 from optgraph.tune.layers import Layer
 from tests.emulator.compiler import compile_all
@@ -34,3 +36,14 @@ def test_a_sample(number: int, dtype: str) -> None:
         machine.cuda.schedule = schedule
         assert operands.error(run.early if schedule in (REVERSE, HASTY) else run, expected) <= layer.bound
     assert machine.early() > 0 and machine.kernels.compiled == 0
+
+
+def test_what_an_activation_makes_of_zeros_beyond_the_channels_harms_nothing() -> None:
+    window, act, tile = Window((3, 3)), Act("reciprocal"), Tile(64, 128, 32, 4, 2, producers=8)
+    x, depthwise, weight = (torch.rand(size).half() + 0.5 for size in ((1, 6, 7, 40), (3, 3, 40), (40, 24)))
+    out = torch.full((1, 4, 5, 24), torch.nan, dtype=torch.float16)
+    with targeting(SM_90):
+        launch = separable(x, depthwise, weight, out, window=window, mid=act, tile=tile)
+    Machine(SM_90, compile_all([(launch.variant, SM_90)])).bind(launch)()
+    expected = reference(x, depthwise, weight, out, window=window, mid=act)
+    torch.testing.assert_close(out.double(), expected, rtol=5e-3, atol=0)
