@@ -49,7 +49,7 @@ def rowwise(
     return Launch(
         kernel,
         ours(kernel),
-        (cdiv(count, tile.block_m * tile.rows), cdiv(channels, tile.block_n)),
+        (cdiv(count, tile.block_m * constants.get("ROWS", 1)), cdiv(channels, tile.block_n)),
         {**tensors, "image": image, **arguments, "size": size},
         {"STRIDE_C": stride_c, **constants, "ALIGN": align, **tile.blocks()},
         tile,

@@ -90,7 +90,7 @@ def schedule_dict(net: Net, batch: int, target: Target) -> Dict:
 
 def _tile(launch: Launch) -> Dict:
     tile = launch.tile
-    said = {"splits": tile.splits, "accumulators": tile.accumulators}
+    said = {"splits": tile.splits, "accumulators": tile.accumulators, "producers": tile.producers, "rows": tile.rows}
     return {
         "grid": list(launch.grid),
         "tile": [tile.block_m, tile.block_n, tile.block_k],

@@ -37,6 +37,12 @@ def test_in_place() -> None:
     torch.testing.assert_close(x, expected)
 
 
+def test_rows_of_a_tile_are_for_windows_alone() -> None:
+    x, out = torch.randn(1, 9, 5, 8), poisoned(1, 9, 5, 8)
+    elementwise(x, out, tile=Tile(8, 8, rows=2))()
+    torch.testing.assert_close(out, x, rtol=0, atol=0)
+
+
 def test_reference() -> None:
     x, other, scale, shift = torch.randn(2, 3, 3, 4), torch.randn(2, 1, 1, 4), torch.randn(4), torch.randn(4)
     expected = torch.relu(torch.sigmoid(x.double() * scale + shift) * other)

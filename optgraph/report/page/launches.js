@@ -102,6 +102,7 @@ function aboutLaunch(compile, launch, chosen) {
   const variant = compile.variants[launch.variant];
   const tile = launch.tile && [shapeText(launch.tile), `${launch.warps} warps`, plural(launch.stages, "stage"),
     launch.splits && `depth in ${launch.splits}`, launch.accumulators && `${launch.accumulators} accumulators`,
+    launch.producers && `${launch.producers} warps that make the operand`, launch.rows && `${launch.rows} rows a program`,
     launch.box && `TMA box ${shapeText(launch.box)}`].filter(Boolean).join(", ");
   const waits = launch.waits.map(index => [button(`${index}`, () => compile.selectLaunch(index), {class: "link"}), " "]);
   return el("div", {class: chosen ? "launch chosen" : "launch"},
