@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -137,6 +138,30 @@ def test_the_worst_is_not_better_than_the_best() -> None:
         for end in (BEST, WORST)
     )
     assert best.chain < worst.chain and all(best.parts[part] <= worst.parts[part] for part in best.parts)
+
+
+def test_what_is_printed_of_a_cubin_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And damaged, or where nothing can be written, it is printed again."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    printed: list[bytes] = []
+
+    def by_cuobjdump(code: bytes) -> str:
+        printed.append(code)
+        return "        /*0000*/                   EXIT ;    /* 0x000000000000794d */\n"
+
+    def names(code: bytes) -> list[str]:
+        found = disassembled(code)
+        assert found is not None
+        return list(flat(found))
+
+    monkeypatch.setattr(machine_code, "_by_cuobjdump", by_cuobjdump)
+    assert names(b"a") == names(b"a") == names(b"b") == ["EXIT"] and printed == [b"a", b"b"]
+    for file in tmp_path.rglob("*.gz"):
+        file.write_bytes(file.read_bytes()[:-9])
+    assert names(b"a") == names(b"a") == ["EXIT"] and printed == [b"a", b"b", b"a"]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file"))
+    assert names(b"a") == names(b"a") == ["EXIT"] and len(printed) == 5
 
 
 def test_what_cannot_be_read_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
