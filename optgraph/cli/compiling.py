@@ -91,7 +91,7 @@ def compile(
     """
     from optgraph.api import net
     from optgraph.api.ranges import ranges
-    from optgraph.base.files import check_output
+    from optgraph.cli.written import check_outputs, source_file
     from optgraph.report import facts, tables
     from optgraph.report.page.data import page_dict, seen_on
     from optgraph.report.page.steps import Steps
@@ -107,9 +107,7 @@ def compile(
     if not model.name:
         raise InputError(f"{model}: not a file")
     output = output or model.with_suffix(ARTIFACT)
-    check_output(output, model)
-    if report is not None:
-        check_output(report, model, output)
+    check_outputs([output, report], model, pictures.labels, *map(source_file, input or ()))
     with say.progress() as tell:
         tell(f"compiling {model.name}", 0.0)
         settings = options.ranged(model, pictures.feeds(input))
@@ -194,7 +192,8 @@ def inspect(
       optgraph inspect half.optgraph --html page.html --compare single.optgraph
       optgraph inspect model.onnx --dtype fp16 --cost --batch 8 --target sm_80
     """
-    from optgraph.base.files import check_output, replacing
+    from optgraph.base.files import replacing
+    from optgraph.cli.written import check_outputs
     from optgraph.cost.predict import predictable
     from optgraph.ir import text
     from optgraph.report import anatomy, facts, tables
@@ -202,8 +201,7 @@ def inspect(
 
     if compare is not None and html is None:
         raise InputError("--compare is for a page: give --html FILE")
-    for output in filter(None, (dot, html)):
-        check_output(output, model, *filter(None, [compare]))
+    check_outputs([dot, html], model, compare)
     with say.busy(f"reading {model.name}"):
         net, page = (options.net(model, "torch"), None) if html is None else _page(model, options, batch, target)
         data = facts.net_dict(net, net.batches)

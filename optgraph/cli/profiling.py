@@ -42,14 +42,14 @@ def profile(
       optgraph profile fast.optgraph --html page.html --threads 1
     """
     from optgraph.api.profile import profile
-    from optgraph.base.files import check_output, replacing
+    from optgraph.base.files import replacing
+    from optgraph.cli.written import check_outputs
     from optgraph.report import profiles, terminal
     from optgraph.report.page.data import page_dict
     from optgraph.report.page.steps import Steps
     from optgraph.report.page.write import write_page
 
-    for file in filter(None, (output, html)):
-        check_output(file, model)
+    check_outputs([output, html], model)
     steps = Steps() if html is not None and not is_artifact(model) else None
     with say.busy(f"reading {model.name}"):
         net = options.net(model, backend, steps)

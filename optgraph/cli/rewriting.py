@@ -35,14 +35,14 @@ def optimize(
       optgraph optimize model.onnx -o smaller.onnx
       optgraph optimize model.onnx -o smaller.onnx --functions
     """
-    from optgraph.base.files import check_output
+    from optgraph.cli.written import check_outputs
     from optgraph.ir.checks import check_finite, check_size
     from optgraph.onnx import read
     from optgraph.onnx.write import save_onnx
     from optgraph.passes import pipeline
     from optgraph.report import facts, tables
 
-    check_output(output, model)
+    check_outputs([output], model)
     with say.busy(f"optimizing {model.name}"):
         graph = read.read(model, options.shape(), outputs=options.outputs(), budget=options.limits())
         check_size(graph)
@@ -76,11 +76,12 @@ def calibrate(
     Example:
       optgraph calibrate stripped.onnx whole.onnx --size 96
     """
-    from optgraph.base.files import check_output, replacing
+    from optgraph.base.files import replacing
+    from optgraph.cli.written import check_outputs
     from optgraph.onnx.calibrate import calibrate
     from optgraph.onnx.load import load_model
 
-    check_output(output, model)
+    check_outputs([output], model)
     with say.busy(f"calibrating {model.name}"):
         filled = calibrate(load_model(model), seed, size, refill)
     with replacing(output) as file:

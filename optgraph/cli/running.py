@@ -61,10 +61,10 @@ def run(
       optgraph run detector.onnx page.png --sizes 480x480,480x640
       optgraph run two_inputs.onnx left=a.npy right=random
     """
-    from optgraph.base.files import check_output
     from optgraph.cli import sizing
     from optgraph.cli.images import RANDOM, sources_by_name
     from optgraph.cli.results import check_results, together, write_results
+    from optgraph.cli.written import check_outputs
     from optgraph.compare.verify import computed_dtype
     from optgraph.report.results import pictures_parts, results_dict, results_parts
 
@@ -75,7 +75,7 @@ def run(
     named = sources_by_name(given, list(net.inputs))
     if output is not None:
         check_results(output, list(net.outputs))
-        check_output(output, model)
+        check_outputs([output], model, pictures.labels, *(file for files in named.values() for file in files))
     answers, seconds = [], 0.0
     with say.busy(f"running on {net.backend}"):
         for feeds in reader.batches(named, batch):
@@ -195,15 +195,15 @@ def bench(
       optgraph bench model.onnx --warm-up 10 --duration 30 --csv runs.csv
       optgraph bench fast.optgraph --backend triton --batch 8 --json
     """
-    from optgraph.base.files import check_output, replacing
+    from optgraph.base.files import replacing
     from optgraph.cli import sizing
+    from optgraph.cli.written import check_outputs
     from optgraph.compare.bench import bench
     from optgraph.report import tables
 
     settings = options.settings(model) | {"threads": threads, "original": original}
     settings |= {"warm_up": warm_up, "repeats": repeats, "min_seconds": duration}
-    if csv is not None:
-        check_output(csv, model)
+    check_outputs([csv], model, original)
     with say.progress() as tell:
         found = {
             size: bench(model, against, backend, batch, progress=tell, size=size, **settings)

@@ -47,6 +47,12 @@ def load(model: onnx.ModelProto, folder: Path) -> None:
             del tensor.external_data[:]
 
 
+def files(model: onnx.ModelProto) -> set[str]:
+    """The files that its external data is in, as it names them."""
+    external = (tensor for tensor in tensors(model) if is_external(tensor) and not is_stripped(tensor))
+    return {entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"}
+
+
 def _read(tensor: TensorProto, folder: Path) -> bytes:
     entries = {e.key: e.value for e in tensor.external_data}
     path = _inside(folder.resolve(), entries.get("location", ""))

@@ -56,7 +56,7 @@ def labels_in(model: onnx.ModelProto) -> tuple[str, ...]:
         if not text or len(text) > MOST_METADATA:
             continue
         if text[0] not in "[{(":
-            names = re.split(r"\s*[,\n]\s*", text)
+            names = re.split(r"\s*\n\s*" if "\n" in text else r"\s*,\s*", text)  # names in lines may have commas
             if len(names) > 1:
                 return tuple(names)
             continue
@@ -94,7 +94,7 @@ def check_labels(labels: Sequence[str], outputs: Mapping[str, Value], source: st
 def _names(data: Any) -> tuple[str, ...]:
     """Raises ValueError or TypeError for what has no names of classes."""
     if isinstance(data, dict):
-        numbered = {int(number): name for number, name in data.items()}
+        numbered = {int(str(number)): name for number, name in data.items()}
         if sorted(numbered) != list(range(len(data))):
             raise ValueError("a class is missing")
         data = [numbered[number] for number in range(len(data))]

@@ -62,6 +62,8 @@ def test_a_missing_file(tmp_path: Path) -> None:
         ("labels", '["cat", "dog"]', ("cat", "dog")),
         ("Classes", "cat, dog", ("cat", "dog")),
         ("class_names", "cat\ndog", ("cat", "dog")),
+        ("labels", "tench, Tinca\r\ngoldfish, Carassius\n", ("tench, Tinca", "goldfish, Carassius")),
+        ("names", "{0.5: 'cat', 1: 'dog'}", ()),
         ("names", "{0: 'cat', 5: 'dog'}", ()),
         ("names", "[__import__('os').system('false')]", ()),
         ("names", "(" * 100_000, ()),

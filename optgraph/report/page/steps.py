@@ -73,7 +73,7 @@ class Steps:
 
 def _step(name: str, graph: Graph) -> Step:
     """The operators of `graph`, with its inputs before them and its outputs after them."""
-    boxes = [Box(value, _short(value), _shape(graph, value), "an input of the network") for value in graph.inputs]
+    boxes = [Box(f"input {v}", _short(v), _shape(graph, v), "an input of the network") for v in graph.inputs]
     made = {value: i for i, value in enumerate(graph.inputs)}
     edges: dict[tuple[int, int], None] = {}
     for node in graph.nodes():

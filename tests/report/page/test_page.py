@@ -82,7 +82,13 @@ def test_a_name_of_any_length_is_a_label_that_fits() -> None:
     long = "x" * 10_000
     model.graph.input[0].name = model.graph.node[0].input[0] = long
     found = page_of(model)
-    assert max(found["steps"]["steps"][0]["widths"]) < 500 and long in found["steps"]["texts"]
+    assert max(found["steps"]["steps"][0]["widths"]) < 500 and f"input {long}" in found["steps"]["texts"]
+
+
+def test_an_operator_by_the_name_of_an_input_is_another_box() -> None:
+    model = classifier()
+    model.graph.node[0].name = model.graph.input[0].name
+    test_boxes_of_the_last_step_are_the_regions(page_of(model))
 
 
 def test_launches_have_what_each_view_needs(page: dict[str, Any]) -> None:
@@ -116,7 +122,7 @@ def test_of_several_sizes_the_first_is_watched() -> None:
     model = classifier(("n", 3, "h", "w"))
     optgraph.compile(model, "torch", sizes=[(12, 12), (20, 24)], watch=steps)
     assert [step.name for step in steps.taken].count("read") == 1
-    assert {box.shape for box in steps.taken[0].boxes if box.name == "x"} == {"3×12×12"}
+    assert {box.shape for box in steps.taken[0].boxes if box.name == "input x"} == {"3×12×12"}
 
 
 def test_which_target_is_seen() -> None:
