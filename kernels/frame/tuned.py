@@ -8,7 +8,7 @@ a tile that is no candidate any more, gets the tile of least estimated cost.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 from optgraph.base import config, store
 from optgraph.base.devices import Target
 from optgraph.kernels.frame.tile import Problem, Tile
+
+_DEFAULTS = {f.name: f.default for f in fields(Tile) if f.default is not MISSING}
 
 
 def path(target: Target, folder: Path | None = None) -> Path:
@@ -40,9 +42,11 @@ def kept(target: Target) -> Mapping[str, Any]:
 
 
 def fastest(problem: Problem, candidates: list[Tile], records: Mapping[str, Any]) -> Tile | None:
-    """The candidate that the records name; None if there is none."""
+    """The candidate that the records name, or that an older one does, which lacks fields that tiles have now; None if
+    there is none."""
     found = records.get(key(problem), {}).get("tile")
-    return next((tile for tile in candidates if _plain(record(tile)) == found), None)
+    wanted = {**_DEFAULTS, **found} if isinstance(found, dict) else None
+    return next((tile for tile in candidates if _plain(record(tile)) == wanted), None)
 
 
 @lru_cache(maxsize=8)

@@ -207,6 +207,18 @@ def test_records_that_do_not_match_are_a_miss(damage, tmp_path, monkeypatch) -> 
     assert choose(problem, TARGET) == default
 
 
+def test_a_record_from_before_tiles_had_more_fields_is_found() -> None:
+    problem, _ = only(subjects(network(), "fp16", (1,), TARGET).problems, "conv2d")
+    found = problem.candidates(TARGET)
+    wanted = found[-1]
+    assert (wanted.producers, wanted.rows) == (0, 1)
+    old = {k: list(v) if isinstance(v, tuple) else v for k, v in tuned.record(wanted).items()}
+    del old["producers"], old["rows"]
+    assert tuned.fastest(problem, found, {tuned.key(problem): {"tile": old}}) == wanted
+    for tile in (old | {"rows": 2}, old | {"colour": 1}, [old], None):
+        assert tuned.fastest(problem, found, {tuned.key(problem): {"tile": tile}}) is None
+
+
 def test_every_field_of_a_problem_is_in_its_key() -> None:
     problem = Gemm((1, 5, 7), (32, 64), 48, 2)
     key = tuned.key(problem)
