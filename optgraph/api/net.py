@@ -256,17 +256,20 @@ class Net:
         """
         return Bound(self.runtime, self.inputs, batch)
 
-    def plan(self, batch: int = 1, target: Target | None = None) -> Plan:
+    def plan(self, batch: int = 1, target: Target | str | None = None) -> Plan:
         """What the kernels would run for `batch` images; needs no GPU.
 
         Args:
             batch: number of images.
-            target: where; by default what the backend's kernels run on, an H100 if it has none.
+            target: where, such as 'sm_90' or 'h100'; by default what the backend's kernels run on, an H100 if it has
+                none.
 
         Raises:
+            InputError: a target that is none.
             ModelError: it is over budget.
         """
-        plan = self.plans.get(batch, target or kernel_target(self.backend))
+        at = Target.parse(target) if isinstance(target, str) else target
+        plan = self.plans.get(batch, at or kernel_target(self.backend))
         self.fused.budget.check("arena_bytes", plan.arena_bytes, f"batch {batch} takes {plan.arena_bytes} bytes")
         return plan
 

@@ -140,6 +140,14 @@ def test_one_text_where_several_could_be() -> None:
     assert names == {"sm_90"}
 
 
+def test_a_plan_is_for_a_target_by_its_name() -> None:
+    net = optgraph.compile(classifier(), "torch")
+    assert str(net.plan(2, "a100").target) == "sm_80"
+    assert net.plan(2, "sm_90") is net.plan(2)
+    with pytest.raises(optgraph.InputError, match="unknown target 'h1000'"):
+        net.plan(2, "h1000")
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
