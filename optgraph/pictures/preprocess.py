@@ -32,6 +32,7 @@ from optgraph.ir.values import BATCH, Pair, Value, channels_last
 from optgraph.onnx.sizes import size_text
 from optgraph.pictures.decode import MOST, Picture, decoded
 
+LEAST = 1e-18  # to divide by, once and again: 255 by that is still a float32
 CENTRE = 0.875  # 224 of 256, and 299 of 342: what the centre is of the shorter side
 
 
@@ -68,8 +69,9 @@ class Preprocess:
             object.__setattr__(self, what, numbers)
             if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
                 raise InputError(f"{what} {_listed(numbers)}: expects one number, or one for each of three channels")
-        if min(self.std) <= 0 or not self.scale > 0:
-            raise InputError(f"std {_listed(self.std)}: expects numbers above 0")
+        for what, numbers in (("scale", (self.scale,)), ("std", self.std)):
+            if not all(LEAST <= number < math.inf for number in numbers):
+                raise InputError(f"{what} {_listed(numbers)}: expects numbers above 0, {LEAST:g} at least")
         if max(self.mean) > 255 / self.scale:
             raise InputError(
                 f"mean {_listed(self.mean)} is over {255 / self.scale:g}, and pixels are 0 to {255 / self.scale:g} by "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,9 @@ def test_what_cannot_be_resized() -> None:
         ({"mean": (1.0, 2.0)}, "expects one number, or one for each of three channels"),
         ({"mean": (float("nan"),)}, "expects one number"),
         ({"std": (0.0,)}, "expects numbers above 0"),
-        ({"scale": 0.0}, "above 0"),
+        ({"scale": 0.0}, "scale 0: expects numbers above 0"),
+        ({"scale": math.inf}, "scale inf: expects"),
+        ({"std": (1.0, 1e-40, 1.0)}, "1e-18 at least"),
         ({"scale": 255.0, "mean": (127.0,)}, "mean 127 is over 1, and pixels are 0 to 1"),
         ({"resize": 0}, "at least 1"),
         ({"crop": 1.5}, "above 0 and up to 1"),

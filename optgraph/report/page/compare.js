@@ -23,6 +23,7 @@ function comparison(compiles) {
       el("td", {class: "left"}, name(region.name)), el("td", {class: "left"}, kernels([region])), el("td", {}, digits(before)),
       el("td", {class: "left"}, kernels(others)), el("td", {}, digits(after)), change(before, after));
   });
+  const none = el("p", {class: "card story"}, "No region of one has an ONNX node of the other.");
   const heads = ["region", names[0], "µs", names[1], "µs", "change"];
   const regions = el("table", {}, el("thead", {}, el("tr", {}, heads.map((each, i) => el("th", {class: i % 2 && i < 5 || !i ? "left" : null, scope: "col"}, each)))), el("tbody", {}, body));
   // What is selected in one is selected in the other.
@@ -36,5 +37,5 @@ function comparison(compiles) {
   follow(b, a);
   const views = compiles.map((compile, i) => el("figure", {}, el("figcaption", {}, names[i]), graphOf(compile).root));
   return section("comparison", "Side by side", `regions with the same ONNX nodes; the largest difference first`,
-    el("div", {class: "rows card"}, figures), el("h3", {}, "Regions"), el("div", {class: "rows card"}, regions), el("h3", {}, "Graphs"), el("div", {class: "two"}, views));
+    el("div", {class: "rows card"}, figures), el("h3", {}, "Regions"), pairs.length ? el("div", {class: "rows card"}, regions) : none, el("h3", {}, "Graphs"), el("div", {class: "two"}, views));
 }

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from optgraph.report.page.write import write_page
 from tests.support.browser import Opened, chromium
+from tests.support.cli_models import classifier
 from tests.support.pages import HOSTILE, hostile, page_of, page_of_graph
 from tests.support.paths import GRAPHS
 
@@ -202,4 +203,16 @@ def test_two_compiles_side_by_side(browser: Any, tmp_path: Path) -> None:
     opened.page.get_by_role("button", name="B: ").click()
     assert "fp16" in opened.text("header p") and "Launch" in opened.text(".panel")
     assert opened.complaints == []
+    opened.page.close()
+
+
+def test_two_compiles_that_share_nothing(browser: Any, tmp_path: Path) -> None:
+    path, other = tmp_path / "apart.html", classifier()
+    for node in other.graph.node:
+        node.name = f"other {node.name}"
+    write_page(path, [page_of(classifier(), "fp32"), page_of(other, "fp32")])
+    opened = Opened(browser, path)
+    assert "No region of one has an ONNX node of the other" in opened.text("#comparison")
+    opened.page.click("#comparison .box >> nth=1")
+    assert opened.page.locator("#comparison .box.chosen").count() == 1 and opened.complaints == []
     opened.page.close()
