@@ -182,11 +182,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _files(source: str) -> list[str]:
-    """The pictures and arrays of a folder, or what `source` is itself."""
+    """The pictures and arrays of a folder, but for hidden ones, such as ._cat.jpg; or what `source` is itself."""
     if not Path(source).is_dir():
         return [source]
     known = (*FORMATS, *ARRAYS)
-    found = sorted(str(path) for path in Path(source).iterdir() if path.suffix.lower() in known)
+    seen = (path for path in Path(source).iterdir() if not path.name.startswith("."))
+    found = sorted(str(path) for path in seen if path.suffix.lower() in known)
     if not found:
         raise InputError(f"--input {source}: a folder without images ({', '.join(FORMATS)}) or arrays (.npy, .npz)")
     return found

@@ -292,3 +292,11 @@ def test_sides_of_a_photograph_turned_by_exif(tmp_path: Path) -> None:
 def test_json_of_a_saved_preprocessing(model: Path) -> None:
     found = ok_json("compile", model, "--preprocess", "caffe", "--crop", "1")
     assert Preprocess.from_json(json.loads(json.dumps(found["preprocessing"]))) == NAMED["caffe"].changed(crop=1.0)
+
+
+def test_hidden_files_of_a_folder_are_no_pictures(tmp_path: Path, model: Path) -> None:
+    """Macintoshes leave a ._a.png beside a.png on disks of others."""
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "._a.png").write_bytes(b"\0\5\x16\7")
+    Image.new("RGB", (12, 12)).save(tmp_path / "pictures" / "a.png")
+    assert "._a" not in ok("run", model, tmp_path / "pictures")
