@@ -40,7 +40,7 @@ def lower(
 
     target: where it is to run: what one launch does, and what two, may depend on it.
     keep: ONNX nodes whose regions stay in float32 (see `plan/kept.py`).
-    Raises InputError for an unknown dtype or a batch that the model fixes otherwise.
+    Raises InputError for an unknown dtype, a batch that the model fixes otherwise, or more pixels than kernels count.
     """
     check_dtype(dtype)
     batch = fitting_batch({name: graph.values[name] for name in graph.inputs}, batch)
@@ -48,6 +48,7 @@ def lower(
 
 
 MOST_IMAGES = 2**31 - 1  # what kernels count with
+MOST_PIXELS = 2**30  # of a launch: kernels count them in int32, some in strips and blocks that go beyond the last one
 
 
 def checked_batches(batches: int | Sequence[int]) -> tuple[int, ...]:
@@ -223,6 +224,8 @@ class Lowering:
                 del self._calls[before:]
                 self.fallback(node, str(error) or f"no kernel for {node.op.kind}")
         self._enter(None)
+        for call in self._calls:
+            _check_size(call, self.batch)
         outputs: dict[str, View | Weight] = {}
         for public, value in self.graph.outputs.items():
             if value in self.graph.constants:
@@ -295,6 +298,16 @@ class Lowering:
         else:
             storage = "float32" if value in self._kept.values else STORAGE[self.dtype]
         return storage if dtype != DOUBLE and dtype.startswith(("float", "bfloat")) else dtype
+
+
+def _check_size(call: Call, batch: int) -> None:
+    """Raises InputError for a launch that would write more pixels than it can count."""
+    pixels = max((math.prod(view.shape[:-1]) for view in call.written), default=0)
+    if call.kernel is not FALLBACK and pixels > MOST_PIXELS:
+        raise InputError(
+            f"batch {batch}: '{call.node}' has {pixels} pixels, and a kernel counts at most {MOST_PIXELS}: "
+            "use a smaller batch, or smaller images"
+        )
 
 
 def _laid_out(name: str, shape: tuple[int, ...], dtype: str) -> View:

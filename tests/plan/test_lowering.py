@@ -120,3 +120,13 @@ def test_what_has_no_kernel_falls_back_with_a_reason(op, shape, reason) -> None:
 def test_unknown_dtype_is_an_input_error() -> None:
     with pytest.raises(InputError, match="unknown dtype 'fp8'"):
         lower(xception(), dtype="fp8")
+
+
+def test_more_pixels_than_a_kernel_counts_are_an_input_error() -> None:
+    b = Builder(channels=4, size=4)  # 16 pixels an image
+    graph = fused(b.done(b.conv(b.x, 4, 3)))
+    assert lower(graph, 2**26).batch == 2**26
+    with pytest.raises(
+        InputError, match=f"has {2**30 + 16} pixels, and a kernel counts at most .* use a smaller batch"
+    ):
+        lower(graph, 2**26 + 1)
