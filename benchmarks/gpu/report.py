@@ -12,7 +12,7 @@ from optgraph.base import store
 
 Row = dict[str, Any]
 
-PEERS = ("torch.compile", "torch eager", "JAX", "ONNX Runtime CUDA", "TensorRT")
+PEERS = ("torch.compile", "torch eager", "optgraph, in turn", "JAX", "ONNX Runtime CUDA", "TensorRT")
 
 # What was set out to be reached on an H100. Shown beside the figures, never asserted.
 TIMES_COMPILED = {

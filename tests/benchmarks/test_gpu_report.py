@@ -88,7 +88,7 @@ def test_the_tables_show_them(tmp_path, monkeypatch) -> None:
     store = Store(tmp_path / "gpu.json", {"gpu": "NVIDIA H100 80GB HBM3"}, record.environment("abc"))
     for i, row in enumerate(rows()):
         store.add(str(i), row)
-    assert "| xception, batch 1 | 0.300 | 4.00 | 2.00 | – | – | – |\n" in tables.table("gpu")
+    assert "| xception, batch 1 | 0.300 | 4.00 | 2.00 | – | – | – | – |\n" in tables.table("gpu")
     assert "NVIDIA H100 80GB HBM3" in tables.table("gpu")
     assert "| conv2d, batch 8 | 2 | 2.00 | 1.00 | – |\n" in tables.table("gpu_layers")
     assert "| pointwise, batch 8 | 1 | 1.00 | 1.00 | 3.00 |\n" in tables.table("gpu_layers")
