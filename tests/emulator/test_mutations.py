@@ -13,7 +13,6 @@ from tests.emulator.mutations import (
     SPECIALISED,
     TMA,
     Setting,
-    outcomes,
 )
 from tests.emulator.schedule import SCHEDULES
 
@@ -35,4 +34,7 @@ def test_the_kernel_itself_is_right(setting: Setting) -> None:
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_mutation_is_caught(name: str) -> None:
-    assert set(outcomes(name)) != {"right"}
+    setting, mutate = MUTATIONS[name]
+    cubin = mutate(setting.cubin())
+    # The last schedule, of the most different orders, catches most of them: the others are seldom asked.
+    assert any(setting.outcome(cubin, schedule) != "right" for schedule in reversed(SCHEDULES))
