@@ -92,6 +92,7 @@ def compile(
     from optgraph.api import net
     from optgraph.api.ranges import ranges
     from optgraph.cli.written import check_outputs, source_file
+    from optgraph.onnx.load import check_not_compiled
     from optgraph.report import facts, tables
     from optgraph.report.page.data import page_dict, seen_on
     from optgraph.report.page.steps import Steps
@@ -106,6 +107,7 @@ def compile(
         raise InputError(f"{model}: say where to write the compiled network, with -o FILE{ARTIFACT}")
     if not model.name:
         raise InputError(f"{model}: not a file")
+    check_not_compiled(model)  # before its own name is found to be the output's
     output = output or model.with_suffix(ARTIFACT)
     check_outputs([output, report], model, pictures.labels, *map(source_file, input or ()))
     with say.progress() as tell:

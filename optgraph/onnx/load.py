@@ -57,6 +57,15 @@ def model_name(source: str | Path | onnx.ModelProto) -> str:
     return Path(source.graph.name if isinstance(source, onnx.ModelProto) else source).name
 
 
+def check_not_compiled(path: Path) -> None:
+    """Raises ModelError for an artifact, where only a model will do."""
+    if is_artifact(path):
+        raise ModelError(
+            f"{path}: is compiled already, and this takes the .onnx that it came from: use it with run, verify, "
+            "bench, inspect or tune, or with optgraph.load"
+        )
+
+
 def load_model(source: str | Path | onnx.ModelProto, external: bool = True) -> onnx.ModelProto:
     """Loads a ModelProto with its external data, if `external`, but for what was stripped.
 
@@ -68,11 +77,7 @@ def load_model(source: str | Path | onnx.ModelProto, external: bool = True) -> o
         path = as_path(source)
         if not path.is_file():
             raise ModelError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
-        if is_artifact(path):
-            raise ModelError(
-                f"{path}: is compiled already, and this takes the .onnx that it came from: use it with run, verify, "
-                "bench, inspect or tune, or with optgraph.load"
-            )
+        check_not_compiled(path)
         try:
             model = onnx.load(str(path), load_external_data=False)
             if external:
