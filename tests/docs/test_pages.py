@@ -12,8 +12,8 @@ from tests.support.paths import ROOT
 DOCS = ROOT / "docs"
 
 
-def test_the_pages_on_gpus(tmp_path: Path) -> None:
-    """Without one: they go on from the tutorial's network, of which nobody asks here what it has learnt."""
+def test_the_pages_that_go_on_from_the_tutorial(tmp_path: Path) -> None:
+    """Without a GPU, and nobody asks here what the network has learnt."""
     train = next(block for block in blocks((DOCS / "tutorial.md").read_text()) if block.title == "train.py")
     assert "range(8)" in train.content
     (tmp_path / train.title).write_text(train.content.replace("range(8)", "range(0)"))
@@ -21,6 +21,7 @@ def test_the_pages_on_gpus(tmp_path: Path) -> None:
         assert reader.read("```console\n$ python train.py\n```\n") == 1
         assert reader.read((DOCS / "howto" / "gpu.md").read_text()) == 2
         assert reader.read((DOCS / "howto" / "prediction.md").read_text()) == 2
+        assert reader.read((DOCS / "howto" / "polygraphy.md").read_text()) == 3
 
 
 def test_the_design(tmp_path: Path) -> None:
