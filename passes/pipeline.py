@@ -28,6 +28,7 @@ from optgraph.passes.simplify import (
     batchnorm,
     canonical,
     common_subexpressions,
+    fake_quantize,
     fold_affine,
     fold_constants,
     fold_shapes,
@@ -71,6 +72,8 @@ SIMPLIFY: tuple[Pass, ...] = (
     Pass("remove_noops", "no-ops", remove_noops.run),
     Pass("fold_shapes", "shape arithmetic", fold_shapes.run),
     Pass("fold_constants", "constant folding", fold_constants.run),
+    # Once scales are constants.
+    Pass("fake_quantize", "quantise and dequantise", fake_quantize.run),
     # Before layout: a transpose that is there twice would count as two.
     Pass("common_subexpressions", "common subexpressions", common_subexpressions.run),
     # Transposes leave first, so that per-channel constants are [1, C, 1, 1] where the affine patterns look.

@@ -7,6 +7,7 @@ is rebuilt through `Graph.add`, which infers all shapes anew.
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from types import UnionType
@@ -17,6 +18,7 @@ import numpy as np
 from optgraph.base.errors import ArtifactError, OptgraphError
 from optgraph.ir.graph import Graph, Source
 from optgraph.ir.op import Op
+from optgraph.ir.quant import HIGHEST, LOWEST, Grid, Quant
 from optgraph.ir.values import ACTS, Act, Segment, Value
 from optgraph.ops.registry import OURS
 
@@ -46,11 +48,13 @@ def graph_to_json(graph: Graph, own_ops: Sequence[type[Op]] = ()) -> dict[str, A
                 "origin": list(node.origin),
             }
         )
+    grids = {"grids": [[name, *_encode(grid)] for name, grid in graph.grids.items()]} if graph.grids else {}
     return {
         "name": graph.name,
         "inputs": [[name, *_encode(graph.values[name])] for name in graph.inputs],
         "outputs": [[public, value] for public, value in graph.outputs.items()],
         "constants": list(graph.constants),
+        **grids,
         "nodes": nodes,
         "sources": [[value, source.name, list(source.perm)] for value, source in graph.sources.items()],
         "opset": graph.opset,
@@ -72,6 +76,8 @@ def graph_from_json(data: Any, constants: Mapping[str, np.ndarray], own_ops: Seq
         for name in data["constants"]:
             if graph.add_constant(constants[_checked(name, str)], name) != name:
                 raise ArtifactError(f"value '{name}' is defined twice")
+        for name, *grid in data.get("grids", []):
+            graph.grids[name] = _grid(_decode(grid, Grid), graph.constants[_checked(name, str)])
         for entry in data["nodes"]:
             kind = registry.named(entry["op"])
             if kind is None:
@@ -121,19 +127,36 @@ def _decode(value: Any, hint: Any) -> Any:
         return value
     if hint is bytes:
         return base64.b64decode(_checked(value, str), validate=True)
-    if hint in (Act, Segment, Value):
+    if hint in (Act, Grid, Quant, Segment, Value):
         hints = get_type_hints(hint)
         made = hint(*(_decode(v, hints[f.name]) for v, f in zip(_checked(value, list), fields(hint), strict=True)))
         if hint is Act and made.kind not in ACTS:
             raise ArtifactError(f"unknown activation '{made.kind}'")
         if hint is Value and str(np.dtype(made.dtype)) != made.dtype:
             raise ArtifactError(f"unknown dtype '{made.dtype}'")
+        if hint is Quant and not (_is_scale(made.scale) and LOWEST <= made.zero <= HIGHEST):
+            raise ArtifactError(f"a scale of {made.scale} and a zero point of {made.zero}")
         return made
     if hint is float:
         return float(_checked(value, (int, float)))
     if hint is int and not -(2**31) < _checked(value, int) < 2**31:
         raise ArtifactError(f"the number {value} is out of all proportion")
     return _checked(value, hint)
+
+
+def _is_scale(number: float) -> bool:
+    return 0.0 < number < math.inf
+
+
+def _grid(grid: Grid, array: np.ndarray) -> Grid:
+    """`grid`; raises ArtifactError where it is none of that constant."""
+    count = len(grid.scale)
+    if grid.dtype not in ("int8", "uint8", "int32") or not all(map(_is_scale, grid.scale)):
+        raise ArtifactError(f"a grid of {grid.dtype} has scales that are none")
+    fits = count == 1 or (0 <= grid.axis < array.ndim and array.shape[grid.axis] == count)
+    if not fits or len(grid.zero) != count:
+        raise ArtifactError(f"a grid of {count} scales for a weight of {list(array.shape)}")
+    return grid
 
 
 def _checked(value: Any, kind: Any) -> Any:

@@ -18,6 +18,7 @@ from optgraph.base.budget import Budget
 from optgraph.base.errors import GraphError, ModelError, printable
 from optgraph.ir import html
 from optgraph.ir.op import Node, Op
+from optgraph.ir.quant import Grid
 from optgraph.ir.values import Value
 from optgraph.ir.words import op_text, type_text
 
@@ -41,6 +42,7 @@ class Graph:
         outputs: public output name -> value; the public name stays when a rewrite changes the value.
         values: name -> `Value` (shape, dtype) of every input, constant and produced value.
         constants: name -> read-only array.
+        grids: constant -> the `Grid` that it lies on, of those that were integers in the model.
         changes: how often nodes or edges were changed; equal counts mean an unchanged graph.
         sources: value -> the `Source` it equals, where there is one: what `verify` compares with.
         opset: of the ONNX model this came from.
@@ -56,6 +58,7 @@ class Graph:
         self.outputs: dict[str, str] = {}
         self.values: dict[str, Value] = {}
         self.constants: dict[str, np.ndarray] = {}
+        self.grids: dict[str, Grid] = {}
         self.sources: dict[str, Source] = {}
         self.opset = 17
         self.domains: dict[str, int] = {}
@@ -167,12 +170,14 @@ class Graph:
         self.values[name] = value
         return name
 
-    def add_constant(self, array: np.ndarray, hint: str = "const") -> str:
-        """Stores a read-only view of `array` under a fresh name like `hint` and returns the name."""
+    def add_constant(self, array: np.ndarray, hint: str = "const", grid: Grid | None = None) -> str:
+        """Stores a read-only view of `array` under a fresh name like `hint` and returns the name. grid: it lies on."""
         name = self.fresh(hint)
         array = array.view()
         array.flags.writeable = False
         self.constants[name] = array
+        if grid is not None:
+            self.grids[name] = grid
         self.values[name] = Value(tuple(int(d) for d in array.shape), str(array.dtype))
         return name
 
@@ -324,8 +329,7 @@ class Graph:
             self._uses.pop(value, None)
         for value in set(node.inputs):
             if value in self.constants and not self._uses.get(value) and not self.is_output(value):
-                del self.constants[value], self.values[value]
-                self._uses.pop(value, None)
+                self._forget(value)
         self._touch()
 
     def replace_node(self, node: Node, op: Op, inputs: Sequence[str], origin: Iterable[str] = ()) -> Node:
@@ -359,9 +363,13 @@ class Graph:
             removed += 1
             pending += above
         for name in [c for c in self.constants if not self._uses.get(c) and not self.is_output(c)]:
-            del self.constants[name], self.values[name]
-            self._uses.pop(name, None)
+            self._forget(name)
         return removed
+
+    def _forget(self, constant: str) -> None:
+        del self.constants[constant], self.values[constant]
+        self.grids.pop(constant, None)
+        self._uses.pop(constant, None)
 
     def _is_dead(self, node: Node) -> bool:
         return not any(self._uses.get(v) or self.is_output(v) for v in node.outputs)
@@ -373,6 +381,7 @@ class Graph:
         other.outputs = dict(self.outputs)
         other.values = dict(self.values)
         other.constants = dict(self.constants)
+        other.grids = dict(self.grids)
         other.sources = dict(self.sources)
         other.opset = self.opset
         other.domains = dict(self.domains)

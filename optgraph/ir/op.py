@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from optgraph.base.errors import FIX_INPUT, ModelError, NoKernelError
+from optgraph.ir.quant import Grid
 from optgraph.ir.values import Act, Dim, Shape, Value
 
 if TYPE_CHECKING:
@@ -169,8 +170,11 @@ class Importer(Protocol):
         outputs: what it computes, one name each, '' for a value inside; the ONNX node's first output if None.
         """
 
-    def add_constant(self, array: np.ndarray, hint: str) -> str:
-        """A new constant, under a name like `hint`."""
+    def add_constant(self, array: np.ndarray, hint: str, grid: Grid | None = None) -> str:
+        """A new constant, under a name like `hint`. grid: that it lies on."""
+
+    def grid(self, name: str) -> Grid | None:
+        """The grid of a constant that was integers in the model; None for any other value."""
 
 
 class Exporter(Protocol):

@@ -8,8 +8,11 @@ ONNX is the same one 128 lower: (u - z) * s = ((u - 128) - (z - 128)) * s.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     import torch
@@ -26,12 +29,54 @@ class Quant:
 
     def integers(self, x: torch.Tensor) -> torch.Tensor:
         """What stands for `x`, as whole numbers in its own dtype; NaN stays NaN. ONNX's QuantizeLinear."""
-        return (x / self.scale).round().add(self.zero).clamp(LOWEST, HIGHEST)
+        # A tensor, for on a GPU torch multiplies by the reciprocal of a number.
+        return (x / x.new_tensor(self.scale)).round().add(self.zero).clamp(LOWEST, HIGHEST)
 
     def real(self, q: torch.Tensor) -> torch.Tensor:
         """What integers stand for. ONNX's DequantizeLinear."""
         return (q - self.zero) * self.scale
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
-        """The nearest number of the grid, elementwise, in the dtype of `x`."""
-        return self.real(self.integers(x))
+        """The nearest number of the grid, elementwise, in the dtype of `x`; those of 16 bits are rounded once."""
+        wide = x.float() if x.itemsize == 2 else x
+        return self.real(self.integers(wide)).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """That of a constant, which was integers in the file that it came from.
+
+    Attributes:
+        dtype: of the integers: 'int8', 'uint8', or 'int32' of a bias.
+        scale: one for all, or one an index of `axis`; float32s above zero.
+        zero: as many integers, which stand for 0.
+        axis: of the constant, not negative.
+    """
+
+    dtype: str
+    scale: tuple[float, ...]
+    zero: tuple[int, ...]
+    axis: int = 0
+
+    def spread(self, numbers: Sequence[float], rank: int) -> np.ndarray:
+        """`scale` or `zero`, in float64, to broadcast with the constant."""
+        vector = np.array(numbers, np.float64)
+        return vector.reshape([-1 if i == self.axis else 1 for i in range(rank)]) if len(numbers) > 1 else vector
+
+    def integers(self, array: np.ndarray) -> np.ndarray | None:
+        """What stands for `array`; None if that does not lie on the grid."""
+        scale, zero = self.spread(self.scale, array.ndim), self.spread(self.zero, array.ndim)
+        with np.errstate(all="ignore"):
+            numbers = np.round(array.astype(np.float64) / scale) + zero
+        limits = np.iinfo(self.dtype)
+        if not ((numbers >= limits.min) & (numbers <= limits.max)).all():
+            return None
+        # Whole numbers of over 24 bits were rounded on their way here, as the scale of a product is.
+        near = np.isclose(
+            (numbers - zero) * scale, array.astype(np.float64), rtol=2.0**-9 if array.itemsize == 2 else 1e-6, atol=0
+        )
+        return numbers.astype(self.dtype) if near.all() else None
+
+    def permuted(self, perm: Sequence[int]) -> Grid:
+        """That of the constant with axis perm[i] in the place of i."""
+        return replace(self, axis=list(perm).index(self.axis)) if len(self.scale) > 1 else self

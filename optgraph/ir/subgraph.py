@@ -36,6 +36,7 @@ def extract(graph: Graph, outputs: Mapping[str, str], inputs: Sequence[str] = ()
         if value in graph.constants:
             piece.constants[value] = graph.constants[value]
             piece.values[value] = graph.values[value]
+    piece.grids = {value: grid for value, grid in graph.grids.items() if value in piece.constants}
     for node in graph.nodes():
         if node.name in wanted:
             piece.add(node.op, node.inputs, node.outputs, node.name, node.origin)

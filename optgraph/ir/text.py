@@ -18,12 +18,11 @@ def graph_text(graph: Graph) -> str:
 
 
 def node_text(graph: Graph, node: Node) -> str:
-    """`out: shape = Op[fields](slot=value, ...)`; an absent input is left out."""
+    """`out: shape = Op[fields](slot=value, ...)`; an absent input is left out. Integers of the model are called so."""
     outputs = ", ".join(f"{value}: {type_text(graph.values[value])}" for value in node.outputs)
     slots = node.op.slots
-    inputs = ", ".join(
-        f"{slots[i]}={value}" if i < len(slots) else value for i, value in enumerate(node.inputs) if value
-    )
+    shown = [f"{value} {graph.grids[value].dtype}" if value in graph.grids else value for value in node.inputs]
+    inputs = ", ".join(f"{slots[i]}={text}" if i < len(slots) else text for i, text in enumerate(shown) if text)
     return f"{outputs} = {op_text(node.op)}({inputs})"
 
 

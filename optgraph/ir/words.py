@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from optgraph.ir.op import Op
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import Act, Segment, Value
 
 
@@ -23,6 +24,8 @@ def _field(value: object) -> str:
         return value.kind if value.a == value.b == 0.0 else f"{value.kind}({value.a:g}, {value.b:g})"
     if isinstance(value, Segment):
         return f"{value.channels}{':' + _field(value.act) if value.act else ''}"
+    if isinstance(value, Quant):
+        return f"{value.scale:g}{f'@{value.zero}' if value.zero else ''}"
     if isinstance(value, tuple):
         return "×".join(_field(v) for v in value)
     return str(value)

@@ -19,6 +19,7 @@ from optgraph.base.errors import FIX_INPUT, ModelError
 from optgraph.ir.checks import fixed_shapes
 from optgraph.ir.graph import Graph, Source
 from optgraph.ir.op import Op
+from optgraph.ir.quant import Grid
 from optgraph.ir.values import Dim, Shape
 from optgraph.onnx.inputs import InputShape, input_value, overrides_by_name, require_dtype
 from optgraph.onnx.known import Known
@@ -27,6 +28,7 @@ from optgraph.onnx.scopes import Names, names_read
 from optgraph.onnx.tensors import MALFORMED, constant_array, malformed, tensor_array
 from optgraph.ops.importing import KeepError, attributes
 from optgraph.ops.opaque import Opaque, inferred
+from optgraph.ops.quantised import grid_of
 from optgraph.ops.registry import OURS, Registry
 
 __all__ = ["InputShape", "ModelReader", "read"]
@@ -144,8 +146,11 @@ class ModelReader:
         self._known.folding.note(node)
         return node.output
 
-    def add_constant(self, array: np.ndarray, hint: str) -> str:
-        return self.graph.add_constant(array, hint)
+    def add_constant(self, array: np.ndarray, hint: str, grid: Grid | None = None) -> str:
+        return self.graph.add_constant(array, hint, grid)
+
+    def grid(self, name: str) -> Grid | None:
+        return self.graph.grids.get(self.value(name))
 
     # ---- the walk
 
@@ -251,7 +256,7 @@ class ModelReader:
         for name, array in zip(node.output, results or (), strict=bool(results)):
             require_dtype(str(array.dtype))
             if name:
-                self.add_constant(array, name)
+                self.graph.add_constant(array, name, grid_of(node, [arrays.get(i) for i in node.input]))
         return results is not None
 
     def _branch(self, node: onnx.NodeProto) -> None:

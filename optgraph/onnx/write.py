@@ -21,7 +21,9 @@ from optgraph.ir.values import Value
 from optgraph.onnx import ort_faults
 from optgraph.onnx.functions import call_conv_relu
 from optgraph.ops.exporting import OPSET, element
+from optgraph.ops.quantised import on_grids
 
+FLOAT16_SCALES_OPSET = 19  # from which on scales of integers are also of float16
 BFLOAT16_OPSET = 22  # from which on convolutions and pools are also of bfloat16
 WEIGHT_LIMIT = 2**31 - 2**24  # bytes: what protobuf can write, with room for the nodes
 
@@ -62,7 +64,10 @@ class ModelWriter:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.opset = max([OPSET, *(node.op.least_opset(graph.opset) for node in graph.nodes())])
-        if any(value.dtype == "bfloat16" for value in graph.values.values()):
+        dtypes = {value.dtype for value in graph.values.values()}
+        if "float16" in dtypes and on_grids(graph):
+            self.opset = max(self.opset, FLOAT16_SCALES_OPSET)
+        if "bfloat16" in dtypes:
             self.opset = max(self.opset, BFLOAT16_OPSET)
         self._model = onnx.ModelProto(producer_name="optgraph")  # filled in place: weights are large
         self._initializers: set[str] = set()
@@ -120,7 +125,7 @@ class ModelWriter:
             self._names[value] = _unique(value, self._taken)
         name = self._names[value]
         if value in self.graph.constants and name not in self._initializers:
-            self._initialize(self.graph.constants[value], name)
+            self._write(value, name)
         return name
 
     def constant(self, array: np.ndarray, hint: str) -> str:
@@ -153,6 +158,25 @@ class ModelWriter:
             nodes[-1].output[0] = self.name(value)
         else:
             self.emit("Identity", [result], [self.name(value)])
+
+    def _write(self, constant: str, name: str) -> None:
+        """A constant of the graph: as the integers that it was, if it was some."""
+        array, grid = self.graph.constants[constant], self.graph.grids.get(constant)
+        integers = grid.integers(array) if grid else None
+        if grid is None or integers is None:
+            self._initialize(array, name)
+            return
+        self._initializers.add(name)
+        scale, zero = np.array(grid.scale, array.dtype), np.array(grid.zero, grid.dtype)
+        if len(grid.scale) == 1:
+            scale, zero = scale.reshape(()), zero.reshape(())
+        parts = {"integers": integers, "scale": scale, "zero_point": zero}
+        inputs = [self._initialize(part, _unique(f"{name}/{hint}", self._taken)) for hint, part in parts.items()]
+        axis = {"axis": grid.axis} if len(grid.scale) > 1 else {}
+        proto = helper.make_node("DequantizeLinear", inputs, [name], **axis)
+        proto.name = _unique(f"{name}/DequantizeLinear", self._node_names)
+        self.written[proto.name] = self._prefix
+        self._model.graph.node.append(proto)
 
     def _initialize(self, array: np.ndarray, name: str) -> str:
         self._model.graph.initializer.append(numpy_helper.from_array(array, name))

@@ -13,6 +13,7 @@ from optgraph.ops.movement import Identity, Pad, Reshape, Transpose
 from optgraph.ops.normalise import LRN, BatchNorm, Hardmax, Softmax
 from optgraph.ops.opaque import Opaque
 from optgraph.ops.pool import Pool
+from optgraph.ops.quantised import FakeQuantize
 from optgraph.ops.reduction import GlobalPool, Reduce
 from optgraph.ops.repeating import DepthToSpace, Expand, SpaceToDepth, Tile
 from optgraph.ops.resize import Resize
@@ -31,6 +32,7 @@ __all__ = [
     "ConvTranspose",
     "DepthToSpace",
     "Expand",
+    "FakeQuantize",
     "Gather",
     "Gemm",
     "GlobalPool",

@@ -108,7 +108,9 @@ def _weight(importer: Importer, name: str, alpha: float, transposed: bool) -> st
     scaled = weight if alpha == 1.0 else weight.astype(np.float64) * alpha
     if out_of_range(scaled, weight.dtype):
         raise KeepError
-    return importer.add_constant(np.asarray(stored(scaled, weight.dtype), order="C"), name)
+    grid = importer.grid(name) if alpha == 1.0 else None
+    turned = grid.permuted((1, 0)) if grid and not transposed else grid
+    return importer.add_constant(np.asarray(stored(scaled, weight.dtype), order="C"), name, turned)
 
 
 def _bias(importer: Importer, name: str, beta: float, columns: int) -> str:

@@ -19,6 +19,7 @@ from optgraph.ops import (
     normalise,
     opaque,
     pool,
+    quantised,
     reduction,
     repeating,
     resize,
@@ -66,6 +67,7 @@ OURS = Registry(
         *joining.OPS,
         *repeating.OPS,
         *resize.OPS,
+        *quantised.OPS,
         *opaque.OPS,
     )
 )

@@ -2,7 +2,7 @@
 
     y1 = f(x), y2 = f(x)  ->  y1 = y2 = f(x)
 
-Constants with equal contents count as the same, and become one.
+Constants with equal contents count as the same, and become one, unless they were other integers in the model.
 
 Legal: f always answers the same (no random numbers).
 """
@@ -25,17 +25,17 @@ from optgraph.passes.simplify.fold_constants import RANDOM
 _SAMPLES = 16
 
 
-def _sample(array: np.ndarray) -> Hashable:
+def _sample(array: np.ndarray) -> tuple[Hashable, ...]:
     """What equal arrays have in common and different ones rarely: spares hashing weights that occur once."""
     step = max(array.size // _SAMPLES, 1)
     return str(array.dtype), array.shape, np.asarray(array.flat[::step]).tobytes()
 
 
 def _share_constants(graph: Graph) -> None:
-    """Readers of a constant read the first one with the same contents."""
+    """Readers of a constant read the first one with the same contents, on the same grid."""
     alike: dict[Hashable, list[str]] = {}
     for name, array in graph.constants.items():
-        alike.setdefault(_sample(array), []).append(name)
+        alike.setdefault((*_sample(array), graph.grids.get(name)), []).append(name)
     for names in alike.values():
         first: dict[bytes, str] = {}
         for name in names if len(names) > 1 else ():

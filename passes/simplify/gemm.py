@@ -36,7 +36,9 @@ def _check(graph: Graph, found: _Found) -> str | None:
 
 def _rewrite(graph: Graph, found: _Found) -> None:
     x, w = found.node.inputs
-    graph.replace_node(found.node, Gemm(), [x, graph.add_constant(np.ascontiguousarray(found.weight.T), w)])
+    grid = graph.grids.get(w)
+    turned = graph.add_constant(np.ascontiguousarray(found.weight.T), w, grid.permuted((1, 0)) if grid else None)
+    graph.replace_node(found.node, Gemm(), [x, turned])
 
 
 def run(graph: Graph) -> Outcome:

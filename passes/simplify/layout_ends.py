@@ -105,10 +105,12 @@ def _check_flatten(graph: Graph, found: _Flatten) -> str | None:
 
 
 def _reorder(graph: Graph, found: _Flatten) -> None:
-    weight = graph.constants[found.gemm.get("w")]
+    w = found.gemm.get("w")
+    weight, grid = graph.constants[w], graph.grids.get(w)
     image = [int(d) for d in graph.shape(found.transpose.output)[1:]]
     turned = weight.reshape(-1, *image).transpose(inverse(found.perm))
-    w = graph.add_constant(np.ascontiguousarray(turned).reshape(weight.shape), found.gemm.get("w"))
+    same = grid if grid and grid.axis == 0 else None  # columns with scales of their own are others now
+    w = graph.add_constant(np.ascontiguousarray(turned).reshape(weight.shape), w, same)
     graph.update(found.reshape, inputs=found.transpose.inputs)
     graph.update(graph.node(found.gemm.name), inputs=found.gemm.inputs_with(w=w), same_value=True)
 

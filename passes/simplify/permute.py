@@ -18,6 +18,7 @@ from optgraph.ops import (
     Binary,
     Cast,
     Concat,
+    FakeQuantize,
     Gather,
     Identity,
     Opaque,
@@ -71,7 +72,7 @@ def permuted(op: Op, p: Perm) -> tuple[Op, Perm] | None:
     """The operator on the other side of a transpose of its inputs, and the transpose that then follows its outputs.
     None for an operator that does not move."""
     match op:
-        case Activation() | Cast() | Identity() | Binary():
+        case Activation() | Cast() | Identity() | Binary() | FakeQuantize():
             return op, p
         case Concat() | Split() | Softmax() | Gather():
             return replace(op, axis=p[op.axis]), p

@@ -1,0 +1,104 @@
+"""Networks of 8 bits as ONNX Runtime's quantiser writes them: right by every way through.
+
+The right answer is ONNX Runtime's with each operator computed as it says. Where a sum lies half way between two steps of
+a grid, the order of its terms decides which is taken: so elements may be one step off, and are counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnxruntime.quantization import QuantType
+
+import optgraph
+from optgraph.api.check import check
+from optgraph.onnx.read import read
+from optgraph.onnx.sessions import session
+from optgraph.onnx.write import save_onnx
+from tests.support.quantised import mixed_network, quantised
+
+SYMMETRIC = {"ActivationSymmetric": True, "WeightSymmetric": True}
+KINDS: dict[str, dict[str, Any]] = {
+    "uint8, a scale a channel": {},
+    "int8, symmetric": {"activation_type": QuantType.QInt8, "extra_options": SYMMETRIC},
+    "uint8 weights, not symmetric": {"per_channel": False, "weight_type": QuantType.QUInt8},
+    "7 bits, activations kept": {"reduce_range": True, "extra_options": {"QDQKeepRemovableActivations": True}},
+}
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=str)
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quantised")
+    quantised(mixed_network(), folder, **KINDS[request.param])
+    return folder / "quantised.onnx"
+
+
+def images(seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(3, 8, 12, 12)).astype(np.float32)
+
+
+def exact(model: bytes, x: np.ndarray) -> np.ndarray:
+    return np.asarray(session(model, optimize=False).run(None, {"x": x})[0])
+
+
+def assert_same_but_for_ties(got: np.ndarray, want: np.ndarray, share: float = 0.1) -> None:
+    """Both on one grid, at most one step apart, and that in a share of the elements."""
+    assert got.shape == want.shape and len(np.unique(want)) > 10, "it hardly depends on the input"
+    step = np.diff(np.unique(want)).min()
+    steps = np.abs(got - want) / step
+    assert steps.max() < 1.01 and (steps > 0.01).mean() <= share, Counter(np.rint(steps).ravel().tolist())
+
+
+WAYS: dict[str, Callable[[Path, Path], Any]] = {
+    "torch": lambda path, _: optgraph.compile(path, backend="torch"),
+    "onnxruntime": lambda path, _: optgraph.compile(path, backend="onnxruntime"),
+    "interpret": lambda path, _: optgraph.compile(path, backend="interpret"),
+    "cut": lambda path, _: optgraph.compile(path, backend="torch", outputs=[onnx.load(path).graph.output[0].name]),
+    "saved": lambda path, folder: _loaded(path, folder / "net.optgraph"),
+}
+
+
+def _loaded(path: Path, saved: Path) -> optgraph.Net:
+    net = optgraph.compile(path, backend="torch")
+    net.save(saved)
+    again = optgraph.load(saved, backend="torch")
+    assert again.simplified.grids == net.simplified.grids and again.simplified.grids
+    return again
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_through(path: Path, way: str, tmp_path: Path) -> None:
+    x = images()
+    assert_same_but_for_ties(WAYS[way](path, tmp_path)(x), exact(path.read_bytes(), x))
+
+
+def test_check_takes_it(path: Path) -> None:
+    assert check(path).ok
+
+
+def _kernels(model: bytes, folder: Path) -> Counter[str]:
+    """What ONNX Runtime makes of a model."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
+
+
+def test_optimize_keeps_the_integers(path: Path, tmp_path: Path) -> None:
+    """ONNX Runtime computes as much of it in integers as of the original, and the same."""
+    graph, out = optgraph.simplify(read(path)), tmp_path / "out.onnx"
+    save_onnx(graph, out)
+    before, after = _kernels(path.read_bytes(), tmp_path), _kernels(out.read_bytes(), tmp_path)
+    in_integers = {name: count for name, count in before.items() if name.startswith("Q")}
+    assert in_integers["QLinearConv"] >= 7
+    assert {name: after[name] for name in in_integers} == in_integers
+    np.testing.assert_array_equal(exact(path.read_bytes(), images()), exact(out.read_bytes(), images()))
