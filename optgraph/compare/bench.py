@@ -38,6 +38,7 @@ from optgraph.onnx.parts import cut
 from optgraph.onnx.read import InputShape
 from optgraph.onnx.sessions import Feeds, InnerValues, session
 from optgraph.onnx.sizes import Size
+from optgraph.ops.quantised import on_grids
 from optgraph.plan.lowering import fitting_batch
 from optgraph.run.backends import OnnxRuntime
 from optgraph.run.example import example
@@ -163,7 +164,9 @@ def bench(
         noise, _ = reference.noise()
         coarse = coarseness(net, dtype, [feeds], reference.answers, reference.scales)
         wanted = reference.answers[0] if has(whole, SHORT) else answers  # it rounds to 16 bits, where we do not
-        require_agreement(ours(feeds), wanted, reference.scales, allowed(dtype, max(noise, coarse)))
+        require_agreement(
+            ours(feeds), wanted, reference.scales, allowed(dtype, max(noise, coarse), on_grids(net.fused))
+        )
         for run in (ours, theirs) * (warm_up - 1):
             run(feeds)
         ours_s, theirs_s = interleave(

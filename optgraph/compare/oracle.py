@@ -12,11 +12,16 @@ from optgraph.api.net import Net
 from optgraph.base.dtypes import STORAGE, nearest_tf32, torch_dtype
 from optgraph.ir.graph import Graph
 from optgraph.onnx.sessions import Feeds
+from optgraph.ops.quantised import on_grids
 from optgraph.plan.kept import Kept
 from optgraph.run.reference import Executor
 
 BOUNDS = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 5e-3, "bf16": 3e-2}  # relative L2 of an output, by dtype
 NOISE_FACTOR, NOISE_LIMIT = 2.0, 10.0
+
+# The same of a network with values on grids, whatever it is computed in: where a sum lies half way between two steps,
+# its last bit decides which is taken, and a step of 8 bits is 1e-2 of a small answer.
+GRIDS_BOUND = 1e-2
 
 # A sigmoid's answers lie between 0 and 1, and that is the scale of their errors, wherever the image happens to put
 # them: ONNX Runtime's is off by 1.7e-7 of 1, and by all of it where it is 1e-8, as on the background of a detector.
@@ -69,18 +74,31 @@ def coarseness(
     net: Net, dtype: str, inputs: Sequence[Feeds], answers: Sequence[Feeds], scales: Mapping[str, float]
 ) -> float:
     """How far rounding to `dtype` what kernels store in it, and nothing else, moves the answers to the inputs."""
-    if dtype == "fp32":
+    if exact(net.fused, dtype):
         return 0.0
-    executor = as_stored(net.fused, dtype, net.plans.keep)
-    found = [{name: result.numpy() for name, result in executor(feeds).items()} for feeds in inputs]
+    found = _run(as_stored(net.fused, dtype, net.plans.keep), inputs)
+    # On grids a rounding moves answers far, and that of a wrong graph is not to be allowed to: from its own, then.
+    answers = _run(Executor(net.fused), inputs) if on_grids(net.fused) else answers
     return max(furthest(results, answer, scales) for results, answer in zip(found, answers, strict=True))
+
+
+def _run(executor: Executor, inputs: Sequence[Feeds]) -> list[Feeds]:
+    return [{name: result.numpy() for name, result in executor(feeds).items()} for feeds in inputs]
+
+
+def exact(graph: Graph, dtype: str) -> bool:
+    """Whether what kernels store of the graph differs from the model's numbers by what float32 rounds, and no more."""
+    return dtype == "fp32" and not on_grids(graph)
 
 
 def as_stored(graph: Graph, dtype: str, keep: Collection[str] = ()) -> Executor:
     """Runs the fused `graph` with its weights and the results of its regions rounded to `dtype`.
 
+    In fp32 nothing is: float64 then takes the other step of a grid as often as another order of sums does.
     keep: ONNX nodes whose regions are kept in float32.
     """
+    if dtype == "fp32":
+        return Executor(graph, torch.float64)
     kept = Kept.of(graph, keep)
     stored = graph.copy()
     exact = {value for node in graph.nodes() if node.name in kept.nodes for value in node.inputs}
@@ -98,13 +116,16 @@ def _rounded(x: torch.Tensor, dtype: str) -> torch.Tensor:
     return nearest_tf32(x) if dtype == "tf32" else x.to(torch_dtype(STORAGE[dtype])).float()
 
 
-def allowed(dtype: str, noise: float) -> float:
+def allowed(dtype: str, noise: float, grids: bool = False) -> float:
     """The relative L2 that an output may be off: the dtype's bound, unless the network is noisier than that.
+
+    grids: whether values of it lie on some.
 
     A deep network can double each rounding error a few times: ONNX Runtime is 1.5e-5 from itself on some. Then what is
     allowed is twice the noise, of which what is measured is one sample, and ten bounds at most.
     """
-    return max(BOUNDS[dtype], min(NOISE_FACTOR * noise, NOISE_LIMIT * BOUNDS[dtype]))
+    bound = max(BOUNDS[dtype], GRIDS_BOUND if grids else 0.0)
+    return max(bound, min(NOISE_FACTOR * noise, NOISE_LIMIT * bound))
 
 
 def agreement(result: np.ndarray, reference: np.ndarray, axis: int) -> tuple[float, float | None]:

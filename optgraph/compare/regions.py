@@ -18,6 +18,7 @@ from optgraph.compare.original import Original
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.op import Op, Outputs
 from optgraph.ir.words import op_text
+from optgraph.ops.quantised import on_grids
 from optgraph.run.context import Tensors
 from optgraph.run.reference import Executor
 
@@ -59,6 +60,8 @@ class Regions:
         self.worst: BadRegion | None = None
         self._spreads = original.spreads
         self._rounded: Iterator[tuple[Node, Outputs]] | None = stored.stream(feeds) if stored else None
+        # What these are to be compared with, as in `oracle.coarseness`.
+        self._plain = Executor(graph).stream(feeds) if stored and on_grids(graph) else None
         self._expected = original.values.stream([self._sources[value].name for value in self._wanted], feeds)
         self._tell = tell
         self._left = set(self._wanted)
@@ -66,6 +69,7 @@ class Regions:
     def see(self, node: Node, results: Tensors) -> None:
         """`node` has given `results`; called in the order of `graph.nodes()`, and a node's outputs in theirs."""
         rounded = dict(zip(node.outputs, next(self._rounded)[1], strict=True)) if self._rounded else {}
+        plain = dict(zip(node.outputs, next(self._plain)[1], strict=True)) if self._plain else {}
         for value in results:
             if value not in self._left:
                 continue
@@ -76,7 +80,7 @@ class Regions:
             scale = SIGMOID_SCALE if ends_with_sigmoid(node.op) else self._spreads.get(source.name, 0.0)
             bound = self.bound
             if value in rounded:
-                noise, _ = distance(rounded[value], expected, scale)
+                noise, _ = distance(rounded[value], plain.get(value, expected), scale)
                 bound = max(bound, min(NOISE_FACTOR * noise, NOISE_LIMIT * bound))
             self._compare(node, results[value], expected, scale, bound)
             self._tell("regions", 1.0 - len(self._left) / len(self._wanted))

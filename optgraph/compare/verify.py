@@ -30,7 +30,7 @@ from optgraph.base.progress import Progress, silent
 from optgraph.compare import verdict
 from optgraph.compare.culprit import culprit
 from optgraph.compare.imported import Imported
-from optgraph.compare.oracle import allowed, as_stored, coarseness, distance
+from optgraph.compare.oracle import allowed, as_stored, coarseness, distance, exact
 from optgraph.compare.original import Original, OutputError
 from optgraph.compare.regions import BadRegion, Regions
 from optgraph.onnx.apart import Apart, EndedError
@@ -38,6 +38,7 @@ from optgraph.onnx.load import as_model, load_model
 from optgraph.onnx.read import InputShape, label
 from optgraph.onnx.sessions import Feeds, InnerValues
 from optgraph.onnx.sizes import Size
+from optgraph.ops.quantised import on_grids
 from optgraph.plan.lowering import fitting_batch
 from optgraph.run.backends import Backend, OnnxRuntime, resolve_backend
 from optgraph.run.example import example
@@ -215,7 +216,7 @@ def _verified(
     dtype = computed_dtype(net)
     noise, said = original.noise()
     noise = max(noise, coarseness(net, dtype, feeds, original.answers, original.scales))
-    bound = allowed(dtype, noise)
+    bound = allowed(dtype, noise, on_grids(net.fused))
     results, regions = _run(net, runtime, original, batch, REGION_FACTOR * bound, progress)
     progress("outputs", 1.0)
     found = tuple(original.compare(name, [result[name] for result in results]) for name in net.outputs)
@@ -301,7 +302,7 @@ def _run(
         ]
         worst = errors.index(max(errors))
     dtype = computed_dtype(net)
-    coarse = as_stored(runtime.graph, dtype, net.plans.keep) if dtype != "fp32" else None
+    coarse = None if exact(runtime.graph, dtype) else as_stored(runtime.graph, dtype, net.plans.keep)
     regions = Regions(runtime.graph, original, worst, bound, tell, coarse)
     shown = runtime.stepwise(tensors[worst], batch, regions.see)
     return results or [shown], regions

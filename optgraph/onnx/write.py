@@ -71,6 +71,7 @@ class ModelWriter:
             self.opset = max(self.opset, BFLOAT16_OPSET)
         self._model = onnx.ModelProto(producer_name="optgraph")  # filled in place: weights are large
         self._initializers: set[str] = set()
+        self._numbers: dict[tuple[str, tuple[int, ...], bytes], str] = {}  # initializers of one number, by what it is
         self._prefix = ""  # of the names of the node being written
         self._start = 0  # where its ONNX nodes begin
         self._taken = {*graph.inputs, *graph.outputs}
@@ -129,8 +130,13 @@ class ModelWriter:
         return name
 
     def constant(self, array: np.ndarray, hint: str) -> str:
-        """The ONNX name of a new initializer."""
-        return self._initialize(array, self.fresh(hint))
+        """The ONNX name of a new initializer; of one number, perhaps one that is there."""
+        if array.size != 1:
+            return self._initialize(array, self.fresh(hint))
+        key = str(array.dtype), array.shape, array.tobytes()  # -0.0 is another number than 0
+        if key not in self._numbers:
+            self._numbers[key] = self._initialize(array, self.fresh(hint))
+        return self._numbers[key]
 
     def fresh(self, hint: str) -> str:
         """A name for a value inside the node being written."""
@@ -170,9 +176,10 @@ class ModelWriter:
         scale, zero = np.array(grid.scale, array.dtype), np.array(grid.zero, grid.dtype)
         if len(grid.scale) == 1:
             scale, zero = scale.reshape(()), zero.reshape(())
-        parts = {"integers": integers, "scale": scale, "zero_point": zero}
-        inputs = [self._initialize(part, _unique(f"{name}/{hint}", self._taken)) for hint, part in parts.items()]
-        axis = {"axis": grid.axis} if len(grid.scale) > 1 else {}
+        # ONNX Runtime wants a zero point of a weight; that of a bias is always 0.
+        parts = (integers, scale) if grid.dtype == "int32" and not zero.any() else (integers, scale, zero)
+        inputs = [self.constant(part, "integers") for part in parts]
+        axis: dict[str, Any] = {"axis": grid.axis} if len(grid.scale) > 1 else {}
         proto = helper.make_node("DequantizeLinear", inputs, [name], **axis)
         proto.name = _unique(f"{name}/DequantizeLinear", self._node_names)
         self.written[proto.name] = self._prefix

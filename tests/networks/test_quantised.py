@@ -1,7 +1,7 @@
 """Networks of 8 bits as ONNX Runtime's quantiser writes them: right by every way through.
 
-The right answer is ONNX Runtime's with each operator computed as it says. Where a sum lies half way between two steps of
-a grid, the order of its terms decides which is taken: so elements may be one step off, and are counted.
+The right answer is ONNX Runtime's with each operator computed as it says. Where a sum lies half way between two steps
+of a grid, the order of its terms decides which is taken: so elements may be one step off, and are counted.
 """
 
 from __future__ import annotations
@@ -101,4 +101,25 @@ def test_optimize_keeps_the_integers(path: Path, tmp_path: Path) -> None:
     in_integers = {name: count for name, count in before.items() if name.startswith("Q")}
     assert in_integers["QLinearConv"] >= 7
     assert {name: after[name] for name in in_integers} == in_integers
+    sizes = [sum(len(t.raw_data) for t in onnx.load(file).graph.initializer) for file in (path, out)]
+    assert sizes[1] < 1.1 * sizes[0]
     np.testing.assert_array_equal(exact(path.read_bytes(), images()), exact(out.read_bytes(), images()))
+
+
+def test_verify(tmp_path: Path) -> None:
+    quantised(mixed_network(), tmp_path, **KINDS["int8, symmetric"])
+    found = optgraph.verify(tmp_path / "quantised.onnx", "torch", batch=3)
+    assert found.ok and found.regions_compared == found.regions_total > 20, found.reason
+
+
+def test_verify_tells_a_wrong_scale(tmp_path: Path) -> None:
+    """One scale of a weight a tenth too large is no tie."""
+    quantised(mixed_network(), tmp_path)
+    path, saved = tmp_path / "quantised.onnx", tmp_path / "net.optgraph"
+    net = optgraph.compile(path, backend="torch")
+    name = next(name for name, grid in net.fused.grids.items() if grid.dtype != "int32")
+    for graph in (net.simplified, net.fused):
+        graph.constants[name] = graph.constants[name] * np.float32(1.1)
+    net.save(saved)
+    found = optgraph.verify(saved, "torch", original=path, batch=3)
+    assert not found.ok and found.first_bad_region is not None

@@ -116,9 +116,11 @@ def test_float_weights_that_are_quantised_in_the_file() -> None:
     w = s.rng.normal(size=(6, 8, 3, 3))
     scales = np.abs(w).max((1, 2, 3)) / 127
     y = s.node("Conv", "x", s.qdq(s.weight(w), scales, np.zeros(6), axis=0), kernel_shape=[3, 3])
-    graph, (found) = round_trip(s.model(y))
+    _, found = round_trip(s.model(y))
     (integers,) = found.values()
-    np.testing.assert_array_equal(integers, np.rint(w.astype(np.float32) / scales.astype(np.float32)[:, None, None, None]))
+    np.testing.assert_array_equal(
+        integers, np.rint(w.astype(np.float32) / scales.astype(np.float32)[:, None, None, None])
+    )
 
 
 @pytest.mark.parametrize("op_type", ["Gemm", "MatMul"])
@@ -159,7 +161,7 @@ def test_equal_weights_of_other_integers_stay_apart() -> None:
     first = s.node("DequantizeLinear", s.weight(np.arange(1, 9) * 2, np.int32), s.weight(0.25))
     second = s.node("DequantizeLinear", s.weight(np.arange(1, 9), np.int32), s.weight(0.5))
     y = s.node("Conv", s.node("Relu", s.node("Conv", "x", w, first)), w, second)
-    graph, found = round_trip(s.model(y))
+    _, found = round_trip(s.model(y))
     assert sorted(int(array[0]) for array in found.values() if array.dtype == np.int32) == [1, 2]
 
 

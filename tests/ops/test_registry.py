@@ -48,7 +48,7 @@ def test_no_two_operators_read_the_same_onnx_operator() -> None:
 def test_every_operator_says_all_that_it_has_to(op: type[Op]) -> None:
     """Its reference and its ONNX are its own; a fuse pass made what no ONNX operator becomes."""
     assert op.compute is not Op.compute and op.export is not Op.export
-    fused = {ops.MergedPointwise, ops.Separable, ops.PooledPointwise, ops.Bottleneck, ops.Affine}
+    fused = {ops.MergedPointwise, ops.Separable, ops.PooledPointwise, ops.Bottleneck, ops.Affine, ops.FakeQuantize}
     assert bool(op.handlers) == (op not in fused | {ops.Opaque})
 
 

@@ -43,7 +43,9 @@ class Sketch:
         attrs = {"kernel_shape": [kernel] * 2, "pads": [kernel // 2] * 4, "strides": [stride] * 2, "group": groups}
         return self.node("Conv", x, w, b, **attrs)
 
-    def model(self, *outputs: str, dtype: int = TensorProto.FLOAT, types: dict[str, int] | None = None) -> onnx.ModelProto:
+    def model(
+        self, *outputs: str, dtype: int = TensorProto.FLOAT, types: dict[str, int] | None = None
+    ) -> onnx.ModelProto:
         """The model that answers with these values, of floats of type `dtype` or of what `types` says."""
         proto = helper.make_graph(
             self.nodes,

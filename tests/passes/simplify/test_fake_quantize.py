@@ -119,7 +119,9 @@ def _refusal(model: onnx.ModelProto) -> str:
 
 def test_scales_that_differ() -> None:
     s = Sketch()
-    assert _refusal(s.model(s.dequantize(s.quantize("x", 0.05), 0.06))) == "the two have different scales or zero points"
+    assert (
+        _refusal(s.model(s.dequantize(s.quantize("x", 0.05), 0.06))) == "the two have different scales or zero points"
+    )
     s = Sketch()
     assert "different" in _refusal(s.model(s.dequantize(s.quantize("x", 0.05, 1), 0.05, 2)))
 
