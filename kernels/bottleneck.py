@@ -83,7 +83,7 @@ def bottleneck(
     check_vector(conv_bias, hidden, "conv_bias")
     check_slope(mid_slope, hidden, mid, name="mid_slope")
     before.check(channels)
-    after.check(tuple(out.shape))
+    after.check(tuple(out.shape), out.dtype)
     if rest is not None:
         check_shape(rest, (*out.shape[:3], others), "rest")
 
@@ -241,7 +241,7 @@ def reference(
 ) -> torch.Tensor:
     """The same in float64, h unrounded; of `out` only the shape is read."""
     middle = Epilogue(conv_bias, mid, slope=mid_slope)
-    z = conv2d.reference(x, conv_weight, out, window=window, before=before, after=middle)
+    z = conv2d.reference(x, conv_weight, conv_weight, window=window, before=before, after=middle)
     if rest is not None:
         z = torch.cat((rest.double(), z) if rest_first else (z, rest.double()), dim=-1)
     return pointwise.reference(z, weight, [out], after=after)[0]

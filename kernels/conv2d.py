@@ -7,6 +7,11 @@ Rows of the GEMM are output pixels, columns output channels, and its depth runs 
 c fastest. Positions outside x contribute zero, the prologue notwithstanding. x is [N, H, W, Cin] with any strides,
 weight [groups, kh, kw, Cin/groups, Cout/groups] contiguous (`pack`), out and residual dense pixels.
 
+An int8 weight is [groups, Cout/groups, kh, kw, Cin/groups] (`pack_integers`), as the tensor cores want bytes. Positions
+outside x are then the integer 0 and not the grid's zero, for that is what the hardware fills in: what the zero adds to a
+sum depends on which taps are inside. So `start` has a row for each kind of pixel (`Kinds`): near the edges each row and
+each column of the output is one of its own, and all between are one.
+
 Three ways to fetch a block of x and weight:
 - TMA (sm_90; stride and dilation 1, one group, no prologue): a box of pixels of one tap comes through the copy engine,
   which writes the zeros of the padding itself. Where no tap moves along an axis, that axis merges with its neighbour
@@ -29,15 +34,16 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels.frame.arguments import Image, Output, Sliding, ours
 from optgraph.kernels.frame.choice import choose
-from optgraph.kernels.frame.ends import Epilogue, Prologue
+from optgraph.kernels.frame.ends import Epilogue, Prologue, check_operands
 from optgraph.kernels.frame.gemm import Gemm, product_constants
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, describable, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_shape, check_window, strides4
-from optgraph.kernels.frame.sample import Sample, image, weight, window_sample
+from optgraph.kernels.frame.sample import Sample, image, sums, weight, window_sample
 from optgraph.kernels.frame.split import unbound, unsplit_beyond, workspace_bytes
 from optgraph.kernels.frame.tile import Box, Tile, blocks_along, cdiv, planned_batch
 from optgraph.kernels.frame.variant import Block
@@ -60,16 +66,22 @@ def conv2d(
     tile: Tile | None = None,
 ) -> Launch:
     """One launch of a convolution."""
-    if weight.dim() != 5 or weight.shape[0] != groups or weight.shape[1:3] != window.kernel:
-        expected = f"[{groups}, {window.kernel[0]}, {window.kernel[1]}, Cin/groups, Cout/groups]"
-        raise ValueError(f"weight has shape {tuple(weight.shape)}, expected {expected}")
-    channels, columns = weight.shape[3:]
+    integers = check_operands(x, weight, before, after)
+    if weight.dim() != 5 or weight.shape[0] != groups or weight.shape[2 if integers else 1 :][:2] != window.kernel:
+        inner = (*window.kernel, "Cin/groups")
+        expected = (groups, "Cout/groups", *inner) if integers else (groups, *inner, "Cout/groups")
+        raise ValueError(f"weight has shape {tuple(weight.shape)}, expected [{', '.join(map(str, expected))}]")
+    channels, columns = (weight.shape[4], weight.shape[1]) if integers else weight.shape[3:]
     height, width = check_window(x, out, window, groups * columns)
     check_shape(x, (*x.shape[:3], groups * channels), "x")
     check_contiguous(weight, tuple(weight.shape), "weight")
     before.check(groups * channels)
-    after.check(tuple(out.shape))
+    after.check(tuple(out.shape), out.dtype)
+    kinds = Kinds.of(window, tuple(x.shape[1:3]), (height, width))
+    if after.start is not None and after.start.shape[:-1] not in ((), kinds.shape):
+        raise ValueError(f"start has shape {tuple(after.start.shape)}, expected [{groups * columns}] or {kinds.shape} before")
 
+    before = Prologue() if integers else before
     flatten, target = channels < _FLATTEN_BELOW and sum(window.kernel) < _FLATTEN_TAPS, target_of(x)
     boxed = None if before or flatten else _boxed(x, weight, window, (height, width))
     planned = planned_batch(x.shape[0], target)
@@ -93,12 +105,14 @@ def conv2d(
     workspace = workspace_bytes(blocks * groups, tile.splits, tile.block_m, tile.block_n)
     tensors = {**operands, "out": out, "workspace": unbound(workspace)}
     ends = {"pre": before.argument(), "end": after.argument()}
-    numbers = {"size": size, "splits": tile.splits, "boxes": boxes}
+    numbers = {"size": size, "splits": tile.splits, "kinds": kinds, "boxes": boxes}
     known = (*window.kernel, channels) if flatten else (0, 0, 0)
     ways = {
         "STRIDE_C": stride_c,
         "DILATED": window.dilation != (1, 1),
         "SPLIT": tile.splits > 1,
+        "INTEGERS": integers,
+        "KINDS": after.start is not None and after.start.dim() > 1,
         "FLATTEN": flatten,
         **dict(zip(("KH", "KW", "CHANNELS"), known, strict=True)),
         "TMA": tile.box is not None,
@@ -112,7 +126,7 @@ def conv2d(
         {
             **ways,
             **{f"BOX{axis}": size for axis, size in enumerate(tile.box or (0, 0, 0))},
-            **product_constants(image, stride_c, channels, (columns, size.row, after.residual_row), precision, tile),
+            **product_constants(x, out, channels, (columns, size.row, after.residual_row), precision, tile),
             "GROUP_M": 8,
         },
         tile,
@@ -120,6 +134,72 @@ def conv2d(
         problem,
         workspace,
     )
+
+
+class Kinds(NamedTuple):
+    """Kinds of output pixels, by which taps are inside x: row `i` of the output is number min(i, top) + max(i - bottom, 0)
+    of the kinds of rows, columns alike. across: kinds of columns."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    across: int
+    down: int
+
+    @classmethod
+    def of(cls, window: Window, size: tuple[int, ...], made: tuple[int, int]) -> Kinds:
+        """size, made: height and width of x and of the output."""
+        ends = [_edges(window, size[axis], made[axis], axis) for axis in (0, 1)]
+        (top, bottom), (left, right) = ends
+        down, across = (min(first, count - 1) + max(count - 1 - last, 0) + 1 for (first, last), count in zip(ends, made))
+        return cls(top, bottom, left, right, across, down)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.down, self.across
+
+
+def _edges(window: Window, size: int, made: int, axis: int) -> tuple[int, int]:
+    """How many of the first places of an axis of the output miss taps, and the last place that misses none, or the last
+    of those first."""
+    before, stride = window.pads[axis], window.stride[axis]
+    reach = window.dilation[axis] * (window.kernel[axis] - 1)
+    first = min(max(cdiv(before, stride), 0), made)
+    return first, max(first, (size - 1 - reach + before) // stride)
+
+
+def starts(weight: torch.Tensor, zero: int, window: Window, size: tuple[int, int]) -> torch.Tensor | None:
+    """What `zero` of the grid of x, of height and width `size`, adds to the sums of an int8 ONNX weight [Cout, Cin/groups,
+    kh, kw]: int32 [kinds of rows, kinds of columns, Cout], [Cout] if there is one kind; None for nothing."""
+    if not zero:
+        return None
+    height, width = (int(length) for length in window.over(*size))
+    kinds = Kinds.of(window, size, (height, width))
+    per_tap = weight.sum(1, dtype=torch.int32)  # [Cout, kh, kw]
+    if kinds.shape == (1, 1):
+        return -zero * per_tap.sum((1, 2), dtype=torch.int32)
+    inside = [_inside(window, size[axis], made, axis).int() for axis, made in enumerate((height, width))]
+    rows, columns = (_first_of_each(_kinds(count, *ends)) for count, ends in ((height, kinds[:2]), (width, kinds[2:4])))
+    sums = torch.einsum("rk,cl,okl->rco", inside[0][rows].double(), inside[1][columns].double(), per_tap.double())
+    return (-zero * sums).to(torch.int32).contiguous()
+
+
+def _kinds(count: int, first: int, last: int) -> torch.Tensor:
+    """The kind of each place of an axis."""
+    place = torch.arange(count)
+    return place.clamp(max=first) + (place - last).clamp(min=0)
+
+
+def _first_of_each(kinds: torch.Tensor) -> torch.Tensor:
+    return torch.searchsorted(kinds, kinds.unique())
+
+
+def _inside(window: Window, size: int, made: int, axis: int) -> torch.Tensor:
+    """[places of the output, taps]: whether a tap is inside x."""
+    place = torch.arange(made)[:, None] * window.stride[axis] - window.pads[axis]
+    at = place + torch.arange(window.kernel[axis]) * window.dilation[axis]
+    return (at >= 0) & (at < size)
 
 
 class Boxes(NamedTuple):
@@ -151,12 +231,15 @@ class _Boxed:
         return Boxes(a, b, c, self.step)
 
     def operands(self, x: torch.Tensor, weight: torch.Tensor, tile: Tile) -> dict[str, Any]:
-        """x by boxes of pixels, and weight [taps * Cin, Cout] by blocks; and as it lies."""
+        """x by boxes of pixels, and weight, taps * Cin by Cout, by blocks; and as it lies."""
         assert tile.box is not None
-        depth, columns = weight.flatten(0, 3).shape
+        if weight.dtype == torch.int8:
+            matrix, block = weight[0].flatten(1), (tile.block_n, tile.block_k)
+        else:
+            matrix, block = weight.flatten(0, 3), (tile.block_k, tile.block_n)
         return {
             "x": Block(x, self.shape, self.strides, (*tile.box, tile.block_k)),
-            "weight": Block(weight, (depth, columns), (columns, 1), (tile.block_k, tile.block_n)),
+            "weight": Block(weight, tuple(matrix.shape), (matrix.shape[1], 1), block),
             "ahead": weight,
         }
 
@@ -168,7 +251,7 @@ def _boxed(x: torch.Tensor, weight: torch.Tensor, window: Window, size: tuple[in
     unit = window.stride == window.dilation == (1, 1)
     if weight.shape[0] > 1 or not unit or x.dtype != weight.dtype or stride_c != 1:
         return None
-    if not describable(x, (stride_n, stride_h, stride_w)) or not describable(weight, (weight.shape[4],)):
+    if not describable(x, (stride_n, stride_h, stride_w)) or not describable(weight, (weight[0, 0].numel() if weight.dtype == torch.int8 else weight.shape[4],)):
         return None
     (kh, kw), (top, left, bottom, right) = window.kernel, window.pads
     height, width = size
@@ -187,6 +270,11 @@ def pack(weight: torch.Tensor, groups: int) -> torch.Tensor:
     return weight.reshape(groups, -1, *weight.shape[1:]).permute(0, 3, 4, 2, 1).contiguous()
 
 
+def pack_integers(weight: torch.Tensor, groups: int) -> torch.Tensor:
+    """The same of int8 as [groups, Cout/groups, kh, kw, Cin/groups]."""
+    return weight.reshape(groups, -1, *weight.shape[1:]).permute(0, 1, 3, 4, 2).contiguous()
+
+
 def reference(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -199,19 +287,38 @@ def reference(
     precision: str = "ieee",
 ) -> torch.Tensor:
     """The same in float64; `out` is not read."""
-    image = before.reference(x).permute(0, 3, 1, 2)
+    integers = weight.dtype == torch.int8
+    image = (x.double() if integers else before.reference(x)).permute(0, 3, 1, 2)
     top, left, bottom, right = window.pads
-    onnx_weight = weight.double().permute(0, 4, 3, 1, 2).flatten(0, 1)
+    onnx_weight = weight.double().permute(*((0, 1, 4, 2, 3) if integers else (0, 4, 3, 1, 2))).flatten(0, 1)
     padded = F.pad(image, (left, right, top, bottom))
-    y = F.conv2d(padded, onnx_weight, None, window.stride, 0, window.dilation, groups)
-    return after.reference(y.permute(0, 2, 3, 1))
+    y = F.conv2d(padded, onnx_weight, None, window.stride, 0, window.dilation, groups).permute(0, 2, 3, 1)
+    if after.start is not None and after.start.dim() > 1:
+        kinds = Kinds.of(window, tuple(x.shape[1:3]), (y.shape[1], y.shape[2]))
+        y = y + after.start.double()[_kinds(y.shape[1], *kinds[:2])][:, _kinds(y.shape[2], *kinds[2:4])]
+        after = replace(after, start=None)
+    return after.reference(y, out)
 
 
 def sample(
-    shape: tuple[int, int, int, int], columns: int, window: Window, *, groups: int = 1, **arguments: Any
+    shape: tuple[int, int, int, int],
+    columns: int,
+    window: Window,
+    *,
+    groups: int = 1,
+    integers: bool = False,
+    **arguments: Any,
 ) -> Sample:
-    """A call on x of `shape` that makes `columns` channels; arguments as `window_sample` takes them."""
-    matrix = weight(groups, *window.kernel, shape[3] // groups, columns // groups)
+    """A call on x of `shape` that makes `columns` channels; arguments as `window_sample` takes them. integers: x and
+    weight are int8."""
+    inner, outer = shape[3] // groups, columns // groups
+    matrix = weight(groups, *window.kernel, inner, outer)
+    if integers:
+        made = int(window.over(*shape[1:3])[0]), int(window.over(*shape[1:3])[1])
+        kinds = Kinds.of(window, shape[1:3], made).shape
+        arguments["after"] = sums(arguments.get("after", Epilogue()), columns, *kinds)
+        arguments.setdefault("x", image(*shape, dtype="int8"))
+        matrix = weight(groups, outer, *window.kernel, inner, dtype="int8")
     return window_sample(shape, columns, window, weight=matrix, groups=groups, precision="ieee", **arguments)
 
 
@@ -264,6 +371,33 @@ def samples() -> Iterator[tuple[str, Sample]]:
     yield "many tiles", sample((3, 9, 11, 16), 24, Window((1, 2)), tile=Tile(16, 16, 16))  # two groups and a part
     x, window = image(1, 9, 9, 3, dtype="float32", planes=True), Window((3, 3), (2, 2))
     yield "float32 input", sample((1, 9, 9, 3), 8, window, x=x, after=Epilogue())
+    yield from _integer_samples()
+
+
+def _integer_samples() -> Iterator[tuple[str, Sample]]:
+    """int8 in, out, or both; every way to fetch, and pixels of many kinds."""
+    small, around, grid = Tile(16, 16, 32), Window((3, 3), pads=(1, 1, 1, 1)), Quant(0.03, -7)
+    whole: dict[str, Any] = {"integers": True, "stored": "int8"}
+    ends = Epilogue(True, RELU, quants=(Quant(300.0, -128),))
+    for shape, columns, tile in (((1, 7, 9, 37), 73, None), ((3, 5, 4, 32), 48, small), ((2, 3, 3, 64), 16, small)):
+        yield "integers", sample(shape, columns, around, after=ends, tile=tile, **whole)
+    windows = Window((5, 3), (2, 1), (3, 0, 1, 2)), Window((3, 3), (1, 1), (2, 2, 2, 2), (2, 2)), Window((7, 7), pads=(3,) * 4)
+    for window in windows:
+        yield "integers, kinds of pixels", sample((2, 6, 5, 16), 24, window, after=ends, tile=small, **whole)
+    for channels, tile in ((3, None), (3, small), (1, small)):
+        yield "integers, few channels", sample((2, 13, 5, channels), 21, around, after=ends, tile=tile, **whole)
+    after = Epilogue(True, RELU, True, RELU, None, (Quant(400.0, 3), Quant(200.0, -90)), grid)
+    yield "integers, groups", sample((2, 7, 5, 40), 60, around, groups=2, after=after, tile=small, **whole)
+    for window, box in product((around, Window((1, 7), pads=(0, 3, 0, 3)), Window((7, 1), pads=(3, 0, 3, 0))), [(1, 4, 8)]):
+        x, tile = image(2, 7, 6, 48, dtype="int8", beside=16), Tile(32, 32, 64, box=box)
+        yield "integers by boxes", sample(x.shape, 48, window, x=x, after=ends, tile=tile, **whole)
+    for tile in (Tile(16, 16, 32, splits=4), Tile(16, 16, 32, box=(1, 4, 4), splits=8)):
+        yield "integers, split", sample((1, 4, 5, 48), 24, around, after=after, tile=tile, **whole)
+    yield "integers to numbers", sample((2, 5, 7, 3), 40, around, integers=True, after=Epilogue(True, RELU), tile=small)
+    options = {"before": Prologue(quant=grid), "stored": "int8", "after": Epilogue(True, quants=(Quant(0.2, 3),))}
+    for channels in (3, 19):
+        x = image(2, 5, 7, channels, dtype="int8", beside=2)
+        yield "int8 and a float weight", sample(x.shape, 21, around, x=x, **options)
 
 
 CONV2D = Kernel(conv2d, reference, samples)

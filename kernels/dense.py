@@ -52,7 +52,7 @@ def dense(
     columns, item = weight.shape[1], weight.element_size()
     check_contiguous(weight, (channels, columns), "weight")
     check_shape(out, (rows, columns), "out")
-    end.check((rows, columns))
+    end.check((rows, columns), out.dtype)
     out_row, target = row_stride2(out, "out"), target_of(x)
     problem = gemm_problem(rows, columns, channels, item, target)
     if tile is None:
@@ -108,7 +108,7 @@ def reference(
     precision: str = "ieee",
 ) -> torch.Tensor:
     """The same in float64; `out` is not read."""
-    return Epilogue(bias, act, slope=slope).reference(x.double() @ weight.double())
+    return Epilogue(bias, act, slope=slope).reference(x.double() @ weight.double(), out)
 
 
 def samples() -> Iterator[tuple[str, Sample]]:

@@ -84,7 +84,7 @@ def reference(
     image = F.pad(before.reference(x).permute(0, 3, 1, 2), (left, right, top, bottom))
     filters = weight.double().permute(2, 0, 1).unsqueeze(1)
     y = F.conv2d(image, filters, stride=window.stride, dilation=window.dilation, groups=x.shape[3])
-    return after.reference(y.permute(0, 2, 3, 1))
+    return after.reference(y.permute(0, 2, 3, 1), out)
 
 
 def sample(shape: tuple[int, int, int, int], window: Window, **arguments: Any) -> Sample:

@@ -6,6 +6,7 @@
 m counts output pixels (n, oh, ow); pixel(m) = (n, oh*stride_h, ow*stride_w). x is [N, H, W, K] with any strides,
 weight [K, sum C_i] contiguous (`pack`), each output dense pixels with a row stride of its own, so sibling convolutions
 of one input become one launch that reads x once and writes each result straight into its concat slice.
+An int8 weight is [sum C_i, K] (`pack_integers`), as the tensor cores want bytes; see `frame/ends.py` for its sums.
 
 Bound: a 1x1 with K and C channels does 2KC FLOPs for (K + C) values moved per pixel; an H100 in fp16 needs about 300
 FLOPs a byte, so below some 300 channels the bytes bound it. Programs are ordered so that those which share rows of x
@@ -19,21 +20,23 @@ which any strides allow.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate, product
 from typing import Any
 
 import torch
 
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
-from optgraph.kernels.frame.arguments import ours
+from optgraph.kernels.frame.arguments import Grid, ours
 from optgraph.kernels.frame.choice import choose
-from optgraph.kernels.frame.ends import Epilogue, Prologue, clears
+from optgraph.kernels.frame.ends import Epilogue, Prologue, check_grids, check_operands, clears, on_grids
 from optgraph.kernels.frame.gemm import Gemm
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, describable, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_shape, flat_pixels, row_stride, strides4
 from optgraph.kernels.frame.rows import alignment
-from optgraph.kernels.frame.sample import Sample, epilogue, image, prologue, weight
+from optgraph.kernels.frame.sample import STORED, Sample, epilogue, image, prologue, sums, weight
 from optgraph.kernels.frame.split import unbound, unsplit_beyond, workspace_bytes
 from optgraph.kernels.frame.tile import Tile, cdiv, planned_batch
 from optgraph.kernels.frame.variant import Block
@@ -50,6 +53,7 @@ def pointwise(
     *,
     stride: tuple[int, int] = (1, 1),
     acts: Sequence[Act] = (),
+    quants: Sequence[tuple[Quant, ...]] = (),
     before: Prologue = Prologue(),
     after: Epilogue = Epilogue(),
     precision: str = "ieee",
@@ -57,7 +61,8 @@ def pointwise(
 ) -> Launch:
     """One launch that computes every output of 1x1 convolutions sharing the input `x`.
 
-    acts: the activation of each output where there are several, all alike or identity; then `after` has the bias alone.
+    acts: the activation of each output where there are several, all alike or identity. quants: the grids of each, then.
+    `after` has what is left: bias, and start and scale of an int8 weight.
     """
     stride_n, stride_h, stride_w, stride_c = strides4(x)
     batch, in_height, in_width, channels = x.shape
@@ -65,15 +70,18 @@ def pointwise(
     sizes = [out.shape[-1] for out in outs]
     columns = sum(sizes)
     _check_outs(outs, (batch, height, width))
-    check_contiguous(weight, (channels, columns), "weight")
     before.check(channels)
-    after.check((batch, height, width, columns))
+    integers = check_operands(x, weight, before, after)
+    check_contiguous(weight, (columns, channels) if integers else (channels, columns), "weight")
     end = after if len(outs) == 1 and not acts else _segmented(after, acts, len(outs))
+    after.check((batch, height, width, columns), torch.float32 if quants else outs[0].dtype)
+    grids = _grids(outs, quants)
 
-    plain = not before and after.residual is None
+    pre = Prologue() if integers else before
+    plain = not pre and after.residual is None
     flat, target = stride == (1, 1) and flat_pixels(x), target_of(x)
     # The copy engine starts each segment at its first column, which must lie on 16 bytes as the rows do.
-    starts = tuple(accumulate(sizes))
+    starts = (channels,) if integers else tuple(accumulate(sizes))
     copies = flat and describable(x, (stride_w,)) and describable(weight, starts) and x.dtype == weight.dtype
     pixels = height * width
     extent = (1, planned_batch(batch, target) * pixels, 1)
@@ -86,27 +94,28 @@ def pointwise(
             raise ValueError("a tile with a box needs x flat, x and weight of one type, and all segments on 16 bytes")
         operands["ahead"] = weight
         operands["x"] = Block(x, (rows, channels), (stride_w, 1), (block_m, block_k))
-        operands["weight"] = Block(weight, (channels, columns), (columns, 1), (block_k, block_n))
+        block = (block_n, block_k) if integers else (block_k, block_n)
+        operands["weight"] = Block(weight, tuple(weight.shape), (weight.shape[1], 1), block)
     blocks = cdiv(rows, block_m) * sum(cdiv(size, block_n) for size in sizes)
     tile = unsplit_beyond(tile, blocks)
     workspace = workspace_bytes(blocks, tile.splits, block_m, block_n)
-    tensors, ends = {**operands, "workspace": unbound(workspace)}, {"pre": before.argument(), "end": end.argument()}
+    tensors, ends = {**operands, "workspace": unbound(workspace)}, {"pre": pre.argument(), "end": end.argument()}
     size, strides = (rows, pixels, width, channels, columns), (stride_n, stride_h * stride[0], stride_w * stride[1])
     segments = _segments(outs, acts)
     ways = {"STRIDE_C": stride_c, "TMA": tile.box is not None, "FLAT": flat, "SEGMENTED": len(outs) > 1}
-    ways |= {"CLEAR_K": clears(before.act)}
+    ways |= {"GRIDS": len(quants[0]) if grids else 0, "INTEGERS": integers, "CLEAR_K": clears(before.act)}
     read, program = Read(x, Window((1, 1), stride), (height, width)), problem.program(tile, after.residual is not None)
     return Launch(
         "pointwise",
         ours("pointwise"),
         (blocks, tile.splits),
-        {**tensors, **ends, "size": size, "splits": tile.splits, "strides": strides, **segments},
+        {**tensors, **ends, "size": size, "splits": tile.splits, "strides": strides, **segments, "grids": grids or (None,)},
         {
             **ways,
             "SPLIT": tile.splits > 1,
             "PRECISION": precision,
-            "ALIGN_K": alignment(channels, stride_n, stride_h, stride_w) if stride_c == 1 else 1,
-            "ALIGN_N": alignment(*sizes, *segments["out_rows"], after.residual_row),
+            "ALIGN_K": alignment(channels, *strides, itemsize=x.element_size()) if stride_c == 1 else 1,
+            "ALIGN_N": alignment(*sizes, *segments["out_rows"], after.residual_row, itemsize=outs[0].element_size()),
             **tile.blocks("MNK"),
             "GROUP_M": 8,
         },
@@ -137,23 +146,46 @@ def _segments(outs: Sequence[torch.Tensor], acts: Sequence[Act]) -> dict[str, An
     }
 
 
+def _grids(outs: Sequence[torch.Tensor], quants: Sequence[tuple[Quant, ...]]) -> tuple[float | int, ...]:
+    """Those of each output: all last scales, their inverses and zeros, and these of the first grids, if there are two."""
+    if not quants:
+        return ()
+    if len(quants) != len(outs) or len({len(of_one) for of_one in quants}) > 1:
+        raise ValueError(f"{len(outs)} outputs, and {len(quants)} lists of grids: one each is wanted, all as long")
+    for of_one in quants:
+        check_grids(outs[0].dtype, of_one)
+    padded = [*quants, *quants[:1] * (MAX_SEGMENTS - len(quants))]
+    turns = zip(*(of_one[::-1] for of_one in padded), strict=True)  # the last of each first
+    return tuple(value for turn in turns for field in zip(*map(Grid.of, turn), strict=True) for value in field)
+
+
 def _segmented(after: Epilogue, acts: Sequence[Act], count: int) -> Epilogue:
     """What all segments end with: the one activation that some of them have."""
     if len(acts) not in (0, count):
         raise ValueError(f"{len(acts)} activations for {count} outputs")
     if after.residual is not None:
         raise ValueError("a residual needs a single output")
-    if after.act or after.post:
-        raise ValueError("several outputs have their activations in acts, one each")
+    if after.act or after.post or after.quants:
+        raise ValueError("several outputs have their activations in acts and their grids in quants, one each")
     distinct = {act for act in acts if act}
     if len(distinct) > 1:
         raise ValueError(f"the activations of one launch must be equal or identity, got {sorted(map(str, distinct))}")
-    return Epilogue(after.bias, distinct.pop() if distinct else IDENTITY)
+    return replace(after, act=distinct.pop() if distinct else IDENTITY)
 
 
 def pack(*weights: torch.Tensor) -> torch.Tensor:
     """ONNX weights [C_i, K, 1, 1] of sibling convolutions as one matrix [K, sum C_i]."""
     return torch.cat([weight.flatten(1) for weight in weights]).t().contiguous()
+
+
+def pack_integers(*weights: torch.Tensor) -> torch.Tensor:
+    """Those of int8 as one matrix [sum C_i, K]."""
+    return torch.cat([weight.flatten(1) for weight in weights])
+
+
+def starts(matrix: torch.Tensor, zero: int) -> torch.Tensor | None:
+    """What `zero` of the grid of x adds to the sums of an int8 matrix [columns, K]: int32 [columns]; None for nothing."""
+    return -zero * matrix.sum(1, dtype=torch.int32) if zero else None
 
 
 def reference(
@@ -163,15 +195,20 @@ def reference(
     *,
     stride: tuple[int, int] = (1, 1),
     acts: Sequence[Act] = (),
+    quants: Sequence[tuple[Quant, ...]] = (),
     before: Prologue = Prologue(),
     after: Epilogue = Epilogue(),
     precision: str = "ieee",
 ) -> list[torch.Tensor]:
     """The same in float64; of `outs` only the channel counts are read."""
     sizes = [out.shape[-1] for out in outs]
-    y = before.reference(x[:, :: stride[0], :: stride[1]]) @ weight.double()
-    parts = after.reference(y).split(sizes, dim=-1)
-    return [act.apply(part) for act, part in zip(acts or (IDENTITY,) * len(outs), parts, strict=True)]
+    x = x[:, :: stride[0], :: stride[1]]
+    matrix = weight.double()
+    y = x.double() @ matrix.t() if weight.dtype == torch.int8 else before.reference(x) @ matrix
+    parts = after.reference(y, y if quants else outs[0]).split(sizes, dim=-1)
+    if acts:
+        parts = [act.apply(part) for act, part in zip(acts, parts, strict=True)]
+    return [on_grids(part, of_one, outs[0]) for part, of_one in zip(parts, quants, strict=True)] if quants else parts
 
 
 def sample(
@@ -181,19 +218,24 @@ def sample(
     stride: tuple[int, int] = (1, 1),
     before: Prologue = Prologue(),
     after: Epilogue = Epilogue(bias=True),
+    integers: bool = False,
+    stored: str = STORED,
     **arguments: Any,
 ) -> Sample:
     """A call on x of `shape` with an output of each of `sizes` channels. before, after: True where they are to have an
-    operand."""
+    operand. integers: x and weight are int8. stored: the type of the outputs."""
     n, h, w, channels = shape
     pixels, columns = (n, cdiv(h, stride[0]), cdiv(w, stride[1])), sum(sizes)
+    beside = 16 if stored == "int8" else 8
+    matrix = weight(columns, channels, dtype="int8") if integers else weight(channels, columns)
+    after = epilogue(after, *pixels, columns)
     arguments |= {
-        "x": x or image(*shape),
-        "weight": weight(channels, columns),
-        "outs": tuple(image(*pixels, size, beside=8 + 8 * i) for i, size in enumerate(sizes)),
+        "x": x or image(*shape, dtype="int8" if integers else STORED),
+        "weight": matrix,
+        "outs": tuple(image(*pixels, size, dtype=stored, beside=beside + 8 * i) for i, size in enumerate(sizes)),
         "stride": stride,
         "before": prologue(before, channels),
-        "after": epilogue(after, *pixels, columns),
+        "after": sums(after, columns) if integers else after,
         "precision": "ieee",
     }
     return Sample(arguments, ("outs",))
@@ -230,6 +272,31 @@ def samples() -> Iterator[tuple[str, Sample]]:
         yield "prologue", sample((1, 5, 7, 19), 21, before=Prologue(scale, shift, act), tile=small)
     for stride in ((1, 1), (2, 2)):
         yield "planes", sample((3, 7, 9, 20), 24, x=image(3, 7, 9, 20, planes=True), stride=stride, tile=small)
+    yield from _integer_samples()
+
+
+def _integer_samples() -> Iterator[tuple[str, Sample]]:
+    """int8 in, out, or both; grids that some of the numbers leave."""
+    small, grid, other = Tile(16, 16, 32), Quant(0.03, -7), Quant(0.4, 100)
+    read, ends = Prologue(quant=grid), Epilogue(True, RELU, quants=(Quant(100.0, -128),))
+    for (shape, size), tile in product([((1, 7, 9, 37), 73), ((3, 13, 5, 3), 5), ((2, 4, 4, 64), 48)], [None, small]):
+        yield "integers", sample(shape, size, integers=True, stored="int8", after=ends, tile=tile)
+    yield "integers to numbers", sample((2, 5, 7, 24), 40, integers=True, after=Epilogue(True, RELU), tile=small)
+    x = image(2, 9, 7, 40, dtype="int8", beside=8)
+    after = Epilogue(True, RELU, True, RELU, None, (Quant(90.0, 3), Quant(60.0, -90)), grid)
+    yield "integers, all ends", sample(x.shape, 72, integers=True, stored="int8", x=x, stride=(2, 1), after=after)
+    boxed, x = Tile(32, 16, 32, box=(1, 32, 1)), image(3, 5, 7, 48, dtype="int8", beside=16)
+    yield "integers by boxes", sample(x.shape, 80, integers=True, stored="int8", x=x, after=ends, tile=boxed)
+    split, acts = Tile(16, 16, 32, splits=4), (RELU, IDENTITY, RELU)
+    yield "integers, split", sample((1, 3, 7, 272), 24, integers=True, stored="int8", after=ends, tile=split)
+    of_each = ((Quant(80.0, -128),), (Quant(90.0, 5),), (Quant(120.0, 0),))
+    of_two = tuple((*grids, Quant(100.0, 20)) for grids in of_each)
+    options = {"integers": True, "stored": "int8", "acts": acts, "tile": small}
+    for quants in (of_each, of_two):
+        yield "integers, segments", sample((2, 5, 7, 48), 16, 5, 40, quants=quants, **options)
+    options = {"before": read, "stored": "int8", "after": Epilogue(True, quants=(other, Quant(0.2, 3))), "tile": small}
+    yield "int8 and a float weight", sample((2, 5, 7, 19), 21, x=image(2, 5, 7, 19, dtype="int8", beside=2), **options)
+    yield "grids of floats", sample((2, 5, 7, 19), 21, after=Epilogue(True, residual=True, quants=(grid, other)))
 
 
 POINTWISE = Kernel(pointwise, reference, samples)

@@ -87,7 +87,7 @@ def reference(
     else:
         counts = _windows(F.pad(torch.ones_like(image), padding), window).sum(0)
         y = taps.sum(0) / counts.clamp(min=1)
-    return after.reference(y.permute(0, 2, 3, 1))
+    return after.reference(y.permute(0, 2, 3, 1), out)
 
 
 def _windows(image: torch.Tensor, window: Window) -> torch.Tensor:

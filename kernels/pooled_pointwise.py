@@ -53,7 +53,7 @@ def pooled_pointwise(
     height, width = check_window(x, out, window, columns)
     check_contiguous(weight, (channels, columns), "weight")
     pool.check_prologue(before)
-    after.check(tuple(out.shape))
+    after.check(tuple(out.shape), out.dtype)
 
     target, item = target_of(x), weight.element_size()
     extent = (1, planned_batch(x.shape[0], target) * height * width, 1)
@@ -72,7 +72,7 @@ def pooled_pointwise(
         {**tensors, "pre": before.argument(), "end": after.argument(), "size": size},
         {
             **taps,
-            **product_constants(image, stride_c, channels, (columns, size.row, after.residual_row), precision, tile),
+            **product_constants(x, out, channels, (columns, size.row, after.residual_row), precision, tile),
         },
         tile,
         work_of(x, out, window, {"weight": weight}, ends, program),
@@ -91,8 +91,8 @@ def reference(
     precision: str = "ieee",
 ) -> torch.Tensor:
     """The same in float64; `out` is not read."""
-    p = pool.reference(x, out, kind="max", window=window, before=before)
-    return after.reference(p @ weight.double())
+    p = pool.reference(x, weight, kind="max", window=window, before=before)
+    return after.reference(p @ weight.double(), out)
 
 
 def sample(shape: tuple[int, int, int, int], columns: int, window: Window, **arguments: Any) -> Sample:

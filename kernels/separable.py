@@ -79,7 +79,7 @@ def separable(
     check_vector(depthwise_bias, channels, "depthwise_bias")
     check_slope(mid_slope, channels, mid, name="mid_slope")
     before.check(channels)
-    after.check(tuple(out.shape))
+    after.check(tuple(out.shape), out.dtype)
 
     target, item = target_of(x), weight.element_size()
     extent = (1, planned_batch(x.shape[0], target) * height * width, 1)
@@ -100,7 +100,7 @@ def separable(
     ways = {"DILATED": window.dilation != (1, 1), "HALF": half, "CLEAR": before.moves(0.0)}
     ways |= {"CLEAR_K": clears(mid)}
     taps = {"KH": window.kernel[0], "KW": window.kernel[1], "STRIP": strip}
-    product = product_constants(image, stride_c, channels, (columns, size.row, after.residual_row), precision, tile)
+    product = product_constants(x, out, channels, (columns, size.row, after.residual_row), precision, tile)
     blocks = cdiv(size.pixels, tile.block_m)
     operands: dict[str, Any] = {**weights}
     otherwise: Callable[[], Launch] | None = None
@@ -188,8 +188,8 @@ def reference(
     filters = depthwise.double().permute(2, 0, 1)[:, None]
     bias = None if depthwise_bias is None else depthwise_bias.double()
     d = F.conv2d(image, filters, bias, window.stride, 0, window.dilation, x.shape[3])
-    d = Epilogue(act=mid, slope=mid_slope).reference(d.permute(0, 2, 3, 1))
-    return after.reference(d @ weight.double())
+    d = Epilogue(act=mid, slope=mid_slope).reference(d.permute(0, 2, 3, 1), d)
+    return after.reference(d @ weight.double(), out)
 
 
 def sample(

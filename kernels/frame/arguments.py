@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import Act, Window
 from optgraph.kernels.frame.operands import row_stride, strides4
 from optgraph.kernels.frame.rows import positions
@@ -109,19 +110,36 @@ class Output(NamedTuple):
 
 
 class Pre(NamedTuple):
-    """act(x * scale + shift); scale and shift are float32 [C] or None. Where nothing is to be done all are None: Triton
-    3.6 cannot ask of a tuple that has a None in it whether it is None itself."""
+    """act(x * scale + shift); scale and shift are float32 [C] or None. Of int8, x is (q - zero) * step; else both are None.
+    Where nothing is to be done all are None: Triton 3.6 cannot ask of a tuple that has a None in it whether it is None
+    itself."""
 
     scale: torch.Tensor | None
     shift: torch.Tensor | None
     act: Jit | None
     a: float | torch.Tensor | None
     b: float | None
+    step: float | None = None
+    zero: float | None = None
+
+
+class Grid(NamedTuple):
+    """A Quant: its scale, one over that, and its zero; all None where there is none."""
+
+    scale: float | None = None
+    inverse: float | None = None
+    zero: int | None = None
+
+    @classmethod
+    def of(cls, quant: Quant | None) -> Grid:
+        # One over what is next to nothing is too large for a float32, and then any large number does.
+        return cls() if quant is None else cls(quant.scale, min(1 / quant.scale, 3e38), quant.zero)
 
 
 class End(NamedTuple):
-    """post(act(y + bias) + residual); bias is float32 [C] or None, residual dense pixels or None. An `a` may be float32
-    [C]."""
+    """post(act(y + bias) + residual), then the nearest numbers of two grids in turn. bias is float32 [C] or None, residual
+    dense pixels or None, on a grid if it is int8. An `a` may be float32 [C]. Of sums of integers y is (sum + start) *
+    scale: int32 [C], or a row for each kind of pixel, or None; and float32 [C]."""
 
     bias: torch.Tensor | None
     act: Jit
@@ -132,3 +150,13 @@ class End(NamedTuple):
     post: Jit
     post_a: float | torch.Tensor
     post_b: float
+    start: torch.Tensor | None = None
+    scale: torch.Tensor | None = None
+    residual_step: float | None = None
+    residual_zero: float | None = None
+    first_scale: float | None = None
+    first_inverse: float | None = None
+    first_zero: int | None = None
+    last_scale: float | None = None
+    last_inverse: float | None = None
+    last_zero: int | None = None

@@ -1,36 +1,43 @@
-"""What a launch does before and after its own work: y = post(act(op(pre(x)) + bias) + residual).
+"""What a launch does before and after its own work: y = grid(post(act(op(pre(x)) + bias) + residual)).
 
 pre(x) = pre_act(x * pre_scale + pre_shift); a position outside the image is zero after it (-inf to a maximum).
+
+int8 stands for the numbers of a grid (`optgraph/ir/quant.py`). Of an int8 x that meets no int8 weight, pre(x) begins
+with these numbers. Where both are int8, op sums integers, exactly: y = (sum + start) * scale + bias, where start is
+what the grid's zero adds to a sum, and scale that of x times that of the weight's column.
 
 Both hold views where a plan has them, tensors where a launcher does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from optgraph.ir.quant import LOWEST, Quant
 from optgraph.ir.values import IDENTITY, Act
-from optgraph.kernels.frame.arguments import End, Pre, Scalar
-from optgraph.kernels.frame.operands import check_shape, check_vector, row_stride
+from optgraph.kernels.frame.arguments import End, Grid, Pre, Scalar
+from optgraph.kernels.frame.operands import check_contiguous, check_shape, check_vector, row_stride
 from optgraph.kernels.frame.work import Read
 
 _MOST = 65_504.0  # in fp16
+GRIDS = 2  # that a launch rounds to, one after the other
 
 
 @dataclass(frozen=True)
 class Prologue:
-    """act(x * scale + shift). scale, shift: float32 [channels of x], or None."""
+    """act(x * scale + shift). scale, shift: float32 [channels of x], or None. quant: of an int8 x, its grid."""
 
     scale: Any = None
     shift: Any = None
     act: Act = IDENTITY
+    quant: Quant | None = None
 
     def __bool__(self) -> bool:
-        return self.affine or bool(self.act)
+        return self.affine or bool(self.act) or self.quant is not None
 
     @property
     def affine(self) -> bool:
@@ -43,7 +50,10 @@ class Prologue:
 
     def argument(self) -> Pre:
         """What the kernel takes."""
-        return Pre(self.scale, self.shift, *Scalar.of(self.act)) if self else Pre(None, None, None, None, None)
+        if not self:
+            return Pre(None, None, None, None, None)
+        step, zero = (self.quant.scale, float(self.quant.zero)) if self.quant else (None, None)
+        return Pre(self.scale, self.shift, *Scalar.of(self.act), step, zero)
 
     @property
     def vectors(self) -> Mapping[str, torch.Tensor | None]:
@@ -54,13 +64,15 @@ class Prologue:
         return ()
 
     def moves(self, value: float) -> bool:
-        """Whether it makes something else of `value`, such as the zeros of a padding."""
+        """Whether it makes something else of `value`, such as the zeros of a padding. An int8 has no such value."""
+        if self.quant is not None:
+            return True
         moved = self.shift is not None or (self.scale is not None and value != 0.0)
         return moved or self.act.apply(torch.tensor(value)).item() != value
 
     def reference(self, x: torch.Tensor) -> torch.Tensor:
         """In float64."""
-        x = x.double()
+        x = x.double() if self.quant is None else self.quant.real(x.double())
         if self.scale is not None:
             x = x * self.scale.double()
         if self.shift is not None:
@@ -76,21 +88,38 @@ def clears(act: Act) -> bool:
 
 @dataclass(frozen=True)
 class Epilogue:
-    """post(act(y + bias) + residual). bias: float32 [channels of the output], or None; residual: as the output. slope:
-    as the bias, of that one of `act` and `post` which is a PRelu; None if neither is."""
+    """post(act(y + bias) + residual), then the nearest numbers of `quants`, one grid after the other, GRIDS at most.
+
+    bias: float32 [channels of the output], or None. residual: as the output; residual_quant: of an int8 one, its grid.
+    slope: as the bias, of that one of `act` and `post` which is a PRelu; None if neither is.
+    start, scale: of sums of integers, which are (y + start) * scale before the bias: int32 [channels of the output] or
+    None (some kernels take a row for each kind of pixel), and float32 [channels of the output].
+    An int8 output gets the integers of the last grid, NaN the lowest of them.
+    """
 
     bias: Any = None
     act: Act = IDENTITY
     residual: Any = None
     post: Act = IDENTITY
     slope: Any = None
+    quants: tuple[Quant, ...] = ()
+    residual_quant: Quant | None = None
+    start: Any = None
+    scale: Any = None
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raises ValueError if an operand does not fit an output of that shape."""
+    def check(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        """Raises ValueError if an operand does not fit an output of that shape and type."""
         check_vector(self.bias, shape[-1], "bias")
+        check_vector(self.scale, shape[-1], "scale")
         check_slope(self.slope, shape[-1], self.act, self.post)
+        if self.start is not None:
+            check_contiguous(self.start, (*self.start.shape[:-1], shape[-1]), "start")
+            if self.start.dtype != torch.int32 or self.scale is None:
+                raise ValueError(f"start is {self.start.dtype}, expected int32 beside a scale")
         if self.residual is not None:
             check_shape(self.residual, shape, "residual")
+            check_grid(self.residual.dtype, self.residual_quant, "residual")
+        check_grids(dtype, self.quants)
 
     @property
     def residual_row(self) -> int:
@@ -99,21 +128,72 @@ class Epilogue:
     def argument(self) -> End:
         """What the kernel takes."""
         act, post = Scalar.of(self.act, self.slope), Scalar.of(self.post, self.slope)
-        return End(self.bias, *act, self.residual, self.residual_row, *post)
+        step, zero = Grid.of(self.residual_quant if self.residual is not None else None)[::2]
+        grids = (step, None if zero is None else float(zero), *grid_arguments(self.quants))
+        return End(self.bias, *act, self.residual, self.residual_row, *post, self.start, self.scale, *grids)
 
     @property
     def vectors(self) -> Mapping[str, torch.Tensor | None]:
-        return {"bias": self.bias, "slope": self.slope}
+        start = None if self.start is None else self.start.flatten()  # no matrix that something is multiplied with
+        return {"bias": self.bias, "slope": self.slope, "start": start, "scale": self.scale}
 
     @property
     def reads(self) -> tuple[Read, ...]:
         return () if self.residual is None else (Read(self.residual),)
 
-    def reference(self, y: torch.Tensor) -> torch.Tensor:
-        """In float64."""
+    def reference(self, y: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """In float64; of `out`, only the type is read. Of int8, the integers."""
         slope = None if self.slope is None else self.slope.double()
+        y = y if self.start is None else y + self.start.double()
+        y = y if self.scale is None else y * self.scale.double()
         y = self.act.apply(y if self.bias is None else y + self.bias.double(), slope)
-        return self.post.apply(y if self.residual is None else y + self.residual.double(), slope)
+        if self.residual is not None:
+            added = self.residual.double()
+            y = y + (added if self.residual_quant is None else self.residual_quant.real(added))
+        return on_grids(self.post.apply(y, slope), self.quants, out)
+
+
+def on_grids(y: torch.Tensor, quants: Sequence[Quant], out: torch.Tensor) -> torch.Tensor:
+    """What `out` gets of y, in float64: the nearest numbers of the grids, one after the other, or of int8 the integers."""
+    for quant in quants:
+        y = quant.apply(y)
+    if out.dtype != torch.int8:
+        return y
+    return quants[-1].integers(y).nan_to_num(LOWEST)
+
+
+def grid_arguments(quants: Sequence[Quant]) -> tuple[float | int | None, ...]:
+    """What a kernel takes for them: the first of two, and the last."""
+    first, last = (*(None,) * (GRIDS - len(quants)), *quants)
+    return (*Grid.of(first), *Grid.of(last))
+
+
+def check_grids(dtype: torch.dtype, quants: Sequence[Quant]) -> None:
+    """Raises ValueError if an output of `dtype` has not the grids that it needs, or more than a launch can have."""
+    check_grid(dtype, quants[-1] if quants else None, "out", only=False)
+    if len(quants) > GRIDS:
+        raise ValueError(f"{len(quants)} grids, and a launch rounds to {GRIDS} at most")
+
+
+def check_grid(dtype: torch.dtype, quant: Quant | None, name: str, only: bool = True) -> None:
+    """Raises ValueError for int8 without a grid and, if `only` int8 has one, for a grid of anything else."""
+    if (dtype == torch.int8) != (quant is not None) and (only or quant is None):
+        raise ValueError(f"{name} is {dtype}, and {'no grid is given' if quant is None else 'a grid is given'}")
+
+
+def check_operands(x: torch.Tensor, weight: torch.Tensor, before: Prologue, after: Epilogue) -> bool:
+    """Whether a product sums integers. Raises ValueError for types that do not go together.
+
+    An int8 weight is multiplied with int8 x, as they are; `before` may have the grid of x and nothing else.
+    """
+    integers = weight.dtype == torch.int8
+    if not integers:
+        check_grid(x.dtype, before.quant, "x")
+    elif x.dtype != torch.int8 or before.affine or before.act:
+        raise ValueError(f"an int8 weight is multiplied with int8 and nothing before it, and x is {x.dtype}")
+    if integers != (after.scale is not None):
+        raise ValueError(f"weight is {weight.dtype}, and a scale {'is missing' if integers else 'is given'}")
+    return integers
 
 
 def check_slope(slope: torch.Tensor | None, channels: int, *acts: Act, name: str = "slope") -> None:

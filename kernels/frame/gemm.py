@@ -12,9 +12,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from optgraph.base.devices import Device, Target
 from optgraph.kernels.frame import specialised
-from optgraph.kernels.frame.arguments import Image
+from optgraph.kernels.frame.operands import strides4
 from optgraph.kernels.frame.rows import alignment
 from optgraph.kernels.frame.tile import MAX_NUMEL, Box, Problem, Tile, blocks_along, cdiv, ceil_pow2, padding_blocks
 from optgraph.kernels.frame.work import Program
@@ -71,12 +73,14 @@ class Gemm(Problem):
 
 
 def product_constants(
-    image: Image, stride_c: int, channels: int, columns: Sequence[int], precision: str, tile: Tile
+    x: torch.Tensor, out: torch.Tensor, channels: int, columns: Sequence[int], precision: str, tile: Tile
 ) -> dict[str, int | str]:
     """Constants of every kernel with a product: how it multiplies, its blocks, and what divides the sizes and strides
     along its depth and, with `columns`, along its columns."""
-    align_k = alignment(channels, *image.strides) if stride_c == 1 else 1
-    return {"PRECISION": precision, "ALIGN_K": align_k, "ALIGN_N": alignment(*columns), **tile.blocks("MNK")}
+    *strides, stride_c = strides4(x)
+    align_k = alignment(channels, *strides, itemsize=x.element_size()) if stride_c == 1 else 1
+    align_n = alignment(*columns, itemsize=out.element_size())
+    return {"PRECISION": precision, "ALIGN_K": align_k, "ALIGN_N": align_n, **tile.blocks("MNK")}
 
 
 # Few shapes, so that a network needs few compiled variants. wgmma (sm_90) wants 64 rows per four warps.
@@ -88,6 +92,7 @@ _GEMM_16BIT: tuple[Tile, ...] = (
     Tile(128, 32, 64, 4, 4),
     Tile(64, 32, 64, 4, 4),
 )
+_GEMM_8BIT = tuple(replace(tile, block_k=2 * tile.block_k) for tile in _GEMM_16BIT)
 _GEMM_32BIT: tuple[Tile, ...] = (
     Tile(128, 64, 32, 8, 3),
     Tile(64, 64, 32, 4, 3),
@@ -135,10 +140,10 @@ def _candidates(problem: Gemm, target: Target) -> list[Tile]:
     device = target.device
     itemsize = problem.itemsize
     if problem.depthwise:
-        table = _SEPARABLE_16BIT if itemsize == 2 else _SEPARABLE_32BIT
+        table = _SEPARABLE_32BIT if itemsize == 4 else _SEPARABLE_16BIT
     else:
-        table = _GEMM_16BIT if itemsize == 2 else _GEMM_32BIT
-    block_k = max(16, ceil_pow2(problem.k))
+        table = {1: _GEMM_8BIT, 2: _GEMM_16BIT, 4: _GEMM_32BIT}[itemsize]
+    block_k = max(32 if itemsize == 1 else 16, ceil_pow2(problem.k))
     if any(size * itemsize % 16 for size in (problem.k, *problem.n)):
         # Elements are loaded one by one, each with an address in registers: bigger blocks would spill.
         table = tuple(tile for tile in table if tile.block_m * tile.columns <= 64 * 64)
@@ -146,7 +151,7 @@ def _candidates(problem: Gemm, target: Target) -> list[Tile]:
     if not problem.plain:
         table = tuple(tile for tile in table if tile.block_m * tile.columns < _WIDE)
     tiles = [replace(tile, block_k=min(tile.block_k, block_k)) for tile in table]
-    if problem.tma and device.tma and itemsize == 2 and not problem.depthwise:
+    if problem.tma and device.tma and itemsize <= 2 and not problem.depthwise:
         tiles += [replace(tile, box=box) for tile in tiles for box in _boxes(tile, problem)]
     if problem.taps > 1:
         # Beside the widest accumulators there are no registers for every pixel's taps.
@@ -232,7 +237,7 @@ def _gpu_cost(tile: Tile, problem: Gemm, device: Device) -> tuple[float, int]:
     programs = _blocks(tile, problem) * tile.splits
     itemsize, depthwise = problem.itemsize, problem.depthwise
     depth = _depth(tile, problem)
-    fma = device.fma if itemsize == 2 else 128
+    fma = device.fma * 2 // itemsize if itemsize <= 2 else 128
     compute = tile.block_m * depth * (tile.columns / fma + TAP * depthwise / 128)
     start = 1500.0
     # Of a depthwise window's taps most hit L1: counted as two reads of x. Threads that address every pixel themselves

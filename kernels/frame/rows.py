@@ -13,12 +13,13 @@ _ROWS = (1, 2, 4)
 _TAPS = 9  # of a window whose code has no loop: of more, their weights would not fit the registers
 
 
-def alignment(*sizes: int) -> int:
-    """The largest power of two, up to 8, that divides every channel count and every stride between pixels.
+def alignment(*sizes: int, itemsize: int = 2) -> int:
+    """The largest power of two, up to 8, that divides every channel count and every stride between pixels; of int8,
+    itemsize 1, up to 16.
 
     Eight halves are 16 bytes, the widest load there is; see `jit/addressing.py`.
     """
-    return math.gcd(8, *sizes)
+    return math.gcd(16 if itemsize == 1 else 8, *sizes)
 
 
 def row_tile(pixels: int, channels: int, itemsize: int, target: Target, stages: int = 3, loads: int = 2) -> Tile:

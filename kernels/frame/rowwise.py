@@ -71,7 +71,7 @@ def windowed(
     """The same for a window. A program computes a patch of strips, whose window reads overlap in L1; or the rows of a
     strip one after another, so that what is in several windows is read once."""
     x, (batch, height, width, channels) = tensors["x"], tensors["out"].shape
-    after.check((batch, height, width, channels))
+    after.check((batch, height, width, channels), tensors["out"].dtype)
     target, (kh, kw), stride = target_of(x), window.kernel, window.stride[0]
     extent = planned_batch(batch, target), height, width
     dilated = window.dilation[0] > 1

@@ -77,6 +77,11 @@ def vector(channels: int) -> View:
     return weight(channels, dtype="float32")
 
 
+def sums(after: Epilogue, channels: int, *kinds: int) -> Epilogue:
+    """What an int8 weight needs besides: start and scale. kinds: of pixels (see `conv2d`), if they are told apart."""
+    return replace(after, start=weight(*kinds, channels, dtype="int32"), scale=vector(channels))
+
+
 def prologue(wanted: Prologue, channels: int) -> Prologue:
     """The same with vectors that fit for a scale and a shift that are True."""
     return replace(
@@ -92,7 +97,7 @@ def epilogue(wanted: Epilogue, *shape: int) -> Epilogue:
     return replace(
         wanted,
         bias=vector(shape[-1]) if wanted.bias else None,
-        residual=image(*shape, beside=16) if wanted.residual else None,
+        residual=image(*shape, dtype="int8" if wanted.residual_quant else STORED, beside=16) if wanted.residual else None,
         slope=vector(shape[-1]) if wanted.act.sloped or wanted.post.sloped else None,
     )
 
@@ -105,12 +110,13 @@ def window_sample(
     x: View | None = None,
     before: Prologue = Prologue(),
     after: Epilogue = Epilogue(bias=True),
+    stored: str = STORED,
     **arguments: Any,
 ) -> Sample:
     """A call of a kernel that makes `columns` channels of what `window` sees of x, [N, H, W, C].
 
     before, after: True where they are to have an operand. arguments: what else the launcher takes; the output is a
-    slice of a wider buffer.
+    slice of a wider buffer, of the type `stored`.
     """
     height, width = window.over(*shape[1:3])
     made = shape[0], int(height), int(width), columns
@@ -118,7 +124,7 @@ def window_sample(
         {
             "x": x or image(*shape),
             **arguments,
-            "out": image(*made, beside=8),
+            "out": image(*made, dtype=stored, beside=16 if stored == "int8" else 8),
             "window": window,
             "before": prologue(before, shape[3]),
             "after": epilogue(after, *made),
@@ -160,14 +166,15 @@ class Operands:
         return [tensor for slot in found for tensor in (slot if isinstance(slot, tuple) else (slot,))]
 
     def poison(self) -> None:
-        """Fills the outputs, and what surrounds them, with NaN."""
+        """Fills the outputs, and what surrounds them, with NaN, or integers that are none of theirs."""
         for tensor in self.results():
-            _storage(tensor).fill_(math.nan)
+            _storage(tensor).fill_(_poison(tensor.dtype))
 
     def error(self, run: Callable[[], object], expected: list[torch.Tensor] | None = None) -> float:
-        """Relative L2 of what `run` leaves in the poisoned outputs, the worst of them.
+        """Relative L2 of what `run` leaves in the poisoned outputs, the worst of them; of integers, the share that
+        differs.
 
-        Infinite where it left a NaN or an Inf, or wrote outside of an output.
+        Infinite where it left a NaN or an Inf, or an integer off by more than one, or wrote outside of an output.
         """
         self.poison()
         run()
@@ -180,13 +187,17 @@ class Operands:
     def _tensor(self, view: View, output: bool) -> torch.Tensor:
         dtype = torch_dtype(view.dtype)
         last = sum((size - 1) * stride for size, stride in zip(view.shape, view.strides, strict=True))
-        storage = torch.full((view.offset + last + 1 + GUARD,), math.nan, dtype=dtype, device=self._device)
+        storage = torch.full((view.offset + last + 1 + GUARD,), _poison(dtype), dtype=dtype, device=self._device)
         tensor = storage.as_strided(view.shape, view.strides, view.offset)
         if not output and self._random is not None:
             # Weights of such a scale that sums of products keep the size of their terms.
             scale = math.prod(view.shape[:-1]) ** -0.5 if view.base == WEIGHT else 1.0
             once = tensor[tuple(slice(1 if stride == 0 else None) for stride in view.strides)]
-            once.copy_(torch.randn(once.shape, generator=self._random, device=self._device) * scale)
+            if dtype.is_floating_point:
+                once.copy_(torch.randn(once.shape, generator=self._random, device=self._device) * scale)
+            else:
+                most = 128 if view.base == IMAGE else 32 if dtype == torch.int8 else 20_000
+                once.copy_(torch.randint(-most, most, once.shape, generator=self._random, device=self._device))
         return tensor
 
 
@@ -195,7 +206,23 @@ def _storage(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor._base is None else tensor._base
 
 
+def _poison(dtype: torch.dtype) -> float:
+    return math.nan if dtype.is_floating_point else 85
+
+
 def _error(result: torch.Tensor, expected: torch.Tensor) -> float:
+    if not result.dtype.is_floating_point:
+        return _share(result, expected)
     if int(_storage(result).isfinite().sum()) != result.numel() or not result.isfinite().all():
         return math.inf
     return float((result.double() - expected).norm() / expected.norm())
+
+
+def _share(result: torch.Tensor, expected: torch.Tensor) -> float:
+    """Of integers that are off, by one."""
+    own = torch.zeros_like(_storage(result), dtype=torch.bool)
+    own.as_strided(result.shape, result.stride(), result.storage_offset()).fill_(True)
+    off = (result.double() - expected).abs()
+    if off.max() > 1 or not (_storage(result)[~own] == _poison(result.dtype)).all():
+        return math.inf
+    return float((off > 0).double().mean())

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.jit.dependence import await_launches, fetch
-from optgraph.kernels.jit.epilogue import activated, multiplicand, prologue, store_rows
+from optgraph.kernels.jit.epilogue import activated, multiplicand, prologue, started, store_rows
 from optgraph.kernels.jit.split_k import joined, span
 
 
@@ -23,8 +23,10 @@ def _bits(one, first, end, size: tl.constexpr):
 def conv2d(
     x, weight, ahead, out, workspace, image, window, pre, end,  # ahead: the weight as it lies, if it comes by TMA
     size, splits,
+    kinds,  # of pixels, by which taps are inside x
     boxes,  # TMA: the output as boxes see it, and from one kernel row to the next along its second axis
-    STRIDE_C: tl.constexpr, DILATED: tl.constexpr, SPLIT: tl.constexpr,
+    STRIDE_C: tl.constexpr, DILATED: tl.constexpr, SPLIT: tl.constexpr, INTEGERS: tl.constexpr,
+    KINDS: tl.constexpr,
     FLATTEN: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, CHANNELS: tl.constexpr,  # sizes known if it is flattened
     TMA: tl.constexpr, BOX0: tl.constexpr, BOX1: tl.constexpr, BOX2: tl.constexpr, PRECISION: tl.constexpr,
     ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
@@ -79,7 +81,8 @@ def conv2d(
         left = ow * window.stride_w - window.left
         origin = picture * stride_n + top.to(tl.int64) * stride_h + left.to(tl.int64) * stride_w
         x_rows = x + first_channel.to(tl.int64) * STRIDE_C + origin[:, None]  # [BLOCK_M, 1], may point before x
-        weight += group.to(tl.int64) * (kh * kw * channels * columns)
+        depth = kh * kw * channels
+        weight += group.to(tl.int64) * (depth * columns)
         # Taps r_first <= r < r_end and s_first <= s < s_end of a row are inside x.
         r_first = tl.cdiv(tl.maximum(-top, 0), dilation_h)
         r_end = tl.where(m_mask, tl.cdiv(tl.maximum(image.height - top, 0), dilation_h), 0)
@@ -90,7 +93,10 @@ def conv2d(
             one = tl.full((1,), 1, tl.int32 if KH + KW < 32 else tl.int64)
             bits = _bits(one, r_first, r_end, KH) + (_bits(one, s_first, s_end, KW) << KH)  # [BLOCK_M]
         x_block = x_rows + (k * STRIDE_C)[None, :]  # [BLOCK_M, BLOCK_K]
-        weight_block = weight + (k[:, None] * columns + n[None, :])  # [BLOCK_K, BLOCK_N]
+        if INTEGERS:  # by columns: the tensor cores want bytes of a column side by side
+            weight_block = weight + n[:, None].to(tl.int64) * depth + k[None, :]  # [BLOCK_N, BLOCK_K]
+        else:
+            weight_block = weight + (k[:, None] * columns + n[None, :])  # [BLOCK_K, BLOCK_N]
 
     # One loop over (tap, channel block): the software pipeline never drains between taps.
     blocks = tl.cdiv(channels, BLOCK_K)
@@ -103,7 +109,7 @@ def conv2d(
         if not FLATTEN:
             r, s, base = first // blocks // kw, first // blocks % kw, first % blocks * BLOCK_K
     await_launches()
-    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32 if INTEGERS else tl.float32)
     for step in range(first, last):
         if FLATTEN:
             index = step * BLOCK_K + k
@@ -115,7 +121,10 @@ def conv2d(
             wanted = tl.where(k_mask, (one << row) + (one << (KH + column)), one << (KH + KW))[None, :]
             a_mask = (bits[:, None] & wanted) == wanted  # [BLOCK_M, BLOCK_K]
             a = tl.load(x_rows + (row * tap_h + column * tap_w + c * STRIDE_C)[None, :], a_mask, other=0.0)
-            b = tl.load(weight_block + step * BLOCK_K * columns, k_mask[:, None] & n_mask[None, :], other=0.0)
+            if INTEGERS:
+                b = tl.load(weight_block + step * BLOCK_K, n_mask[:, None] & k_mask[None, :], other=0.0)
+            else:
+                b = tl.load(weight_block + step * BLOCK_K * columns, k_mask[:, None] & n_mask[None, :], other=0.0)
         else:
             c = base + k
             first_row = (r * kw + s) * channels + base  # of weight
@@ -123,17 +132,23 @@ def conv2d(
                 # Beyond the last channel of a tap x gives zeros, which silence the next tap's weights.
                 box = x.load([first0, first1 + (r - window.top) * boxes.step, first2 + s - window.left, base])
                 a = box.reshape(BLOCK_M, BLOCK_K)
-                b = weight.load([first_row, first_n])
+                b = weight.load([first_n, first_row]) if INTEGERS else weight.load([first_row, first_n])
             else:
                 k_mask = k < channels - base
                 inside = (r_first <= r) & (r < r_end) & (s_first <= s) & (s < s_end)  # [BLOCK_M]
                 a_mask = inside[:, None] & k_mask[None, :]
                 a = tl.load(x_block + (r * tap_h + s * tap_w + base * STRIDE_C), a_mask, other=0.0)
-                b = tl.load(weight_block + first_row * columns, k_mask[:, None] & n_mask[None, :], other=0.0)
+                if INTEGERS:
+                    b = tl.load(weight_block + first_row, n_mask[:, None] & k_mask[None, :], other=0.0)
+                else:
+                    b = tl.load(weight_block + first_row * columns, k_mask[:, None] & n_mask[None, :], other=0.0)
         if pre.act is not None:
             a = prologue(a, pre, first_channel + c, k_mask)
             a = tl.where(a_mask, a, 0.0)
-        acc = tl.dot(multiplicand(a.to(b.dtype), PRECISION), b, acc, input_precision=PRECISION)
+        if INTEGERS:
+            acc = tl.dot(a, b.T, acc, out_dtype=tl.int32)
+        else:
+            acc = tl.dot(multiplicand(a.to(b.dtype), PRECISION), b, acc, input_precision=PRECISION)
         if not FLATTEN:
             base += BLOCK_K
             s += (base >= channels).to(tl.int32)
@@ -147,6 +162,15 @@ def conv2d(
         acc, whole = joined(acc, workspace, tile, tl.program_id(2), splits, BLOCK_M, BLOCK_N)
     if whole:
         column = group * columns + n
-        acc = activated(acc, end, column, n_mask)
-        store_rows(acc, end, out, size.row, m.to(tl.int64), column, m_mask, n_mask, ALIGN_N)
+        if KINDS:
+            oh, ow = m // size.width % size.height, m % size.width
+            down = tl.minimum(oh, kinds.top) + tl.maximum(oh - kinds.bottom, 0)
+            across = tl.minimum(ow, kinds.left) + tl.maximum(ow - kinds.right, 0)
+            start_row = (down * kinds.across + across) * (tl.num_programs(1) * columns)
+            added = start_row[:, None] + column[None, :]
+            acc += tl.load(end.start + added, m_mask[:, None] & n_mask[None, :], other=0)
+        else:
+            acc = started(acc, end, column, n_mask)
+        y = activated(acc, end, column, n_mask)
+        store_rows(y, end, out, size.row, m.to(tl.int64), column, m_mask, n_mask, ALIGN_N)
 # fmt: on

@@ -1,8 +1,9 @@
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
-"""What kernels do around their own work: y = post(act(op(pre(x)) + bias) + residual); see `frame/ends.py`.
+"""What kernels do around their own work: y = grid(post(act(op(pre(x)) + bias) + residual)); see `frame/ends.py`.
 
-`prologue` runs on loaded activations, `activated` and `store_rows` on the float32 accumulator. Absent parts are None
-and identity functions, which cost nothing. The `a` of an activation is a number or, of a PRelu, where its slopes are.
+`prologue` runs on loaded activations, `activated` and `store_rows` on the accumulator: float32, or the int32 sums of
+integers. Absent parts are None and identity functions, which cost nothing. The `a` of an activation is a number or, of
+a PRelu, where its slopes are.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from optgraph.kernels.jit.grid import settled
 
 @triton.jit
 def prologue(x, pre, channels, mask):
     """pre(x) in float32; `channels` is [BLOCK_K], `x` [BLOCK_M, BLOCK_K]."""
     x = x.to(tl.float32)
     if pre.act is not None:
+        if pre.step is not None:
+            x = (x - pre.zero) * pre.step
         if pre.scale is not None:
             x *= tl.load(pre.scale + channels, mask, other=0.0)[None, :]
         if pre.shift is not None:
@@ -43,22 +47,42 @@ def parameter(a, channels, mask):
 
 
 @triton.jit
-def activated(acc, end, columns, mask):
-    """act(acc + bias[columns]); `columns` is [BLOCK_N]."""
+def biased(acc, end, columns, mask):
+    """acc + bias[columns], in float32; `columns` is [BLOCK_N]."""
+    if end.scale is not None:
+        acc = acc.to(tl.float32) * tl.load(end.scale + columns, mask, other=0.0)[None, :]
     if end.bias is not None:
         acc += tl.load(end.bias + columns, mask, other=0.0)[None, :]
+    return acc
+
+
+@triton.jit
+def activated(acc, end, columns, mask):
+    """act(acc + bias[columns]), in float32; `columns` is [BLOCK_N]."""
+    acc = biased(acc, end, columns, mask)
     return end.act(acc, parameter(end.a, columns, mask), end.b)
 
 
 @triton.jit
+def started(acc, end, columns, mask):
+    """Sums of integers, with what the grid's zero adds to each column of them."""
+    if end.start is not None:
+        acc += tl.load(end.start + columns, mask, other=0)[None, :]
+    return acc
+
+
+@triton.jit
 def store_rows(acc, end, out, out_row, rows, columns, row_mask, column_mask, ALIGN: tl.constexpr):
-    """Stores post(acc + residual) at pixel rows [BLOCK_M] (int64) and channels [BLOCK_N] of dense-pixel tensors whose
+    """Stores grid(post(acc + residual)) at pixel rows [BLOCK_M] (int64) and channels [BLOCK_N] of dense-pixel tensors whose
     rows ALIGN divides."""
     mask = row_mask[:, None] & column_mask[None, :]
     if end.residual is not None:
         residual_row = end.residual_row // ALIGN * ALIGN
         added = tl.load(end.residual + rows[:, None] * residual_row + columns[None, :], mask, other=0.0)
-        acc += added.to(tl.float32)
+        added = added.to(tl.float32)
+        if end.residual_step is not None:
+            added = (added - end.residual_zero) * end.residual_step
+        acc += added
     acc = end.post(acc, parameter(end.post_a, columns, column_mask), end.post_b)
     out_row = out_row // ALIGN * ALIGN
-    tl.store(out + rows[:, None] * out_row + columns[None, :], acc.to(out.dtype.element_ty), mask)
+    tl.store(out + rows[:, None] * out_row + columns[None, :], settled(acc, end, out.dtype.element_ty), mask)

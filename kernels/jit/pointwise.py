@@ -7,8 +7,16 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.jit.dependence import await_launches, fetch
-from optgraph.kernels.jit.epilogue import activated, multiplicand, prologue, store_rows
+from optgraph.kernels.jit.epilogue import activated, biased, multiplicand, prologue, started, store_rows
+from optgraph.kernels.jit.grid import nearest, settled_last
 from optgraph.kernels.jit.split_k import joined, span
+
+
+@triton.jit
+def _of(values, FIRST: tl.constexpr, segment):
+    """Of four values from FIRST on, that of a segment."""
+    y = tl.where(segment == 1, values[FIRST + 1], values[FIRST])
+    return tl.where(segment == 2, values[FIRST + 2], tl.where(segment == 3, values[FIRST + 3], y))
 
 
 # fmt: off
@@ -18,7 +26,9 @@ def pointwise(
     size, splits,  # M, Ho*Wo, Wo, K, sum C_i
     strides,  # of x, the convolution's included
     outs, sizes, out_rows, act_bits,  # outputs, their columns and row strides, and which of them have the activation
-    STRIDE_C: tl.constexpr, TMA: tl.constexpr, FLAT: tl.constexpr, SEGMENTED: tl.constexpr, CLEAR_K: tl.constexpr,
+    grids,  # theirs: four last scales, inverses and zeros, then these of the first grids
+    STRIDE_C: tl.constexpr, TMA: tl.constexpr, FLAT: tl.constexpr, SEGMENTED: tl.constexpr, GRIDS: tl.constexpr,
+    INTEGERS: tl.constexpr, CLEAR_K: tl.constexpr,
     SPLIT: tl.constexpr, PRECISION: tl.constexpr, ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):
@@ -70,7 +80,10 @@ def pointwise(
             offsets = (m // pixels).to(tl.int64) * stride_n
             offsets += (m % pixels // width).to(tl.int64) * stride_h + (m % width).to(tl.int64) * stride_w
         x_block = x + offsets[:, None] + (k * STRIDE_C)[None, :]  # [BLOCK_M, BLOCK_K]
-        weight_block = weight + k[:, None] * columns + (start + n)[None, :]  # [BLOCK_K, BLOCK_N]
+        if INTEGERS:  # by columns: the tensor cores want bytes of a column side by side
+            weight_block = weight + (start + n)[:, None].to(tl.int64) * channels + k[None, :]  # [BLOCK_N, BLOCK_K]
+        else:
+            weight_block = weight + k[:, None] * columns + (start + n)[None, :]  # [BLOCK_K, BLOCK_N]
 
     steps = tl.cdiv(channels, BLOCK_K)
     first, last = 0, steps
@@ -80,33 +93,47 @@ def pointwise(
         fetch(ahead, channels * columns)
         fetch(end.bias, columns)
     await_launches()
-    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32 if INTEGERS else tl.float32)
     for step in range(first, last):
         base = step * BLOCK_K
         if TMA:
             # Zeros beyond the depth. Columns may be the next segment's: they are never stored.
             a = x.load([pid_m * BLOCK_M, base])
-            w = weight.load([base, start + first_column])
+            w = weight.load([start + first_column, base]) if INTEGERS else weight.load([base, start + first_column])
         else:
             k_mask = k < channels - base
             a = tl.load(x_block + base * STRIDE_C, m_mask[:, None] & k_mask[None, :], other=0.0)
-            w = tl.load(weight_block + base * columns, k_mask[:, None] & n_mask[None, :], other=0.0)
+            if INTEGERS:
+                w = tl.load(weight_block + base, n_mask[:, None] & k_mask[None, :], other=0.0)
+            else:
+                w = tl.load(weight_block + base * columns, k_mask[:, None] & n_mask[None, :], other=0.0)
         if pre.act is not None:
             a = prologue(a, pre, base + k, k < channels - base)
             if CLEAR_K:
                 a = tl.where((k < channels - base)[None, :], a, 0.0)
-        acc = tl.dot(multiplicand(a.to(w.dtype), PRECISION), w, acc, input_precision=PRECISION)
+        if INTEGERS:
+            acc = tl.dot(a, w.T, acc, out_dtype=tl.int32)
+        else:
+            acc = tl.dot(multiplicand(a.to(w.dtype), PRECISION), w, acc, input_precision=PRECISION)
 
     whole = True
     if SPLIT:
         acc, whole = joined(acc, workspace, pid, tl.program_id(1), splits, BLOCK_M, BLOCK_N)
     if whole:
+        total = started(acc, end, start + n, n_mask)
         if SEGMENTED:
-            if end.bias is not None:
-                acc += tl.load(end.bias + start + n, n_mask, other=0.0)[None, :]
+            y = biased(total, end, start + n, n_mask)
             if (act_bits >> segment) & 1:
-                acc = end.act(acc, end.a, end.b)
+                y = end.act(y, end.a, end.b)
         else:
-            acc = activated(acc, end, n, n_mask)
-        store_rows(acc, end, out, row, m.to(tl.int64), n, m_mask, n_mask, ALIGN_N)
+            y = activated(total, end, n, n_mask)
+        if GRIDS > 0:
+            if GRIDS > 1:
+                y = nearest(y, _of(grids, 12, segment), _of(grids, 16, segment), _of(grids, 20, segment))
+            scale, inverse, zero = _of(grids, 0, segment), _of(grids, 4, segment), _of(grids, 8, segment)
+            stored = settled_last(y, scale, inverse, zero, out.dtype.element_ty)
+            row = row // ALIGN_N * ALIGN_N
+            tl.store(out + m.to(tl.int64)[:, None] * row + n[None, :], stored, m_mask[:, None] & n_mask[None, :])
+        else:
+            store_rows(y, end, out, row, m.to(tl.int64), n, m_mask, n_mask, ALIGN_N)
 # fmt: on

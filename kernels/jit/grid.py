@@ -1,0 +1,67 @@
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+"""The nearest numbers of a grid (`optgraph/ir/quant.py`), as ONNX has them: divided, rounded half to even, saturated."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language import core
+
+# The sum with 1.5 * 2^23 rounds a small float32 to a whole number, half to even, which is then in its lowest bits.
+_WHOLE = tl.constexpr(12582912.0)
+_FAR = tl.constexpr(1024.0)  # steps: beyond all grids
+
+
+def _interpreted(_semantic=None):
+    """Whether this is run by the interpreter, which has no `_semantic`."""
+    return core.constexpr(_semantic is None)
+
+
+_interpreted.__triton_builtin__ = True  # type: ignore[attr-defined]  # the compiler calls it
+
+
+@triton.jit
+def _divided(y, scale, inverse):
+    """y / scale, correctly rounded where that is less than _FAR, in three instructions instead of a dozen and a branch.
+    The remainder of the quotient by `inverse` is exact, and tells what that lacks (Markstein)."""
+    if _interpreted():  # its fma rounds twice
+        return tl.div_rn(y, scale)
+    near = tl.minimum(tl.maximum(y * inverse, -_FAR), _FAR)  # a remainder of infinity stays one
+    return tl.fma(tl.fma(-near, scale, y), inverse, near)
+
+
+@triton.jit
+def _whole(y, scale, inverse, zero, NAN: tl.constexpr):
+    """_WHOLE + how many steps above the grid's zero the number nearest to `y` is."""
+    zero = zero.to(tl.float32)
+    steps = _divided(y, scale, inverse)
+    return tl.minimum(tl.maximum(steps, -128.0 - zero, NAN), 127.0 - zero, NAN) + _WHOLE
+
+
+@triton.jit
+def nearest(y, scale, inverse, zero):
+    """The number of the grid nearest to `y`; NaN stays NaN."""
+    return (_whole(y, scale, inverse, zero, tl.PropagateNan.ALL) - _WHOLE) * scale
+
+
+@triton.jit
+def integers(y, scale, inverse, zero):
+    """The int8 that stands for it; of NaN the lowest, as in ONNX Runtime."""
+    return (_whole(y, scale, inverse, zero, tl.PropagateNan.NONE).to(tl.int32, bitcast=True) + zero).to(tl.int8)
+
+
+@triton.jit
+def settled_last(y, scale, inverse, zero, TYPE: tl.constexpr):
+    """The nearest number of the grid as an output of TYPE gets it."""
+    y = integers(y, scale, inverse, zero) if TYPE == tl.int8 else nearest(y, scale, inverse, zero)
+    return y.to(TYPE)
+
+
+@triton.jit
+def settled(y, end, TYPE: tl.constexpr):
+    """What an output of TYPE gets of the float32 `y`: the nearest numbers of the grids, one after the other."""
+    if end.first_scale is not None:
+        y = nearest(y, end.first_scale, end.first_inverse, end.first_zero)
+    if end.last_scale is not None:
+        y = settled_last(y, end.last_scale, end.last_inverse, end.last_zero, TYPE)
+    return y.to(TYPE)
