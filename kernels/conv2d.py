@@ -8,9 +8,9 @@ c fastest. Positions outside x contribute zero, the prologue notwithstanding. x 
 weight [groups, kh, kw, Cin/groups, Cout/groups] contiguous (`pack`), out and residual dense pixels.
 
 An int8 weight is [groups, Cout/groups, kh, kw, Cin/groups] (`pack_integers`), as the tensor cores want bytes. Positions
-outside x are then the integer 0 and not the grid's zero, for that is what the hardware fills in: what the zero adds to a
-sum depends on which taps are inside. So `start` has a row for each kind of pixel (`Kinds`): near the edges each row and
-each column of the output is one of its own, and all between are one.
+outside x are then the integer 0, not the grid's zero, for that is what the hardware fills in: what the zero adds to a
+sum depends on which taps are inside. So `start` has a row for each kind of pixel (`frame/starts.py`): near the edges
+each row and each column of the output is one of its own, and all between are one.
 
 Three ways to fetch a block of x and weight:
 - TMA (sm_90; stride and dilation 1, one group, no prologue): a box of pixels of one tap comes through the copy engine,
@@ -45,6 +45,7 @@ from optgraph.kernels.frame.launch import Launch, describable, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_shape, check_window, strides4
 from optgraph.kernels.frame.sample import Sample, image, sums, weight, window_sample
 from optgraph.kernels.frame.split import unbound, unsplit_beyond, workspace_bytes
+from optgraph.kernels.frame.starts import Kinds, kinds_along
 from optgraph.kernels.frame.tile import Box, Tile, blocks_along, cdiv, planned_batch
 from optgraph.kernels.frame.variant import Block
 from optgraph.kernels.frame.work import work_of
@@ -79,7 +80,7 @@ def conv2d(
     after.check(tuple(out.shape), out.dtype)
     kinds = Kinds.of(window, tuple(x.shape[1:3]), (height, width))
     if after.start is not None and after.start.shape[:-1] not in ((), kinds.shape):
-        raise ValueError(f"start has shape {tuple(after.start.shape)}, expected [{groups * columns}] or {kinds.shape} before")
+        raise ValueError(f"start has shape {tuple(after.start.shape)}, expected {(*kinds.shape, groups * columns)}")
 
     before = Prologue() if integers else before
     flatten, target = channels < _FLATTEN_BELOW and sum(window.kernel) < _FLATTEN_TAPS, target_of(x)
@@ -136,72 +137,6 @@ def conv2d(
     )
 
 
-class Kinds(NamedTuple):
-    """Kinds of output pixels, by which taps are inside x: row `i` of the output is number min(i, top) + max(i - bottom, 0)
-    of the kinds of rows, columns alike. across: kinds of columns."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-    across: int
-    down: int
-
-    @classmethod
-    def of(cls, window: Window, size: tuple[int, ...], made: tuple[int, int]) -> Kinds:
-        """size, made: height and width of x and of the output."""
-        ends = [_edges(window, size[axis], made[axis], axis) for axis in (0, 1)]
-        (top, bottom), (left, right) = ends
-        down, across = (min(first, count - 1) + max(count - 1 - last, 0) + 1 for (first, last), count in zip(ends, made))
-        return cls(top, bottom, left, right, across, down)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.down, self.across
-
-
-def _edges(window: Window, size: int, made: int, axis: int) -> tuple[int, int]:
-    """How many of the first places of an axis of the output miss taps, and the last place that misses none, or the last
-    of those first."""
-    before, stride = window.pads[axis], window.stride[axis]
-    reach = window.dilation[axis] * (window.kernel[axis] - 1)
-    first = min(max(cdiv(before, stride), 0), made)
-    return first, max(first, (size - 1 - reach + before) // stride)
-
-
-def starts(weight: torch.Tensor, zero: int, window: Window, size: tuple[int, int]) -> torch.Tensor | None:
-    """What `zero` of the grid of x, of height and width `size`, adds to the sums of an int8 ONNX weight [Cout, Cin/groups,
-    kh, kw]: int32 [kinds of rows, kinds of columns, Cout], [Cout] if there is one kind; None for nothing."""
-    if not zero:
-        return None
-    height, width = (int(length) for length in window.over(*size))
-    kinds = Kinds.of(window, size, (height, width))
-    per_tap = weight.sum(1, dtype=torch.int32)  # [Cout, kh, kw]
-    if kinds.shape == (1, 1):
-        return -zero * per_tap.sum((1, 2), dtype=torch.int32)
-    inside = [_inside(window, size[axis], made, axis).int() for axis, made in enumerate((height, width))]
-    rows, columns = (_first_of_each(_kinds(count, *ends)) for count, ends in ((height, kinds[:2]), (width, kinds[2:4])))
-    sums = torch.einsum("rk,cl,okl->rco", inside[0][rows].double(), inside[1][columns].double(), per_tap.double())
-    return (-zero * sums).to(torch.int32).contiguous()
-
-
-def _kinds(count: int, first: int, last: int) -> torch.Tensor:
-    """The kind of each place of an axis."""
-    place = torch.arange(count)
-    return place.clamp(max=first) + (place - last).clamp(min=0)
-
-
-def _first_of_each(kinds: torch.Tensor) -> torch.Tensor:
-    return torch.searchsorted(kinds, kinds.unique())
-
-
-def _inside(window: Window, size: int, made: int, axis: int) -> torch.Tensor:
-    """[places of the output, taps]: whether a tap is inside x."""
-    place = torch.arange(made)[:, None] * window.stride[axis] - window.pads[axis]
-    at = place + torch.arange(window.kernel[axis]) * window.dilation[axis]
-    return (at >= 0) & (at < size)
-
-
 class Boxes(NamedTuple):
     """The output as boxes see it, and from one kernel row to the next along its second axis."""
 
@@ -251,7 +186,8 @@ def _boxed(x: torch.Tensor, weight: torch.Tensor, window: Window, size: tuple[in
     unit = window.stride == window.dilation == (1, 1)
     if weight.shape[0] > 1 or not unit or x.dtype != weight.dtype or stride_c != 1:
         return None
-    if not describable(x, (stride_n, stride_h, stride_w)) or not describable(weight, (weight[0, 0].numel() if weight.dtype == torch.int8 else weight.shape[4],)):
+    row = weight[0, 0].numel() if weight.dtype == torch.int8 else weight.shape[4]
+    if not describable(x, (stride_n, stride_h, stride_w)) or not describable(weight, (row,)):
         return None
     (kh, kw), (top, left, bottom, right) = window.kernel, window.pads
     height, width = size
@@ -295,7 +231,7 @@ def reference(
     y = F.conv2d(padded, onnx_weight, None, window.stride, 0, window.dilation, groups).permute(0, 2, 3, 1)
     if after.start is not None and after.start.dim() > 1:
         kinds = Kinds.of(window, tuple(x.shape[1:3]), (y.shape[1], y.shape[2]))
-        y = y + after.start.double()[_kinds(y.shape[1], *kinds[:2])][:, _kinds(y.shape[2], *kinds[2:4])]
+        y = y + after.start.double()[kinds_along(y.shape[1], *kinds[:2])][:, kinds_along(y.shape[2], *kinds[2:4])]
         after = replace(after, start=None)
     return after.reference(y, out)
 
@@ -314,11 +250,11 @@ def sample(
     inner, outer = shape[3] // groups, columns // groups
     matrix = weight(groups, *window.kernel, inner, outer)
     if integers:
-        made = int(window.over(*shape[1:3])[0]), int(window.over(*shape[1:3])[1])
-        kinds = Kinds.of(window, shape[1:3], made).shape
-        arguments["after"] = sums(arguments.get("after", Epilogue()), columns, *kinds)
-        arguments.setdefault("x", image(*shape, dtype="int8"))
+        height, width = window.over(*shape[1:3])
+        kinds = Kinds.of(window, shape[1:3], (int(height), int(width))).shape
+        given: Epilogue = arguments.get("after", Epilogue())
         matrix = weight(groups, outer, *window.kernel, inner, dtype="int8")
+        arguments |= {"x": arguments.get("x", image(*shape, dtype="int8")), "after": sums(given, columns, *kinds)}
     return window_sample(shape, columns, window, weight=matrix, groups=groups, precision="ieee", **arguments)
 
 
@@ -339,7 +275,7 @@ def samples() -> Iterator[tuple[str, Sample]]:
     for kernel in ((17, 16), (1, 63)):  # more rows and columns than an int has bits; than a long has
         yield "large kernels", sample((1, 18, 64, 3), 5, Window(kernel, pads=(1, 0, 20, 0)), tile=small)
     for groups, channels, columns in ((2, 40, 60), (5, 15, 25), (7, 7, 7)):
-        ends = {"before": Prologue(True, True, RELU), "after": Epilogue(True, residual=True)}
+        ends: dict[str, Any] = {"before": Prologue(True, True, RELU), "after": Epilogue(True, residual=True)}
         yield "groups", sample((2, 7, 5, channels), columns, around, groups=groups, tile=small, **ends)
     for channels, scale, shift, act in product([3, 19], [None, True], [None, True], [IDENTITY, RELU, clip]):
         yield "prologue", sample((1, 5, 7, channels), 21, around, before=Prologue(scale, shift, act))
@@ -381,23 +317,23 @@ def _integer_samples() -> Iterator[tuple[str, Sample]]:
     ends = Epilogue(True, RELU, quants=(Quant(300.0, -128),))
     for shape, columns, tile in (((1, 7, 9, 37), 73, None), ((3, 5, 4, 32), 48, small), ((2, 3, 3, 64), 16, small)):
         yield "integers", sample(shape, columns, around, after=ends, tile=tile, **whole)
-    windows = Window((5, 3), (2, 1), (3, 0, 1, 2)), Window((3, 3), (1, 1), (2, 2, 2, 2), (2, 2)), Window((7, 7), pads=(3,) * 4)
-    for window in windows:
+    dilated, large = Window((3, 3), (1, 1), (2, 2, 2, 2), (2, 2)), Window((7, 7), pads=(3, 3, 3, 3))
+    for window in (Window((5, 3), (2, 1), (3, 0, 1, 2)), dilated, large):
         yield "integers, kinds of pixels", sample((2, 6, 5, 16), 24, window, after=ends, tile=small, **whole)
     for channels, tile in ((3, None), (3, small), (1, small)):
         yield "integers, few channels", sample((2, 13, 5, channels), 21, around, after=ends, tile=tile, **whole)
     after = Epilogue(True, RELU, True, RELU, None, (Quant(400.0, 3), Quant(200.0, -90)), grid)
     yield "integers, groups", sample((2, 7, 5, 40), 60, around, groups=2, after=after, tile=small, **whole)
-    for window, box in product((around, Window((1, 7), pads=(0, 3, 0, 3)), Window((7, 1), pads=(3, 0, 3, 0))), [(1, 4, 8)]):
-        x, tile = image(2, 7, 6, 48, dtype="int8", beside=16), Tile(32, 32, 64, box=box)
-        yield "integers by boxes", sample(x.shape, 48, window, x=x, after=ends, tile=tile, **whole)
+    x, tile = image(2, 7, 6, 48, dtype="int8", beside=16), Tile(32, 32, 64, box=(1, 4, 8))
+    for window in (around, Window((1, 7), pads=(0, 3, 0, 3)), Window((7, 1), pads=(3, 0, 3, 0))):
+        yield "integers by boxes", sample((2, 7, 6, 48), 48, window, x=x, after=ends, tile=tile, **whole)
     for tile in (Tile(16, 16, 32, splits=4), Tile(16, 16, 32, box=(1, 4, 4), splits=8)):
         yield "integers, split", sample((1, 4, 5, 48), 24, around, after=after, tile=tile, **whole)
     yield "integers to numbers", sample((2, 5, 7, 3), 40, around, integers=True, after=Epilogue(True, RELU), tile=small)
-    options = {"before": Prologue(quant=grid), "stored": "int8", "after": Epilogue(True, quants=(Quant(0.2, 3),))}
+    options: dict[str, Any] = {"before": Prologue(quant=grid), "after": Epilogue(True, quants=(Quant(0.2, 3),))}
     for channels in (3, 19):
         x = image(2, 5, 7, channels, dtype="int8", beside=2)
-        yield "int8 and a float weight", sample(x.shape, 21, around, x=x, **options)
+        yield "int8 and a float weight", sample((2, 5, 7, channels), 21, around, x=x, stored="int8", **options)
 
 
 CONV2D = Kernel(conv2d, reference, samples)

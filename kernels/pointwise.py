@@ -109,7 +109,15 @@ def pointwise(
         "pointwise",
         ours("pointwise"),
         (blocks, tile.splits),
-        {**tensors, **ends, "size": size, "splits": tile.splits, "strides": strides, **segments, "grids": grids or (None,)},
+        {
+            **tensors,
+            **ends,
+            "size": size,
+            "splits": tile.splits,
+            "strides": strides,
+            **segments,
+            "grids": grids or (None,),
+        },
         {
             **ways,
             "SPLIT": tile.splits > 1,
@@ -147,14 +155,14 @@ def _segments(outs: Sequence[torch.Tensor], acts: Sequence[Act]) -> dict[str, An
 
 
 def _grids(outs: Sequence[torch.Tensor], quants: Sequence[tuple[Quant, ...]]) -> tuple[float | int, ...]:
-    """Those of each output: all last scales, their inverses and zeros, and these of the first grids, if there are two."""
+    """Those of each output: all last scales, their inverses and zeros; then these of the first grids of two."""
     if not quants:
         return ()
     if len(quants) != len(outs) or len({len(of_one) for of_one in quants}) > 1:
         raise ValueError(f"{len(outs)} outputs, and {len(quants)} lists of grids: one each is wanted, all as long")
     for of_one in quants:
         check_grids(outs[0].dtype, of_one)
-    padded = [*quants, *quants[:1] * (MAX_SEGMENTS - len(quants))]
+    padded = [*quants, *(quants[0],) * (MAX_SEGMENTS - len(quants))]
     turns = zip(*(of_one[::-1] for of_one in padded), strict=True)  # the last of each first
     return tuple(value for turn in turns for field in zip(*map(Grid.of, turn), strict=True) for value in field)
 
@@ -181,11 +189,6 @@ def pack(*weights: torch.Tensor) -> torch.Tensor:
 def pack_integers(*weights: torch.Tensor) -> torch.Tensor:
     """Those of int8 as one matrix [sum C_i, K]."""
     return torch.cat([weight.flatten(1) for weight in weights])
-
-
-def starts(matrix: torch.Tensor, zero: int) -> torch.Tensor | None:
-    """What `zero` of the grid of x adds to the sums of an int8 matrix [columns, K]: int32 [columns]; None for nothing."""
-    return -zero * matrix.sum(1, dtype=torch.int32) if zero else None
 
 
 def reference(
@@ -284,14 +287,14 @@ def _integer_samples() -> Iterator[tuple[str, Sample]]:
     yield "integers to numbers", sample((2, 5, 7, 24), 40, integers=True, after=Epilogue(True, RELU), tile=small)
     x = image(2, 9, 7, 40, dtype="int8", beside=8)
     after = Epilogue(True, RELU, True, RELU, None, (Quant(90.0, 3), Quant(60.0, -90)), grid)
-    yield "integers, all ends", sample(x.shape, 72, integers=True, stored="int8", x=x, stride=(2, 1), after=after)
+    yield "integers, all ends", sample((2, 9, 7, 40), 72, integers=True, stored="int8", x=x, stride=(2, 1), after=after)
     boxed, x = Tile(32, 16, 32, box=(1, 32, 1)), image(3, 5, 7, 48, dtype="int8", beside=16)
-    yield "integers by boxes", sample(x.shape, 80, integers=True, stored="int8", x=x, after=ends, tile=boxed)
+    yield "integers by boxes", sample((3, 5, 7, 48), 80, integers=True, stored="int8", x=x, after=ends, tile=boxed)
     split, acts = Tile(16, 16, 32, splits=4), (RELU, IDENTITY, RELU)
     yield "integers, split", sample((1, 3, 7, 272), 24, integers=True, stored="int8", after=ends, tile=split)
     of_each = ((Quant(80.0, -128),), (Quant(90.0, 5),), (Quant(120.0, 0),))
     of_two = tuple((*grids, Quant(100.0, 20)) for grids in of_each)
-    options = {"integers": True, "stored": "int8", "acts": acts, "tile": small}
+    options: dict[str, Any] = {"integers": True, "stored": "int8", "acts": acts, "tile": small}
     for quants in (of_each, of_two):
         yield "integers, segments", sample((2, 5, 7, 48), 16, 5, 40, quants=quants, **options)
     options = {"before": read, "stored": "int8", "after": Epilogue(True, quants=(other, Quant(0.2, 3))), "tile": small}

@@ -6,6 +6,7 @@ function is a constant. One level deep: Triton 3.6 loses the constants in a tupl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -110,9 +111,9 @@ class Output(NamedTuple):
 
 
 class Pre(NamedTuple):
-    """act(x * scale + shift); scale and shift are float32 [C] or None. Of int8, x is (q - zero) * step; else both are None.
-    Where nothing is to be done all are None: Triton 3.6 cannot ask of a tuple that has a None in it whether it is None
-    itself."""
+    """act(x * scale + shift); scale and shift are float32 [C] or None. Of int8, x is (q - zero) * step; else these two
+    are None. Where nothing is to be done all are: Triton 3.6 cannot ask of a tuple that has a None in it whether it is
+    None itself."""
 
     scale: torch.Tensor | None
     shift: torch.Tensor | None
@@ -120,7 +121,7 @@ class Pre(NamedTuple):
     a: float | torch.Tensor | None
     b: float | None
     step: float | None = None
-    zero: float | None = None
+    zero: int | None = None
 
 
 class Grid(NamedTuple):
@@ -136,10 +137,26 @@ class Grid(NamedTuple):
         return cls() if quant is None else cls(quant.scale, min(1 / quant.scale, 3e38), quant.zero)
 
 
+class Grids(NamedTuple):
+    """Two grids that numbers are rounded to, one after the other; the first may be None, or both."""
+
+    first_scale: float | None
+    first_inverse: float | None
+    first_zero: int | None
+    last_scale: float | None
+    last_inverse: float | None
+    last_zero: int | None
+
+    @classmethod
+    def of(cls, quants: Sequence[Quant]) -> Grids:
+        first, last = (None, None, *quants)[-2:]
+        return cls(*Grid.of(first), *Grid.of(last))
+
+
 class End(NamedTuple):
-    """post(act(y + bias) + residual), then the nearest numbers of two grids in turn. bias is float32 [C] or None, residual
-    dense pixels or None, on a grid if it is int8. An `a` may be float32 [C]. Of sums of integers y is (sum + start) *
-    scale: int32 [C], or a row for each kind of pixel, or None; and float32 [C]."""
+    """post(act(y + bias) + residual), then the nearest numbers of two grids in turn. bias is float32 [C] or None,
+    residual dense pixels or None, on a grid if it is int8. An `a` may be float32 [C]. Of sums of integers y is (sum +
+    start) * scale: int32 [C], or a row for each kind of pixel, or None; and float32 [C]."""
 
     bias: torch.Tensor | None
     act: Jit
@@ -153,7 +170,7 @@ class End(NamedTuple):
     start: torch.Tensor | None = None
     scale: torch.Tensor | None = None
     residual_step: float | None = None
-    residual_zero: float | None = None
+    residual_zero: int | None = None
     first_scale: float | None = None
     first_inverse: float | None = None
     first_zero: int | None = None

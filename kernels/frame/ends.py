@@ -19,11 +19,12 @@ import torch
 
 from optgraph.ir.quant import LOWEST, Quant
 from optgraph.ir.values import IDENTITY, Act
-from optgraph.kernels.frame.arguments import End, Grid, Pre, Scalar
+from optgraph.kernels.frame.arguments import End, Grid, Grids, Pre, Scalar
 from optgraph.kernels.frame.operands import check_contiguous, check_shape, check_vector, row_stride
 from optgraph.kernels.frame.work import Read
 
 _MOST = 65_504.0  # in fp16
+_TERMS = (2**31 - 1) // 2**14  # of products of int8 that an int32 holds, whatever they are
 GRIDS = 2  # that a launch rounds to, one after the other
 
 
@@ -52,7 +53,7 @@ class Prologue:
         """What the kernel takes."""
         if not self:
             return Pre(None, None, None, None, None)
-        step, zero = (self.quant.scale, float(self.quant.zero)) if self.quant else (None, None)
+        step, _, zero = Grid.of(self.quant)
         return Pre(self.scale, self.shift, *Scalar.of(self.act), step, zero)
 
     @property
@@ -128,9 +129,9 @@ class Epilogue:
     def argument(self) -> End:
         """What the kernel takes."""
         act, post = Scalar.of(self.act, self.slope), Scalar.of(self.post, self.slope)
-        step, zero = Grid.of(self.residual_quant if self.residual is not None else None)[::2]
-        grids = (step, None if zero is None else float(zero), *grid_arguments(self.quants))
-        return End(self.bias, *act, self.residual, self.residual_row, *post, self.start, self.scale, *grids)
+        step, _, zero = Grid.of(self.residual_quant)
+        more = {"residual_step": step, "residual_zero": zero, **Grids.of(self.quants)._asdict()}
+        return End(self.bias, *act, self.residual, self.residual_row, *post, self.start, self.scale, **more)
 
     @property
     def vectors(self) -> Mapping[str, torch.Tensor | None]:
@@ -154,18 +155,12 @@ class Epilogue:
 
 
 def on_grids(y: torch.Tensor, quants: Sequence[Quant], out: torch.Tensor) -> torch.Tensor:
-    """What `out` gets of y, in float64: the nearest numbers of the grids, one after the other, or of int8 the integers."""
+    """What `out` gets of y, in float64: the nearest numbers of the grids, one after the other; of int8 the integers."""
     for quant in quants:
         y = quant.apply(y)
     if out.dtype != torch.int8:
         return y
     return quants[-1].integers(y).nan_to_num(LOWEST)
-
-
-def grid_arguments(quants: Sequence[Quant]) -> tuple[float | int | None, ...]:
-    """What a kernel takes for them: the first of two, and the last."""
-    first, last = (*(None,) * (GRIDS - len(quants)), *quants)
-    return (*Grid.of(first), *Grid.of(last))
 
 
 def check_grids(dtype: torch.dtype, quants: Sequence[Quant]) -> None:
@@ -193,6 +188,8 @@ def check_operands(x: torch.Tensor, weight: torch.Tensor, before: Prologue, afte
         raise ValueError(f"an int8 weight is multiplied with int8 and nothing before it, and x is {x.dtype}")
     if integers != (after.scale is not None):
         raise ValueError(f"weight is {weight.dtype}, and a scale {'is missing' if integers else 'is given'}")
+    if integers and (terms := weight.numel() // after.scale.numel()) > _TERMS:
+        raise ValueError(f"a sum of {terms} terms may leave int32: {_TERMS} at most")
     return integers
 
 

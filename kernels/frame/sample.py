@@ -94,10 +94,11 @@ def prologue(wanted: Prologue, channels: int) -> Prologue:
 def epilogue(wanted: Epilogue, *shape: int) -> Epilogue:
     """The same with operands that fit an output of `shape` for a bias and a residual that are True, and slopes if one
     is a PRelu. The residual's rows are longer than those of any output here."""
+    stored = "int8" if wanted.residual_quant else STORED
     return replace(
         wanted,
         bias=vector(shape[-1]) if wanted.bias else None,
-        residual=image(*shape, dtype="int8" if wanted.residual_quant else STORED, beside=16) if wanted.residual else None,
+        residual=image(*shape, dtype=stored, beside=16) if wanted.residual else None,
         slope=vector(shape[-1]) if wanted.act.sloped or wanted.post.sloped else None,
     )
 

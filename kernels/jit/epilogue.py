@@ -13,6 +13,7 @@ import triton.language as tl
 
 from optgraph.kernels.jit.grid import settled
 
+
 @triton.jit
 def prologue(x, pre, channels, mask):
     """pre(x) in float32; `channels` is [BLOCK_K], `x` [BLOCK_M, BLOCK_K]."""
@@ -73,8 +74,8 @@ def started(acc, end, columns, mask):
 
 @triton.jit
 def store_rows(acc, end, out, out_row, rows, columns, row_mask, column_mask, ALIGN: tl.constexpr):
-    """Stores grid(post(acc + residual)) at pixel rows [BLOCK_M] (int64) and channels [BLOCK_N] of dense-pixel tensors whose
-    rows ALIGN divides."""
+    """Stores grid(post(acc + residual)) at pixel rows [BLOCK_M] (int64) and channels [BLOCK_N] of dense-pixel tensors
+    whose rows ALIGN divides."""
     mask = row_mask[:, None] & column_mask[None, :]
     if end.residual is not None:
         residual_row = end.residual_row // ALIGN * ALIGN

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
-"""The nearest numbers of a grid (`optgraph/ir/quant.py`), as ONNX has them: divided, rounded half to even, saturated."""
+"""The nearest numbers of a grid (`optgraph/ir/quant.py`), as in ONNX: divided, rounded half to even, saturated."""
 
 from __future__ import annotations
 
@@ -47,13 +47,15 @@ def nearest(y, scale, inverse, zero):
 @triton.jit
 def integers(y, scale, inverse, zero):
     """The int8 that stands for it; of NaN the lowest, as in ONNX Runtime."""
+    if _interpreted():  # no maximum of its loses a NaN
+        y = tl.where(y == y, y, float("-inf"))
     return (_whole(y, scale, inverse, zero, tl.PropagateNan.NONE).to(tl.int32, bitcast=True) + zero).to(tl.int8)
 
 
 @triton.jit
 def settled_last(y, scale, inverse, zero, TYPE: tl.constexpr):
     """The nearest number of the grid as an output of TYPE gets it."""
-    y = integers(y, scale, inverse, zero) if TYPE == tl.int8 else nearest(y, scale, inverse, zero)
+    y = integers(y, scale, inverse, zero) if tl.int8 == TYPE else nearest(y, scale, inverse, zero)
     return y.to(TYPE)
 
 

@@ -32,7 +32,12 @@ def joined(acc, workspace, tile, split, splits, BLOCK_M: tl.constexpr, BLOCK_N: 
     """(The sum of all programs' `acc` [BLOCK_M, BLOCK_N], whether this program is the last and so has it)."""
     counter = workspace.to(tl.pointer_type(tl.int32), bitcast=True) + tile
     element = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-    parts = workspace.to(tl.pointer_type(acc.dtype), bitcast=True) + _COUNTERS + tile.to(tl.int64) * splits * (BLOCK_M * BLOCK_N) + element
+    parts = (
+        workspace.to(tl.pointer_type(acc.dtype), bitcast=True)
+        + _COUNTERS
+        + tile.to(tl.int64) * splits * (BLOCK_M * BLOCK_N)
+        + element
+    )
     tl.store(parts + split * (BLOCK_M * BLOCK_N), acc)
     # All threads' stores come before the count, which releases them to whoever counts next.
     tl.debug_barrier()

@@ -35,6 +35,7 @@ from optgraph.plan.weights import Shapes
 # Relative L2 of a kernel against float64, by the coarsest type involved; float32 by the length of its sums.
 BOUNDS = {"bfloat16": 1.6e-2, "float16": 2e-3, "tf32": 2e-3}
 FP32_BOUND = 1e-6
+CROSSING = 5  # of integers that come of such numbers, the share that may be off by one, in these bounds
 
 Bind = Callable[[Launch], Callable[[], object]]
 
@@ -87,9 +88,12 @@ class Layer:
 
     @cached_property
     def bound(self) -> float:
-        """The relative L2 it may be off in float64's eyes."""
+        """The relative L2 it may be off in float64's eyes; of integers, the share."""
         types = {view.dtype for view in self.sample.views().values()} | {self.sample.arguments.get("precision")}
         coarse = [bound for kind, bound in BOUNDS.items() if kind in types]
+        stored = {leaf.dtype for path, leaf in self.sample.views().items() if path.split(".")[0] in self.sample.outputs}
+        if coarse and stored == {"int8"}:
+            return CROSSING * max(coarse)
         return max(coarse, default=FP32_BOUND * math.sqrt(self.dry(INTERPRET).work.longest_sum))
 
 

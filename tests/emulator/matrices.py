@@ -1,6 +1,6 @@
 """Instructions of a warp's tensor core: ldmatrix, stmatrix, mma; and what warps exchange: shfl, redux, elect.
 
-In a fragment, thread t has row t / 4 and, of 16-bit elements, columns 2 (t % 4) and the next.
+In a fragment, thread t has row t / 4 and, of 16-bit elements, columns 2 (t % 4) and the next; of bytes, four of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from tests.emulator.arithmetic import Maker
 from tests.emulator.blocks import WARP, Blocks, Mask
 from tests.emulator.faults import UnsupportedError
-from tests.emulator.number_types import TYPES, Array, unpacked
+from tests.emulator.number_types import ITEM, TYPES, Array, accumulated, unpacked
 from tests.emulator.operands import Read, Reader, Step, items, number_of
 from tests.emulator.ptx import Instruction, Pair
 
@@ -62,15 +62,20 @@ def _stmatrix(reader: Reader, i: Instruction) -> Step:
 
 
 _SHAPES = {("m16n8k16", "f16"), ("m16n8k16", "bf16"), ("m16n8k8", "f16"), ("m16n8k8", "bf16"), ("m16n8k8", "tf32")}
+_SHAPES |= {("m16n8k32", "s8"), ("m16n8k16", "s8")}
 
 
 def _mma(reader: Reader, i: Instruction) -> Step:
     _, _, shape, *layout, to, kind, other, sums = i.modifiers
-    if (shape, kind) not in _SHAPES or layout != ["row", "col"] or (to, other, sums) != ("f32", kind, "f32"):
+    saturate = kind == "s8" and layout[2:] == ["satfinite"]
+    wanted = "s32" if kind == "s8" else "f32"
+    if (shape, kind) not in _SHAPES or (to, other, sums) != (wanted, kind, wanted):
+        raise UnsupportedError("mma")
+    if layout != ["row", "col", *["satfinite"] * saturate]:
         raise UnsupportedError("mma")
     a, b = ([reader.value(x, np.uint32) for x in items(operand)] for operand in i.operands[1:3])
-    c, targets = [reader.value(x, np.float32) for x in items(i.operands[3])], reader.targets(i.operands[0])
-    columns = 4 if kind == "tf32" else 8
+    c, targets = [reader.value(x, TYPES[sums]) for x in items(i.operands[3])], reader.targets(i.operands[0])
+    columns = 16 // ITEM[kind]
 
     def multiply(blocks: Blocks, mask: Mask) -> None:
         blocks.require_whole(mask, WARP)
@@ -83,7 +88,7 @@ def _mma(reader: Reader, i: Instruction) -> Step:
         product = np.matmul(left, right.swapaxes(1, 2)).reshape(-1, 2, 8, 4, 2)
         for k, target in enumerate(targets):
             part = np.ascontiguousarray(product[:, k >> 1, :, :, k & 1]).reshape(blocks.count, blocks.threads)
-            blocks.set(target, c[k](blocks) + part, mask)
+            blocks.set(target, accumulated(c[k](blocks), part, saturate), mask)
 
     return multiply
 

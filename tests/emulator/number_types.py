@@ -53,10 +53,25 @@ def from_half(bits: Array, kind: str) -> Array:
 
 
 def unpacked(words: Array, kind: str) -> Array:
-    """32-bit registers as float32 elements of a tensor core's operand: two halves each, or one 'tf32'."""
+    """32-bit registers as float32 elements of a tensor core's operand: four 's8', two halves, or one 'tf32'."""
+    if kind == "s8":
+        return words.view(np.int8).astype(np.float32)
     if kind == "tf32":
         return (words & np.uint32(0xFFFFE000)).view(np.float32)  # the hardware drops the last 13 bits
     return from_half(words.view(np.uint16), kind)
+
+
+ITEM = {"s8": 1, "f16": 2, "bf16": 2, "tf32": 4}  # bytes of an element of a tensor core's operand
+SUM: dict[str, Any] = {"s8": np.int32}  # what it adds products of them up in, if not float32
+
+
+def accumulated(old: Array, product: Array, saturate: bool = False) -> Array:
+    """A sum of products, of the type that `old` has. Of int8, those of one instruction are whole numbers below 2^24."""
+    if old.dtype == np.float32:
+        return np.asarray(old + product)
+    total = old.astype(np.int64) + product.astype(np.int64)
+    limits = np.iinfo(np.int32)
+    return total.clip(limits.min, limits.max).astype(np.int32) if saturate else total.astype(np.int32)
 
 
 def flushed(x: Array) -> Array:

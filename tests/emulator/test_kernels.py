@@ -1,7 +1,8 @@
 """Every kernel, compiled for both targets and launched by the runtime's driver code, against its float64 reference.
 
 Of the samples that a kernel declares, the first and the last, one whose warps are specialised, one that the copy engine
-fetches, one that splits its sums, one of several rows a program and one with a slope a channel in its middle. Outputs
+fetches, one that splits its sums, one of several rows a program and one with a slope a channel in its middle; and of
+those in int8 one of each sort. Outputs
 are NaN before, and what surrounds them is to stay so. On sm_90 the second launch begins before the first has ended, as
 far as the driver is told.
 """
@@ -34,16 +35,24 @@ def tile_of(sample: Sample) -> Tile:
     return sample.arguments.get("tile") or Tile(1, 1, 1)
 
 
+def runs(sample: Sample, target: Target) -> bool:
+    return target == SM_90 or not (tile_of(sample).box or tile_of(sample).producers)
+
+
+def in_integers(sample: Sample) -> bool:
+    return any(view.dtype == "int8" for view in sample.views().values())
+
+
 def chosen(kernel: Kernel, target: Target) -> Iterable[Layer]:
     """The samples to try, in fp16."""
-    found = [sample for _, sample in kernel.samples()]
-    found = [sample for sample in found if target == SM_90 or not (tile_of(sample).box or tile_of(sample).producers)]
+    sorts = {what: sample for what, sample in kernel.samples() if runs(sample, target) and in_integers(sample)}
+    found = [sample for _, sample in kernel.samples() if runs(sample, target) and not in_integers(sample)]
     boxed = [sample for sample in found if tile_of(sample).box]
     split = [sample for sample in found if tile_of(sample).splits > 1]
     rows = [sample for sample in found if tile_of(sample).rows > 1]
     sloped = [sample for sample in found if "mid_slope" in sample.views()]
     specialised = [sample for sample in found if tile_of(sample).producers]
-    trials = [found[0], found[-1], *specialised[:1], *boxed[:1], *split[:1], *rows[:1], *sloped[-1:]]
+    trials = [found[0], found[-1], *specialised[:1], *boxed[:1], *split[:1], *rows[:1], *sloped[-1:], *sorts.values()]
     return {str(sample): Layer(kernel, sample.typed("fp16")) for sample in trials}.values()
 
 

@@ -16,14 +16,14 @@ from tests.emulator.arithmetic import Maker
 from tests.emulator.blocks import WARP, WARPGROUP, Blocks, Mask
 from tests.emulator.faults import FaultError, UnsupportedError
 from tests.emulator.matrices import rows_of
-from tests.emulator.number_types import Array, from_half, unpacked
+from tests.emulator.number_types import ITEM, SUM, Array, accumulated, from_half, unpacked
 from tests.emulator.operands import Reader, Step, items, number_of
 from tests.emulator.ptx import Instruction, Vector
 from tests.emulator.shared import BASE, swizzled
 
 Read = Callable[[Array], Array]  # a matrix, [groups, rows, k], for the lanes that multiply it
 Matrix = Callable[[Blocks, Array], Read]  # of the blocks and the lanes
-_DEPTHS = {("f16", 16), ("bf16", 16), ("tf32", 8)}
+_DEPTHS = {("f16", 16), ("bf16", 16), ("tf32", 8), ("s8", 32)}
 
 
 def _wgmma(reader: Reader, i: Instruction) -> Step:
@@ -40,9 +40,12 @@ def _wgmma(reader: Reader, i: Instruction) -> Step:
 
 def _multiply(reader: Reader, i: Instruction) -> Step:
     shape = re.match(r"m64n(\d+)k(\d+)$", i.modifiers[3])
-    if not shape or i.modifiers[4] != "f32" or (i.modifiers[5], int(shape[2])) not in _DEPTHS:
+    kind = i.modifiers[5]
+    if not shape or (kind, int(shape[2])) not in _DEPTHS or i.modifiers[4] != ("s32" if kind == "s8" else "f32"):
         raise UnsupportedError("wgmma")
-    n, k, kind = int(shape[1]), int(shape[2]), i.modifiers[5]
+    if list(i.modifiers[6:]) != [kind]:  # of bytes, it may also saturate
+        raise UnsupportedError("wgmma")
+    n, k, sums = int(shape[1]), int(shape[2]), SUM.get(kind, np.float32)
     keeps, scales = reader.value(i.operands[3], np.bool_), i.operands[4:6]
     if any(number_of(scale) != 1 for scale in scales):
         raise UnsupportedError("wgmma with a sign")
@@ -65,8 +68,8 @@ def _multiply(reader: Reader, i: Instruction) -> Step:
             parts = parts.reshape(n // 2, blocks.count, blocks.threads)
             for part, target in zip(parts, targets, strict=True):
                 old = blocks.registers[target]
-                kept = part if old is None else np.where(keep, old.view(np.float32), np.float32(0)) + part
-                blocks.set(target, kept, due)
+                kept = np.zeros((1, 1), sums) if old is None else np.where(keep, old.view(sums), sums(0))
+                blocks.set(target, accumulated(kept, part), due)
 
         if blocks.timing.late_products:
             blocks.queues.products.add(work, lanes)
@@ -81,7 +84,7 @@ def _left(reader: Reader, i: Instruction, k: int, kind: str, transposed: bool) -
     if not isinstance(i.operands[1], Vector):
         return _described(reader, i, 1, _Form(64, k, kind, transposed))
     reads = [reader.value(x, np.uint32) for x in items(i.operands[1])]
-    columns = 4 if kind == "tf32" else 8
+    columns = 16 // ITEM[kind]
 
     def matrix(blocks: Blocks, lanes: Array) -> Read:
         raw = [np.ascontiguousarray(blocks.full(read(blocks))) for read in reads]
@@ -102,7 +105,7 @@ class _Form:
 
     @property
     def item(self) -> int:
-        return 4 if self.kind == "tf32" else 2
+        return ITEM[self.kind]
 
 
 def _described(reader: Reader, i: Instruction, operand: int, form: _Form) -> Matrix:
@@ -129,7 +132,7 @@ def _described(reader: Reader, i: Instruction, operand: int, form: _Form) -> Mat
             read = index[due.reshape(-1, WARPGROUP).any(axis=1)]
             blocks.shared.require_fenced(read[:, ::8] if form.transposed else read[..., ::8], form.item)
             raw = blocks.shared.words[form.item][index]
-            return unpacked(raw, form.kind) if form.kind == "tf32" else from_half(raw, form.kind)
+            return from_half(raw, form.kind) if form.item == 2 else unpacked(raw, form.kind)
 
         return look
 

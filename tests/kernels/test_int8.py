@@ -1,0 +1,122 @@
+"""int8 in kernels beside their samples: what a grid's zero adds, ties and what is no number, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from optgraph.ir.quant import Quant
+from optgraph.ir.values import RELU, Window
+from optgraph.kernels import conv2d, pointwise
+from optgraph.kernels.frame.ends import Epilogue, Prologue
+from optgraph.kernels.frame.starts import starts, window_starts
+
+GRID = Quant(0.5, 3)
+WINDOWS = (
+    Window((3, 3), pads=(1, 1, 1, 1)),
+    Window((3, 3), (2, 2), (0, 0, 1, 1)),
+    Window((5, 2), (2, 3), (3, 0, 2, 1)),
+    Window((3, 3), (1, 2), (4, 2, 3, 2), (2, 3)),
+    Window((7, 7), (1, 1), (3, 3, 3, 3)),
+    Window((1, 1)),
+)
+
+
+def integers(*shape: int) -> torch.Tensor:
+    return torch.randint(-128, 128, shape, dtype=torch.int8)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize(("height", "width"), [(6, 5), (11, 9), (3, 4)])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_what_lies_outside_is_the_zero_of_the_grid(window: Window, height: int, width: int, groups: int) -> None:
+    x, weight = integers(2, height, width, 6), integers(9, 6 // groups, *window.kernel)
+    top, left, bottom, right = window.pads
+    image = F.pad(x.double().permute(0, 3, 1, 2) - GRID.zero, (left, right, top, bottom))
+    if image.shape[2] < window.kernel[0] * window.dilation[0] or image.shape[3] < window.kernel[1] * window.dilation[1]:
+        pytest.skip("no window fits")
+    expected = F.conv2d(image, weight.double(), None, window.stride, 0, window.dilation, groups).permute(0, 2, 3, 1)
+    start = window_starts(weight, GRID.zero, window, (height, width))
+    after, out = Epilogue(scale=torch.ones(9), start=start), torch.zeros(expected.shape)
+    packed = conv2d.pack_integers(weight, groups)
+    found = conv2d.reference(x, packed, out, window=window, groups=groups, after=after)
+    assert torch.equal(found, expected)
+    conv2d.conv2d(x, packed, out, window=window, groups=groups, after=after)()
+    assert torch.equal(out.double(), expected)
+
+
+def test_a_zero_of_none_needs_no_start() -> None:
+    assert window_starts(integers(4, 3, 3, 3), 0, WINDOWS[0], (9, 9)) is None
+    assert starts(integers(4, 3), 0) is None
+
+
+def test_few_kinds_of_pixels_where_an_image_is_large() -> None:
+    start = window_starts(integers(4, 3, 3, 3), 5, WINDOWS[0], (99, 50))
+    assert start is not None and start.shape == (3, 3, 4)
+    start = window_starts(integers(4, 3, 1, 1), 5, Window((1, 1)), (99, 50))
+    assert start is not None and start.shape == (4,)
+
+
+def test_pointwise_takes_off_the_zero_of_the_grid() -> None:
+    x, weights = integers(1, 3, 5, 37), (integers(7, 37, 1, 1), integers(20, 37, 1, 1))
+    packed = pointwise.pack_integers(*weights)
+    after = Epilogue(scale=torch.ones(27), start=starts(packed, GRID.zero))
+    outs = [torch.zeros(1, 3, 5, 7), torch.zeros(1, 3, 5, 20)]
+    pointwise.pointwise(x, packed, outs, after=after)()
+    for weight, out in zip(weights, outs, strict=True):
+        assert torch.equal(out.double(), (x.double() - GRID.zero) @ weight.double().flatten(1).t())
+
+
+@pytest.mark.parametrize("quant", [Quant(0.5, 0), Quant(0.25, -128), Quant(0.1, 7)])
+def test_ties_go_to_the_even_and_what_is_too_large_to_the_ends(quant: Quant) -> None:
+    """By a product with one."""
+    steps = torch.arange(-600, 600).float() / 4
+    x = torch.cat([steps * quant.scale, torch.tensor([math.inf, -math.inf, 1e38, -1e38, 0.0, -0.0])])[
+        None, None, :, None
+    ]
+    out, real = torch.zeros(x.shape, dtype=torch.int8), torch.zeros(x.shape)
+    for made in (out, real):
+        pointwise.pointwise(x, torch.ones(1, 1), [made], after=Epilogue(quants=(quant,)))()
+    assert torch.equal(out.float(), quant.integers(x)) and torch.equal(real, quant.apply(x))
+
+
+def test_nan_stays_nan_and_is_the_lowest_integer() -> None:
+    x = torch.full((1, 1, 1, 1), math.nan)
+    out, real = torch.zeros(x.shape, dtype=torch.int8), torch.zeros(x.shape)
+    for made in (out, real):
+        pointwise.pointwise(x, torch.ones(1, 1), [made], after=Epilogue(quants=(GRID,)))()
+    assert out.item() == -128 and real.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"x": torch.zeros(1, 2, 2, 16)}, "an int8 weight is multiplied with int8"),
+        ({"before": Prologue(act=RELU)}, "nothing before it"),
+        ({"after": Epilogue(quants=(GRID,))}, "a scale is missing"),
+        ({"after": Epilogue(scale=torch.ones(8))}, "out is torch.int8, and no grid"),
+        ({"after": Epilogue(scale=torch.ones(8), quants=(GRID,) * 3)}, "3 grids"),
+        ({"after": Epilogue(scale=torch.ones(8), quants=(GRID,), start=torch.ones(8))}, "expected int32"),
+        ({"weight": torch.zeros(16, 8)}, "x is torch.int8, and no grid"),
+        ({"weight": torch.zeros(16, 8), "before": Prologue(quant=GRID)}, "a scale is given"),
+        ({"residual": torch.zeros(1, 2, 2, 8, dtype=torch.int8)}, "residual is torch.int8, and no grid"),
+        ({"weight": integers(8, 131_072), "x": integers(1, 2, 2, 131_072)}, "131072 terms"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(change: dict[str, Any], why: str) -> None:
+    call = {"x": integers(1, 2, 2, 16), "weight": integers(8, 16)} | change
+    after = call.pop("after", Epilogue(scale=torch.ones(8), quants=(GRID,), residual=call.pop("residual", None)))
+    with pytest.raises(ValueError, match=why):
+        pointwise.pointwise(call.pop("x"), call.pop("weight"), [torch.zeros(1, 2, 2, 8).char()], after=after, **call)
+
+
+def test_outputs_that_share_an_input_have_grids_of_their_own() -> None:
+    x, packed, outs = integers(1, 2, 2, 16), integers(12, 16), [torch.zeros(1, 2, 2, n).char() for n in (4, 8)]
+    after = Epilogue(scale=torch.ones(12))
+    for quants, why in ((((GRID,),), "one each"), (((GRID,), (GRID, GRID)), "all as long"), ((), "no grid")):
+        with pytest.raises(ValueError, match=why):
+            pointwise.pointwise(x, packed, outs, after=after, quants=quants)
