@@ -312,7 +312,7 @@ def samples() -> Iterator[tuple[str, Sample]]:
 
 def _integer_samples() -> Iterator[tuple[str, Sample]]:
     """int8 in, out, or both; every way to fetch, and pixels of many kinds."""
-    small, around, grid = Tile(16, 16, 32), Window((3, 3), pads=(1, 1, 1, 1)), Quant(0.03, -7)
+    small, around, grid = Tile(16, 16, 32), Window((3, 3), pads=(1, 1, 1, 1)), Quant(0.03125, -7)
     whole: dict[str, Any] = {"integers": True, "stored": "int8"}
     ends = Epilogue(True, RELU, quants=(Quant(300.0, -128),))
     for shape, columns, tile in (((1, 7, 9, 37), 73, None), ((3, 5, 4, 32), 48, small), ((2, 3, 3, 64), 16, small)):
@@ -330,7 +330,7 @@ def _integer_samples() -> Iterator[tuple[str, Sample]]:
     for tile in (Tile(16, 16, 32, splits=4), Tile(16, 16, 32, box=(1, 4, 4), splits=8)):
         yield "integers, split", sample((1, 4, 5, 48), 24, around, after=after, tile=tile, **whole)
     yield "integers to numbers", sample((2, 5, 7, 3), 40, around, integers=True, after=Epilogue(True, RELU), tile=small)
-    options: dict[str, Any] = {"before": Prologue(quant=grid), "after": Epilogue(True, quants=(Quant(0.2, 3),))}
+    options: dict[str, Any] = {"before": Prologue(quant=grid), "after": Epilogue(True, quants=(Quant(0.1875, 3),))}
     for channels in (3, 19):
         x = image(2, 5, 7, channels, dtype="int8", beside=2)
         yield "int8 and a float weight", sample((2, 5, 7, channels), 21, around, x=x, stored="int8", **options)

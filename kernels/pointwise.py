@@ -280,7 +280,7 @@ def samples() -> Iterator[tuple[str, Sample]]:
 
 def _integer_samples() -> Iterator[tuple[str, Sample]]:
     """int8 in, out, or both; grids that some of the numbers leave."""
-    small, grid, other = Tile(16, 16, 32), Quant(0.03, -7), Quant(0.4, 100)
+    small, grid, other = Tile(16, 16, 32), Quant(0.03125, -7), Quant(0.375, 100)
     read, ends = Prologue(quant=grid), Epilogue(True, RELU, quants=(Quant(100.0, -128),))
     for (shape, size), tile in product([((1, 7, 9, 37), 73), ((3, 13, 5, 3), 5), ((2, 4, 4, 64), 48)], [None, small]):
         yield "integers", sample(shape, size, integers=True, stored="int8", after=ends, tile=tile)
@@ -297,9 +297,10 @@ def _integer_samples() -> Iterator[tuple[str, Sample]]:
     options: dict[str, Any] = {"integers": True, "stored": "int8", "acts": acts, "tile": small}
     for quants in (of_each, of_two):
         yield "integers, segments", sample((2, 5, 7, 48), 16, 5, 40, quants=quants, **options)
-    options = {"before": read, "stored": "int8", "after": Epilogue(True, quants=(other, Quant(0.2, 3))), "tile": small}
+    options = {"before": read, "stored": "int8", "after": Epilogue(True, quants=(Quant(0.1875, 3), other)), "tile": small}
     yield "int8 and a float weight", sample((2, 5, 7, 19), 21, x=image(2, 5, 7, 19, dtype="int8", beside=2), **options)
-    yield "grids of floats", sample((2, 5, 7, 19), 21, after=Epilogue(True, residual=True, quants=(grid, other)))
+    two = Epilogue(True, residual=True, quants=(Quant(90.0, 3), Quant(60.0, -90)))
+    yield "integers to numbers of a grid", sample((2, 5, 7, 19), 21, integers=True, after=two)
 
 
 POINTWISE = Kernel(pointwise, reference, samples)
