@@ -297,8 +297,8 @@ def _integer_samples() -> Iterator[tuple[str, Sample]]:
     options: dict[str, Any] = {"integers": True, "stored": "int8", "acts": acts, "tile": small}
     for quants in (of_each, of_two):
         yield "integers, segments", sample((2, 5, 7, 48), 16, 5, 40, quants=quants, **options)
-    options = {"before": read, "stored": "int8", "after": Epilogue(True, quants=(Quant(0.1875, 3), other)), "tile": small}
-    yield "int8 and a float weight", sample((2, 5, 7, 19), 21, x=image(2, 5, 7, 19, dtype="int8", beside=2), **options)
+    x, after = image(2, 5, 7, 19, dtype="int8", beside=2), Epilogue(True, quants=(Quant(0.1875, 3), other))
+    yield "int8 and a float weight", sample((2, 5, 7, 19), 21, x=x, stored="int8", before=read, after=after, tile=small)
     two = Epilogue(True, residual=True, quants=(Quant(90.0, 3), Quant(60.0, -90)))
     yield "integers to numbers of a grid", sample((2, 5, 7, 19), 21, integers=True, after=two)
 
