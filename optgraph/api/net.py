@@ -145,6 +145,11 @@ class Net:
         return tuple(self._by_size.given) if self._by_size else ()
 
     @property
+    def any_size(self) -> bool:
+        """Whether it can be had at other sizes than these."""
+        return self._by_size is not None and self._by_size.recipe is not None
+
+    @property
     def image(self) -> OpenImage | None:
         """The input that has these sizes; None for a net of one size."""
         return self._by_size.image if self._by_size else None
@@ -181,7 +186,7 @@ class Net:
 
     def _served(self) -> str:
         """'480x480, 640x640 or any other': the sizes."""
-        more = " or any other" if self._by_size and self._by_size.recipe else ""
+        more = " or any other" if self.any_size else ""
         return sizes_text(self.sizes) + more
 
     def __repr__(self) -> str:

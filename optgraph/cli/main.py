@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from optgraph.base.version import version
-from optgraph.cli import compiling, profiling, rewriting, running
+from optgraph.cli import compiling, profiling, rewriting, running, serving
 from optgraph.cli.options import flattened
 from optgraph.report.terminal import guarded
 
@@ -35,6 +35,7 @@ for command in (
     compiling.check,
     rewriting.optimize,
     rewriting.calibrate,
+    serving.export_triton,
 ):
     app.command()(guarded(flattened(command)))
 

@@ -67,13 +67,18 @@ class Backend(Protocol):
         """Buffers for so many images that no call uses, their inputs zero."""
 
 
+def check_backend(name: str) -> None:
+    """Raises InputError for an unknown name."""
+    if name not in NAMES:
+        raise InputError(f"unknown backend '{name}': use {', '.join(NAMES)}")
+
+
 def resolve_backend(name: str) -> str:
     """'auto' as what it means here: 'triton' where there is a CUDA device, else 'onnxruntime'.
 
     Raises InputError for an unknown name, or 'triton' without a GPU.
     """
-    if name not in NAMES:
-        raise InputError(f"unknown backend '{name}': use {', '.join(NAMES)}")
+    check_backend(name)
     if name == "auto":
         return "triton" if torch.cuda.is_available() else "onnxruntime"
     if name == "triton" and not torch.cuda.is_available():
