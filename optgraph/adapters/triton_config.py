@@ -144,10 +144,11 @@ def written_for(config: str) -> Serving | None:
 
 
 def _warm_up(served: Serving, net: Net) -> Iterator[str]:
-    """Calls that the server makes before the model is ready, so that no user waits for what a first call has to do."""
+    """Calls that the server makes before the model is ready, so that no user waits for what a first one has to do: once
+    a process, and on a GPU once a batch size, of which these are the least and the most."""
     for at in [net.at(*size) for size in net.sizes] or [net]:
         size = f" of {size_text(at.size)}" if at.size else ""
-        for images in sorted({1, max(1, served.max_batch)}):
+        for images in sorted({1, 1 if served.kind == "KIND_CPU" else max(1, served.max_batch)}):
             yield f'model_warmup [ {{ name: "{images}{size}" batch_size: {images}'
             for name, value in at.inputs.items():
                 shape = [1 if isinstance(dim, str) else dim for dim in value.shape[served.max_batch > 0 :]] or [1]

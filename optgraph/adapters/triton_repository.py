@@ -127,13 +127,20 @@ def _written_for(folder: Path) -> Serving:
 
 @contextmanager
 def _work(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to make one in, which is gone at the end. Raises InputError where none can be made."""
-    work = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    """A folder to make one in, which is gone at the end. Raises InputError where none can be made.
+
+    It is beside the repository, where that is on one disk with it: a server that looks takes any folder for a model.
+    """
+    work = None
     try:
         folder.parent.mkdir(exist_ok=True)
+        repo = folder.parent.resolve()
+        aside = os.access(repo.parent, os.W_OK) and repo.parent.stat().st_dev == repo.stat().st_dev
+        work = (repo.parent if aside else repo) / f".{folder.name}.{secrets.token_hex(4)}.tmp"
         work.mkdir()
         yield work
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from None
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)

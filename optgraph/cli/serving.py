@@ -111,5 +111,5 @@ def export_triton(
     say.show(
         exported.to_json(),
         facts_table({"runs on": f"{served.backend}, {served.kind}", "joined": joined}),
-        f"wrote {exported.folder}, version {exported.version}",
+        f"wrote {exported.folder}, version {exported.version}\nserve it: tritonserver --model-repository={repo}",
     )

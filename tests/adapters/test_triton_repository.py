@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,7 @@ def test_instances_are_on_what_the_backend_runs_on(tmp_path: Path, backend: str,
     exported(tmp_path, backend=backend)
     text = config(tmp_path)
     assert f"kind: KIND_{kind} count: 1" in text
+    assert ('name: "8"' in text) == (kind != "CPU"), "a call of a batch size is a first one on a GPU only"
     assert f'key: "optgraph_backend" value: {{ string_value: "{backend}" }}' in text
 
 
@@ -204,6 +206,24 @@ def test_what_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="m: cannot be written: No space left on device"):
         export(fail, check_place(tmp_path / "repo", "m"), "auto")
     assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("aside", [True, False])
+def test_a_model_in_the_making_is_none_of_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aside: bool
+) -> None:
+    """Which a server may be looking at; unless there is no other place, as where the repository is a mounted disk."""
+    seen: list[list[str]] = []
+
+    def save(path: Path) -> None:
+        seen.append([each.name for each in (tmp_path / "repo").iterdir()])
+        saving(classifier())(path)
+
+    monkeypatch.setattr(os, "access", lambda *_: aside)
+    assert export(save, check_place(tmp_path / "repo", "m"), "auto").version == 1
+    assert [len(names) for names in seen] == [0 if aside else 1]
+    assert [each.name for each in (tmp_path / "repo").iterdir()] == ["m"]
+    assert [each.name for each in tmp_path.iterdir()] == ["repo"]
 
 
 def test_what_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:

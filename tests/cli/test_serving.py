@@ -15,7 +15,8 @@ from tests.support.served_models import coupled
 def test_a_model_is_written_and_runs(model: Path, tmp_path: Path) -> None:
     said = ok("export-triton", model, "-o", tmp_path / "repo", "--max-batch", 16, "--delay-us", 500)
     assert "auto, KIND_AUTO" in said and "16 images at most, waiting 500 µs for one another" in said
-    assert said.rstrip().endswith(f"wrote {tmp_path}/repo/model, version 1")
+    assert f"wrote {tmp_path}/repo/model, version 1\n" in said
+    assert said.endswith(f"serve it: tritonserver --model-repository={tmp_path}/repo\n")
     x = np.random.default_rng(0).standard_normal((3, 3, 12, 12), np.float32)
     close(net.load(tmp_path / "repo" / "model" / "1" / "model.optgraph")(x), expected(model, x))
 
