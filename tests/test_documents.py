@@ -81,8 +81,9 @@ def test_modules_and_names_are_there(document: Path) -> None:
 @EACH
 def test_commands_are_there(document: Path) -> None:
     text = document.read_text()
-    commands = {command.callback.__name__ for command in main.app.registered_commands if command.callback}
-    assert set(re.findall(r"(?:`|    |\$ )optgraph ([a-z]+)\b", text)) <= commands
+    found = [command.callback.__name__ for command in main.app.registered_commands if command.callback]
+    commands = {name.replace("_", "-") for name in found}
+    assert set(re.findall(r"(?:`|    |\$ )optgraph ([a-z-]+)\b", text)) <= commands
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:`|    )make ([a-z]+)\b", text)) <= targets
 

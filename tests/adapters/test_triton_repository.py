@@ -132,6 +132,8 @@ def test_an_open_batch_that_is_not_to_be_joined(tmp_path: Path) -> None:
     assert dims(config(tmp_path)) == {"x": "-1, 3, 12, 12", "y": "-1, 10"}
     exported(tmp_path, name="one", max_batch=1)
     assert "max_batch_size: 1\n" in config(tmp_path, "one") and "dynamic_batching" not in config(tmp_path, "one")
+    exported(tmp_path, name="two", max_batch=2)
+    assert "dynamic_batching { max_queue_delay_microseconds: 0 }" in config(tmp_path, "two")
     with pytest.raises(InputError, match="--delay-us 9: requests are not joined: leave it out"):
         exported(tmp_path, name="none", max_batch=1, delay_us=9)
 
@@ -180,7 +182,7 @@ def test_a_model_of_someone_else_s_is_left_alone(tmp_path: Path, text: str | byt
         (folder / "config.pbtxt").write_bytes(text.encode() if isinstance(text, str) else text)
     before = files(tmp_path)
     with pytest.raises(InputError, match="is there, and was not written by optgraph export-triton"):
-        exported(tmp_path)
+        check_place(tmp_path / "repo", "m")
     assert files(tmp_path) == before
 
 

@@ -90,6 +90,13 @@ def test_the_server_s_memory_is_not_what_a_network_answers_with() -> None:
     assert found["y"].eq(1).all()
 
 
+@pytest.mark.parametrize("joined", [True, False])
+def test_answers_are_contiguous(joined: bool) -> None:
+    """The server takes no others by DLPack, and its own order of dimensions is the network's to choose."""
+    for answer in answers(lambda given: {"y": given["x"].transpose(1, 2)}, [images(2), images(1)], joined):
+        assert answer["y"].is_contiguous() and answer["y"].shape[1:] == (2, 3)
+
+
 def test_the_backend_is_the_one_named_or_that_of_the_device() -> None:
     assert backend_for({}, "GPU") == "triton" and backend_for({}, "CPU") == "onnxruntime"
     named = {"parameters": {BACKEND_KEY: {"string_value": "torch"}}}

@@ -22,6 +22,7 @@ def test_the_pages_that_go_on_from_the_tutorial(tmp_path: Path) -> None:
         assert reader.read((DOCS / "howto" / "gpu.md").read_text()) == 2
         assert reader.read((DOCS / "howto" / "prediction.md").read_text()) == 2
         assert reader.read((DOCS / "howto" / "polygraphy.md").read_text()) == 3
+        assert reader.read((DOCS / "howto" / "triton_server.md").read_text()) == 4
 
 
 def test_the_design(tmp_path: Path) -> None:

@@ -39,7 +39,9 @@ def test_every_public_name_has_its_entry(site: Path) -> None:
 def test_every_command_has_its_section(site: Path) -> None:
     page = (site / "reference" / "cli.html").read_text()
     for command in app.registered_commands:
-        assert command.callback and f"optgraph {command.callback.__name__}</code>" in page
+        assert command.callback
+        name = command.callback.__name__.replace("_", "-")
+        assert f"optgraph {name}</code>" in page
     assert re.search(r"<pre>.*optgraph compile inception_v3\.onnx", page, re.DOTALL), "examples are code"
 
 
