@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.main import get_command_name
 
 import optgraph
 from optgraph.cli import main
@@ -81,9 +82,8 @@ def test_modules_and_names_are_there(document: Path) -> None:
 @EACH
 def test_commands_are_there(document: Path) -> None:
     text = document.read_text()
-    found = [command.callback.__name__ for command in main.app.registered_commands if command.callback]
-    commands = {name.replace("_", "-") for name in found}
-    assert set(re.findall(r"(?:`|    |\$ )optgraph ([a-z-]+)\b", text)) <= commands
+    commands = {get_command_name(each.callback.__name__) for each in main.app.registered_commands if each.callback}
+    assert set(re.findall(r"(?:`|    |\$ )optgraph ([a-z][a-z-]*)\b", text)) <= commands
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:`|    )make ([a-z]+)\b", text)) <= targets
 

@@ -65,7 +65,7 @@ def export_triton(
     options: ModelOptions,
     say: Say,
 ) -> None:
-    """Make a model for Triton Inference Server, or a new version of one: a folder in its model repository.
+    """Write a model for NVIDIA's Triton Inference Server. A model that is there gets a new version.
 
     \b
     Examples:

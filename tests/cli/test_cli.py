@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.main import get_command_name
 from typer.testing import CliRunner
 
 from optgraph.base.version import version
@@ -71,12 +72,13 @@ def test_interrupt(tmp_path: Path) -> None:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    commands = [c.callback.__name__ for c in main.app.registered_commands if c.callback]
+    commands = [get_command_name(c.callback.__name__) for c in main.app.registered_commands if c.callback]
     assert sorted(commands) == [
         "bench",
         "calibrate",
         "check",
         "compile",
+        "export-triton",
         "inspect",
         "optimize",
         "profile",
@@ -95,7 +97,7 @@ def test_every_command_has_help_with_an_example() -> None:
 def test_help_in_a_narrow_terminal() -> None:
     """Every option by its whole name, whatever the width; and what is a flag takes no value."""
     for command in main.app.registered_commands:
-        name = command.callback.__name__  # type: ignore[union-attr]
+        name = get_command_name(command.callback.__name__)  # type: ignore[union-attr]
         texts = [
             CliRunner().invoke(main.app, [name, flag], terminal_width=width).stdout
             for flag, width in (("-h", 40), ("--help", 80))

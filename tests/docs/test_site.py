@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command_name
 
 import optgraph
 from optgraph.cli.main import app
@@ -40,8 +41,7 @@ def test_every_command_has_its_section(site: Path) -> None:
     page = (site / "reference" / "cli.html").read_text()
     for command in app.registered_commands:
         assert command.callback
-        name = command.callback.__name__.replace("_", "-")
-        assert f"optgraph {name}</code>" in page
+        assert f"optgraph {get_command_name(command.callback.__name__)}</code>" in page
     assert re.search(r"<pre>.*optgraph compile inception_v3\.onnx", page, re.DOTALL), "examples are code"
 
 
