@@ -28,7 +28,7 @@ def optimize(
     options: ReadOptions,
     say: Say,
 ) -> None:
-    """Write the simplified model as standard ONNX, for any runtime.
+    """Write the simplified model as standard ONNX. Any runtime reads that.
 
     \b
     Examples:
@@ -70,7 +70,7 @@ def calibrate(
     *,
     say: Say,
 ) -> None:
-    """Fill a model without weights with random ones of sound scale.
+    """Fill a model without weights with random ones. These are of sound scale.
 
     \b
     Example:
