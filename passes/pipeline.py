@@ -17,10 +17,12 @@ from optgraph.passes.fuse import (
     commute_average_pool,
     epilogue,
     flatten,
+    grids,
     max_pool,
     merge_siblings,
     place_concat,
     prologue,
+    rounding,
     separable,
 )
 from optgraph.passes.rewrite import Outcome, Refusal
@@ -87,8 +89,12 @@ SIMPLIFY: tuple[Pass, ...] = (
 )
 
 FUSE: tuple[Pass, ...] = (
+    # Before all else: a rounding between an operator and its activation hides both from each other.
+    Pass("grids", "roundings to a grid, moved", grids.run),
     # Activations and residuals first: what is left raw is what more than one op needs.
     Pass("fuse_epilogue", "epilogues", epilogue.run),
+    # After these, which come before the rounding.
+    Pass("fuse_rounding", "roundings to a grid", rounding.run),
     # Before the merge, which the moved 1×1 then joins.
     Pass("commute_average_pool", "1×1 bottlenecks: average pool commuted", commute_average_pool.run),
     Pass("fuse_separable", "depthwise + pointwise", separable.run),

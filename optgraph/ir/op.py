@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from optgraph.base.errors import FIX_INPUT, ModelError, NoKernelError
-from optgraph.ir.quant import Grid
+from optgraph.ir.quant import Grid, Quant
 from optgraph.ir.values import Act, Dim, Shape, Value
 
 if TYPE_CHECKING:
@@ -33,12 +33,14 @@ class Op:
     prologue_field:   the field that takes an activation of input `x`, '' if none does. An operator with slots
                       `pre_scale` and `pre_shift` takes an affine map before it, too.
     writes_channels:  whether its kernel may write into a channel slice of a wider buffer.
+    moves:            whether all elements of the outputs are some of the first input, whatever these are.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("x",)
     handlers: ClassVar[Handlers] = {}
     prologue_field: ClassVar[str] = ""
     writes_channels: ClassVar[bool] = False
+    moves: ClassVar[bool] = False
 
     @property
     def kind(self) -> str:
@@ -56,6 +58,10 @@ class Op:
         """The field that takes an activation of the output of `node`, whose operator this is; '' if none does. A PRelu
         needs a slot `slope` beside it."""
         return ""
+
+    def on_grid(self, grids: Sequence[Quant | None], output: int = 0) -> Quant | None:
+        """The grid that an output lies on, given those of the inputs; None if none is known."""
+        return grids[0] if self.moves else None
 
     def export(self, to: Exporter, node: Node) -> None:
         """Adds the ONNX nodes that say `node`. Raises ModelError if ONNX has no equivalent."""

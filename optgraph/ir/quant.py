@@ -36,6 +36,17 @@ class Quant:
         """What integers stand for. ONNX's DequantizeLinear."""
         return (q - self.zero) * self.scale
 
+    def keeps(self, number: float) -> bool:
+        """Whether `number` lies on it."""
+        import torch  # here, for a graph alone needs no torch
+
+        return bool(self.apply(torch.tensor(number)).item() == torch.tensor(number).item())
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Its least and its largest number."""
+        return (LOWEST - self.zero) * self.scale, (HIGHEST - self.zero) * self.scale
+
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """The nearest number of the grid, elementwise, in the dtype of `x`; those of 16 bits are rounded once."""
         wide = x.float() if x.itemsize == 2 else x

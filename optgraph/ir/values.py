@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from optgraph.base.errors import FIX_INPUT, ModelError
+from optgraph.ir.quant import Quant
 
 if TYPE_CHECKING:
     import torch
@@ -149,10 +150,11 @@ PRELU = Act("prelu")
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of output channels of a merged convolution, with an output of its own."""
+    """A run of output channels of a merged convolution, with an output of its own, rounded to grids of its own."""
 
     channels: int
     act: Act = IDENTITY
+    quants: tuple[Quant, ...] = ()
 
 
 def window_size(size: Dim, kernel: int, stride: int, before: int, after: int, dilation: int) -> Dim:

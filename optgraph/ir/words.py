@@ -23,7 +23,8 @@ def _field(value: object) -> str:
     if isinstance(value, Act):
         return value.kind if value.a == value.b == 0.0 else f"{value.kind}({value.a:g}, {value.b:g})"
     if isinstance(value, Segment):
-        return f"{value.channels}{':' + _field(value.act) if value.act else ''}"
+        parts = [str(value.channels), *([_field(value.act)] if value.act else []), *map(_field, value.quants)]
+        return ":".join(parts)
     if isinstance(value, Quant):
         return f"{value.scale:g}{f'@{value.zero}' if value.zero else ''}"
     if isinstance(value, tuple):

@@ -18,7 +18,6 @@ from optgraph.ir.op import (
     Importer,
     Inputs,
     Node,
-    Op,
     Outputs,
     check_slope,
     check_vector,
@@ -31,11 +30,12 @@ from optgraph.kernels.dense import DENSE
 from optgraph.kernels.frame.view import View, contiguous
 from optgraph.ops import computing, exporting
 from optgraph.ops.importing import KeepError, given, require_floating
+from optgraph.ops.rounding import Rounding, rounded
 from optgraph.plan.lowering import Lowering
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gemm(Op):
+class Gemm(Rounding):
     """act(x @ w.T + b): x is [M, K], or images [M, C, H, W] of K = C·H·W elements each (`flatten`); w is [N, K]. slope:
     of a PRelu."""
 
@@ -74,12 +74,12 @@ class Gemm(Op):
         if len(to.value(node.inputs[0]).shape) == 4:
             x = to.emit("Flatten", [x])
         y = to.emit("Gemm", [x, w, b], transB=1)
-        exporting.finish(to, node.output, y, self.act, node.get("slope"))
+        exporting.finish(to, node.output, y, self.act, node.get("slope"), self.quants)
 
     def compute(self, inputs: Inputs) -> Outputs:
         x, w, b, slope = self.per_slot(inputs)
         y = x.flatten(1) @ w.T
-        return (computing.activated(y if b is None else y + b, self.act, slope),)
+        return (rounded(computing.activated(y if b is None else y + b, self.act, slope), self.quants),)
 
     def lower(self, context: Lowering, node: Node) -> None:
         x, image = _flat(context.read(node.inputs[0]))

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from optgraph.base.dtypes import torch_dtype
 from optgraph.base.errors import ModelError, NoKernelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, present
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, Act, Value, broadcast
 from optgraph.kernels.elementwise import COMBINE, ELEMENTWISE
 from optgraph.kernels.frame.ends import Prologue
@@ -20,11 +21,12 @@ from optgraph.ops import computing, exporting
 from optgraph.ops.elements import by_channel, elements
 from optgraph.ops.importing import KeepError, axis_of, constant_operand, require_floating
 from optgraph.ops.movement import Identity, Reshape
+from optgraph.ops.rounding import Rounding, rounded
 from optgraph.plan.lowering import Lowering
 
 
 @dataclass(frozen=True, kw_only=True)
-class Affine(Op):
+class Affine(Rounding):
     """act(x * scale + shift), scale and shift of [C] along axis 1."""
 
     slots = ("x", "scale", "shift")
@@ -43,11 +45,12 @@ class Affine(Op):
 
     def export(self, to: Exporter, node: Node) -> None:
         x, scale, shift = node.inputs
-        to.bind(node.output, exporting.scaled(to, x, scale, shift, self.act))
+        y = exporting.scaled(to, x, scale, shift, self.act)
+        exporting.finish(to, node.output, y, IDENTITY, quants=self.quants)
 
     def compute(self, inputs: Inputs) -> Outputs:
         x, scale, shift = self.per_slot(inputs)
-        return (computing.scaled(x, scale, shift, self.act),)
+        return (rounded(computing.scaled(x, scale, shift, self.act), self.quants),)
 
     def lower(self, context: Lowering, node: Node) -> None:
         rank = len(context.shape(node.output))
@@ -73,11 +76,17 @@ _ACTIVATIONS: dict[str, tuple[str, tuple[tuple[str, float], ...]]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Activation(Op):
+class Activation(Rounding):
     """act(x)."""
 
     writes_channels = True
     act: Act
+
+    def on_grid(self, grids: Sequence[Quant | None], output: int = 0) -> Quant | None:
+        """What cuts at numbers of a grid stays on it."""
+        (quant,) = grids
+        stays = not self.quants and quant is not None and cuts_on(self.act, quant)
+        return quant if stays else super().on_grid(grids, output)
 
     @staticmethod
     def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
@@ -114,15 +123,21 @@ class Activation(Op):
     }
 
     def export(self, to: Exporter, node: Node) -> None:
-        exporting.finish(to, node.output, to.name(node.inputs[0]), self.act)
+        exporting.finish(to, node.output, to.name(node.inputs[0]), self.act, quants=self.quants)
 
     def compute(self, inputs: Inputs) -> Outputs:
         (x,) = self.per_slot(inputs)
-        return (self.act.apply(x),)
+        return (rounded(self.act.apply(x), self.quants),)
 
     def lower(self, context: Lowering, node: Node) -> None:
         (x,), out = elements(context, node, node.inputs[0])
         context.call(ELEMENTWISE, node, x=x, out=out, before=Prologue(act=self.act))
+
+
+def cuts_on(act: Act, quant: Quant) -> bool:
+    """Whether `act` limits numbers, and by such as lie on the grid."""
+    bounds = {"relu": (0.0,), "clip": (act.a, act.b)}.get(act.kind)
+    return bounds is not None and all(math.isinf(bound) or quant.keeps(bound) for bound in bounds)
 
 
 def _clip(low: float, high: float) -> Act:
@@ -157,7 +172,7 @@ _FUNCTIONS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Binary(Op):
+class Binary(Rounding):
     """post(x fn y) with numpy broadcasting; fn is 'add', 'sub', 'mul', 'div', 'min', 'max', 'pow' or 'prelu', which
     is x where that is not negative, and y * x else."""
 
@@ -240,7 +255,7 @@ class Binary(Op):
 
     def export(self, to: Exporter, node: Node) -> None:
         y = to.emit(_FUNCTIONS[self.fn], [to.name(value) for value in node.inputs])
-        exporting.finish(to, node.output, y, self.post)
+        exporting.finish(to, node.output, y, self.post, quants=self.quants)
 
     def compute(self, inputs: Inputs) -> Outputs:
         import torch
@@ -252,7 +267,7 @@ class Binary(Op):
             out = torch.div(x, y, rounding_mode="trunc")
         else:
             out = COMBINE[self.fn][1](x, y)
-        return (self.post.apply(out),)
+        return (rounded(self.post.apply(out), self.quants),)
 
     def lower(self, context: Lowering, node: Node) -> None:
         (x, y), out = elements(context, node, *node.inputs)

@@ -11,6 +11,7 @@ from onnx import helper
 
 from optgraph.base.errors import ModelError
 from optgraph.ir.op import Exporter, Node
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import Act, Value
 
 OPSET = 17  # of everything that asks for no later one; ONNX Runtime 1.22 and much older ones read it
@@ -111,9 +112,17 @@ def _gelu_by_tanh(to: Exporter, x: str, dtype: str) -> str:
     return to.emit("Mul", [to.emit("Mul", [x, half]), to.emit("Add", [to.emit("Tanh", [inner]), one])])
 
 
-def finish(to: Exporter, output: str, y: str, act: Act, slope: str = "") -> None:
-    """Makes act(y) the graph's value `output`."""
-    to.bind(output, activated(to, y, act, to.value(output), slope))
+def finish(
+    to: Exporter, output: str, y: str, act: Act, slope: str = "", quants: Sequence[Quant] = (), unsigned: bool = False
+) -> None:
+    """Makes act(y), rounded to the grids, the graph's value `output`. unsigned: the grids are written in uint8."""
+    y, dtype = activated(to, y, act, to.value(output), slope), to.value(output).dtype
+    for quant in quants:
+        scale = to.constant(scalar(quant.scale, dtype), "scale")
+        zero = np.uint8(quant.zero + 128) if unsigned else np.int8(quant.zero)
+        parameters = [scale, to.constant(np.array(zero), "zero_point")]
+        y = to.emit("DequantizeLinear", [to.emit("QuantizeLinear", [y, *parameters]), *parameters])
+    to.bind(output, y)
 
 
 def column(to: Exporter, vector: str, rank: int) -> str:

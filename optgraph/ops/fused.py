@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from optgraph.base.dtypes import torch_dtype
 from optgraph.base.errors import ModelError, NoKernelError
 from optgraph.ir.op import Exporter, Inputs, Node, Op, Outputs, check_slope, check_vector, fixed, image, present
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, Act, Pair, Segment, Value, Window
 from optgraph.kernels import pointwise, separable
 from optgraph.kernels.depthwise import DEPTHWISE
@@ -18,6 +19,7 @@ from optgraph.kernels.separable import SEPARABLE
 from optgraph.ops import computing, exporting
 from optgraph.ops.lowered import after, before, fusion
 from optgraph.ops.pool import emit_max_pool, max_pool
+from optgraph.ops.rounding import rounded
 from optgraph.ops.windowed import Windowed
 from optgraph.plan.lowering import Lowering
 from optgraph.plan.weights import joined_vectors
@@ -44,20 +46,25 @@ class MergedPointwise(Op):
                 raise ModelError(f"segment {i} has a weight of shape {list(weight.shape)}")
         return tuple(Value((x.shape[0], s.channels, *size), x.dtype) for s in self.segments)
 
+    def on_grid(self, grids: Sequence[Quant | None], output: int = 0) -> Quant | None:
+        quants = self.segments[output].quants
+        return quants[-1] if quants else None
+
     def export(self, to: Exporter, node: Node) -> None:
         """A Conv a segment."""
         x = exporting.prologue(to, node, self.pre_act)
         weights = [to.name(value) for value in node.inputs[3:]]
         for i, (segment, output) in enumerate(zip(self.segments, node.outputs, strict=True)):
             y = to.emit("Conv", [x, *weights[2 * i : 2 * i + 2]], kernel_shape=(1, 1), strides=self.stride)
-            exporting.finish(to, output, y, segment.act)
+            exporting.finish(to, output, y, segment.act, quants=segment.quants)
 
     def compute(self, inputs: Inputs) -> Outputs:
         x, scale, shift, *weights = self.per_slot(inputs)
         x = computing.scaled(x, scale, shift, self.pre_act)
         window = Window((1, 1), self.stride)
         pairs = zip(weights[::2], weights[1::2], self.segments, strict=True)
-        return tuple(segment.act.apply(computing.convolve(x, w, b, window)) for w, b, segment in pairs)
+        parts = [(segment, segment.act.apply(computing.convolve(x, w, b, window))) for w, b, segment in pairs]
+        return tuple(rounded(y, segment.quants) for segment, y in parts)
 
     def lower(self, context: Lowering, node: Node) -> None:
         kernels, biases = node.inputs[3::2], node.inputs[4::2]

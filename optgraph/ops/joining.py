@@ -11,6 +11,7 @@ import onnx
 
 from optgraph.base.errors import FIX_INPUT, ModelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, fixed, present
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import BATCH, Dim, Value, batches, per_image
 from optgraph.kernels.elementwise import ELEMENTWISE
 from optgraph.kernels.frame.view import View
@@ -59,6 +60,9 @@ class Concat(Op):
 
     handlers: ClassVar[Handlers] = {"Concat": from_onnx}
 
+    def on_grid(self, grids: Sequence[Quant | None], output: int = 0) -> Quant | None:
+        return grids[0] if len(set(grids)) == 1 else None
+
     def export(self, to: Exporter, node: Node) -> None:
         exporting.one_node(to, node, "Concat", axis=self.axis)
 
@@ -102,6 +106,7 @@ class Concat(Op):
 class Split(Op):
     """Consecutive pieces of the given sizes along `axis` (not negative), one output each."""
 
+    moves = True
     axis: int
     sizes: tuple[int, ...]
 
@@ -152,6 +157,7 @@ class Split(Op):
 class Slice(Op):
     """x[start:stop:step] along each of `axes`, in ONNX's meaning (negative from the end, clamped)."""
 
+    moves = True
     starts: tuple[int, ...]
     ends: tuple[int, ...]
     axes: tuple[int, ...]
@@ -255,6 +261,7 @@ def _kept(size: int, start: int, end: int, step: int) -> range:
 class Gather(Op):
     """The positions `indices` of `axis` (none negative), in that order."""
 
+    moves = True
     axis: int
     indices: tuple[int, ...]
 

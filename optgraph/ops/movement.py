@@ -12,6 +12,7 @@ import onnx
 
 from optgraph.base.errors import FIX_INPUT, ModelError, NoKernelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, present
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import Dim, Shape, Value, reshaped, volume
 from optgraph.kernels.pad import PAD
 from optgraph.ops import exporting
@@ -23,6 +24,8 @@ from optgraph.plan.lowering import Lowering
 @dataclass(frozen=True, kw_only=True)
 class Identity(Op):
     """x, under another name."""
+
+    moves = True
 
     @staticmethod
     def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
@@ -59,6 +62,7 @@ class Identity(Op):
 class Reshape(Op):
     """Reshape to `shape`: at most one -1 (what is left); a symbol stands for itself."""
 
+    moves = True
     shape: Shape
 
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
@@ -145,6 +149,7 @@ class Reshape(Op):
 class Transpose(Op):
     """Axis i of the output is axis perm[i] of x, as in numpy."""
 
+    moves = True
     perm: tuple[int, ...]
 
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
@@ -212,6 +217,11 @@ class Pad(Op):
         importer.add(Pad(pads=tuple(int(p) for p in pads), value=value, mode=mode), [node.input[0]])
 
     handlers: ClassVar[Handlers] = {"Pad": from_onnx}
+
+    def on_grid(self, grids: Sequence[Quant | None], output: int = 0) -> Quant | None:
+        quant = grids[0]
+        stays = quant is not None and (self.mode != "constant" or quant.keeps(self.value))
+        return quant if stays else None
 
     def export(self, to: Exporter, node: Node) -> None:
         pads = exporting.integers(to, self.pads, "pads")

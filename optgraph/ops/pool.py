@@ -11,6 +11,7 @@ import onnx
 
 from optgraph.base.errors import FIX_INPUT, ModelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Outputs, image
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import Pads, Shape, Value, Window
 from optgraph.kernels.frame.ends import Prologue
 from optgraph.kernels.pool import POOL
@@ -63,6 +64,15 @@ class Pool(Windowed):
         importer.add(Pool(mode="average", **window, count_include_pad=counted), [x])
 
     handlers: ClassVar[Handlers] = {"MaxPool": from_max_pool, "AveragePool": from_average_pool}
+
+    @property
+    def bare(self) -> bool:
+        """Whether there is nothing before or after it, but perhaps a bias or a residual."""
+        return not (self.pre_act or self.act or self.post or self.quants)
+
+    def on_grid(self, grids: Sequence[Quant | None], output: int = 0) -> Quant | None:
+        alone = self.mode == "max" and self.bare and len(grids) == 1
+        return grids[0] if alone else super().on_grid(grids, output)
 
     def export(self, to: Exporter, node: Node) -> None:
         y = emit_max_pool(to, node, self) if self.mode == "max" else _emit_average_pool(to, node, self)

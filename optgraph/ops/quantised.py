@@ -12,8 +12,10 @@ import onnx
 from optgraph.ir.graph import Graph
 from optgraph.ir.op import Exporter, Inputs, Node, Op, Outputs
 from optgraph.ir.quant import Grid, Quant
+from optgraph.ir.values import IDENTITY
 from optgraph.ops import exporting
 from optgraph.ops.importing import attributes
+from optgraph.ops.rounding import values_on_grids
 
 _INTEGERS = {"int8", "uint8", "int32"}
 
@@ -25,25 +27,20 @@ class FakeQuantize(Op):
     unsigned: whether these say it in uint8, on the grid 128 higher.
     """
 
+    writes_channels = True
     quant: Quant
     unsigned: bool = False
 
+    def on_grid(self, grids: Sequence[Quant | None], output: int = 0) -> Quant | None:
+        return self.quant
+
     def export(self, to: Exporter, node: Node) -> None:
-        x, out = to.name(node.inputs[0]), to.name(node.output)
-        quantized(to, x, self.quant, to.value(node.output).dtype, self.unsigned, out)
+        x = to.name(node.inputs[0])
+        exporting.finish(to, node.output, x, IDENTITY, quants=(self.quant,), unsigned=self.unsigned)
 
     def compute(self, inputs: Inputs) -> Outputs:
         (x,) = self.per_slot(inputs)
         return (self.quant.apply(x),)
-
-
-def quantized(to: Exporter, x: str, quant: Quant, dtype: str, unsigned: bool = False, out: str = "") -> str:
-    """The ONNX name of x, of floats of that dtype, rounded to the grid; `out`, if that is given."""
-    scale = to.constant(exporting.scalar(quant.scale, dtype), "scale")
-    zero = np.uint8(quant.zero + 128) if unsigned else np.int8(quant.zero)
-    zero_point = to.constant(np.array(zero), "zero_point")
-    q = to.emit("QuantizeLinear", [x, scale, zero_point])
-    return to.emit("DequantizeLinear", [q, scale, zero_point], [out] if out else None)
 
 
 def grid_of(node: onnx.NodeProto, arrays: Sequence[np.ndarray | None]) -> Grid | None:
@@ -66,7 +63,7 @@ def grid_of(node: onnx.NodeProto, arrays: Sequence[np.ndarray | None]) -> Grid |
 
 def on_grids(graph: Graph) -> bool:
     """Whether a value of the graph lies on a grid."""
-    return bool(graph.grids) or any(isinstance(node.op, FakeQuantize) for node in graph.nodes())
+    return bool(graph.grids) or bool(values_on_grids(graph))
 
 
 OPS = (FakeQuantize,)

@@ -10,6 +10,7 @@ import onnx
 
 from optgraph.base.errors import ModelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, image, present
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, Act, Value
 from optgraph.kernels.elementwise import ELEMENTWISE
 from optgraph.kernels.frame.view import View
@@ -20,6 +21,7 @@ from optgraph.ops.importing import KeepError, axes_of, require_floating
 from optgraph.ops.lines import groups, lines
 from optgraph.ops.lowered import before
 from optgraph.ops.movement import Identity
+from optgraph.ops.rounding import Rounding, rounded
 from optgraph.plan.lowering import Lowering
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalPool(Op):
+class GlobalPool(Rounding):
     """Max or average over H and W, kept as N×C×1×1."""
 
     slots = ("x", "pre_scale", "pre_shift")
@@ -52,19 +54,23 @@ class GlobalPool(Op):
 
     handlers: ClassVar[Handlers] = {"GlobalMaxPool": from_onnx, "GlobalAveragePool": from_onnx}
 
+    def on_grid(self, grids: Sequence[Quant | None], output: int = 0) -> Quant | None:
+        moved = self.mode == "max" and not (self.act or self.pre_act or self.quants) and len(grids) == 1
+        return grids[0] if moved else super().on_grid(grids, output)
+
     def export(self, to: Exporter, node: Node) -> None:
         x = exporting.prologue(to, node, self.pre_act)
         if to.value(node.output).dtype == "float64":  # ONNX Runtime has the pools for no doubles
             y = exporting.reduced(to, "ReduceMax" if self.mode == "max" else "ReduceMean", x, (2, 3))
         else:
             y = to.emit("GlobalMaxPool" if self.mode == "max" else "GlobalAveragePool", [x])
-        exporting.finish(to, node.output, y, self.act)
+        exporting.finish(to, node.output, y, self.act, quants=self.quants)
 
     def compute(self, inputs: Inputs) -> Outputs:
         x, scale, shift = self.per_slot(inputs)
         x = computing.scaled(x, scale, shift, self.pre_act)
         y = x.amax((2, 3), keepdim=True) if self.mode == "max" else x.mean((2, 3), keepdim=True)
-        return (self.act.apply(y),)
+        return (rounded(self.act.apply(y), self.quants),)
 
     def lower(self, context: Lowering, node: Node) -> None:
         x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc

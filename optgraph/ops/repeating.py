@@ -24,6 +24,7 @@ class Expand(Op):
     """x broadcast against `shape`, as in numpy. like: an input with the batch in front, where `shape` has a batch and
     x has none."""
 
+    moves = True
     slots = ("x", "like")
     writes_channels = True
     shape: Shape
@@ -89,6 +90,7 @@ class Expand(Op):
 class Tile(Op):
     """x so many times over along each axis."""
 
+    moves = True
     writes_channels = True
     repeats: tuple[int, ...]
 
@@ -140,6 +142,7 @@ class DepthToSpace(Op):
     """Channels dealt out to blocks of pixels: in `mode` 'DCR' those of one pixel of a block are neighbours, in 'CRD'
     those of one channel of the output."""
 
+    moves = True
     writes_channels = True
     block: int
     mode: str = "DCR"
@@ -183,6 +186,7 @@ class DepthToSpace(Op):
 class SpaceToDepth(Op):
     """Blocks of pixels dealt out to channels, of which those of one pixel of a block are neighbours."""
 
+    moves = True
     writes_channels = True
     block: int
 

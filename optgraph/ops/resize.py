@@ -12,6 +12,7 @@ import onnx
 
 from optgraph.base.errors import FIX_INPUT, ModelError, NoKernelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, fixed, present
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import Dim, Shape, Value
 from optgraph.kernels.resample import table
 from optgraph.ops import exporting
@@ -119,6 +120,10 @@ class Resize(Op):
         _add_old(importer, node, attrs, list(attrs["scales"]) if array is None else array.tolist())
 
     handlers: ClassVar[Handlers] = {"Resize": from_onnx, "Upsample": from_upsample}
+
+    def on_grid(self, grids: Sequence[Quant | None], output: int = 0) -> Quant | None:
+        moved = self.mode == "nearest" and not self.antialias and self.coordinates != "tf_crop_and_resize"
+        return grids[0] if moved else None
 
     def export(self, to: Exporter, node: Node) -> None:
         rank = len(to.value(node.output).shape)

@@ -1,6 +1,6 @@
 """What slides a window over an image, with a prologue before it and an epilogue after:
 
-    y = post( act( op(pre(x)) + bias ) + residual )        pre(x) = pre_act(x * pre_scale + pre_shift)
+    y = grids( post( act( op(pre(x)) + bias ) + residual ) )        pre(x) = pre_act(x * pre_scale + pre_shift)
 
 One of act and post may be a PRelu, with a slope a channel in the slot `slope`.
 
@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import onnx
 
 from optgraph.base.errors import FIX_INPUT, ModelError
-from optgraph.ir.op import Exporter, Importer, Node, Op, Outputs, check_slope, image
+from optgraph.ir.op import Exporter, Importer, Node, Outputs, check_slope, image
 from optgraph.ir.values import IDENTITY, Act, Dim, Pads, Pair, Value, Window
 from optgraph.ops import computing, exporting
 from optgraph.ops.importing import KeepError
+from optgraph.ops.rounding import Rounding, rounded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Windowed(Op):
+class Windowed(Rounding):
     """Base of the windowed operators, which have a slot `residual`, and one `slope` or no PRelu.
 
     takes_residual: whether a following addition may become its residual, 0 if not; of two operators that may, the one
@@ -72,11 +73,12 @@ class Windowed(Op):
         residual, slope = node.get("residual"), node.get("slope") if "slope" in self.slots else ""
         y = exporting.activated(to, y, self.act, to.value(node.output), slope)
         y = to.emit("Add", [y, to.name(residual)]) if residual else y
-        exporting.finish(to, node.output, y, self.post, slope)
+        exporting.finish(to, node.output, y, self.post, slope, self.quants)
 
     def compute_epilogue(self, y: Tensor, residual: Tensor | None, slope: Tensor | None = None) -> Outputs:
         y = computing.activated(y, self.act, slope)
-        return (computing.activated(y if residual is None else y + residual, self.post, slope),)
+        y = computing.activated(y if residual is None else y + residual, self.post, slope)
+        return (rounded(y, self.quants),)
 
 
 def read_window(

@@ -9,9 +9,9 @@ one other part, rest is that part and the concatenation goes. The epilogue, a re
 
 Legal: the convolution is dense (groups 1) and no 1×1 itself; its output is read by the 1×1 only, or by a channel
 concatenation that only the 1×1 reads, and is first or last there; that 1×1 has stride 1 and no prologue; nothing is
-added between the two; all weights are constant; a tile has room for all channels of either side. No cycle can arise:
-what else the 1×1 reads cannot depend on values that only it reads. Of two convolutions that qualify, the one of more
-FLOPs goes.
+added or rounded between the two; all weights are constant; a tile has room for all channels of either side. No cycle
+can arise: what else the 1×1 reads cannot depend on values that only it reads. Of two convolutions that qualify, the one
+of more FLOPs goes.
 
 Whether one kernel runs both is decided when batch and target are known (`kernels/bottleneck.pays`): else there are two.
 """
@@ -55,6 +55,8 @@ def _obstacle(graph: Graph, found: _Found, conv: Node) -> str | None:
         return f"the output of '{conv.name}' is also needed elsewhere"
     if conv.get("residual") or conv.op.post:
         return "something is added between the two convolutions"
+    if conv.op.quants:
+        return "what the convolution gives is rounded to a grid"
     weights = [n.get(slot) for n in (conv, found.pointwise) for slot in ("w", "b")]
     if not all(value in graph.constants for value in weights if value):
         return "its weights are computed, not constant"
@@ -99,6 +101,7 @@ def _rewrite(graph: Graph, found: _Found) -> None:
         mid=conv.op.act,
         act=node.op.act,
         post=node.op.post,
+        quants=node.op.quants,
         rest_first=concat is not None and concat.inputs[0] != conv.output,
     )
     inputs = (

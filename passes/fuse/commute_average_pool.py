@@ -40,7 +40,7 @@ def _match(graph: Graph, node: Node) -> _Found | None:
 
 def _bare(node: Node) -> bool:
     assert isinstance(node.op, Pool)
-    return not (any(node.inputs[1:]) or node.op.pre_act or node.op.act or node.op.post)
+    return not (any(node.inputs[1:]) or not node.op.bare)
 
 
 def _has_sibling(graph: Graph, found: _Found) -> bool:
@@ -73,13 +73,13 @@ def _rewrite(graph: Graph, found: _Found) -> None:
     pool, conv = found.pool, found.conv
     assert isinstance(pool.op, Pool) and isinstance(conv.op, Conv)
     product = graph.add(
-        replace(conv.op, act=IDENTITY, post=IDENTITY),
+        replace(conv.op, act=IDENTITY, post=IDENTITY, quants=()),
         (pool.inputs[0], conv.get("w")),
         name=conv.name,
         origin=conv.origin,
     )
     average = graph.add(
-        replace(pool.op, act=conv.op.act, post=conv.op.post),
+        replace(pool.op, act=conv.op.act, post=conv.op.post, quants=conv.op.quants),
         (product.output, conv.get("b"), conv.get("residual"), conv.get("slope")),
         name=pool.name,
         origin=(*pool.origin, *conv.origin),

@@ -8,8 +8,8 @@
 
 f may be a PRelu of a slope a channel, which then become an input of the operator; behind a concat, each gets its own.
 
-Legal: the absorbed value has no other reader and is no graph output; the slot is free; r has the shape of op(x); the
-slopes are constant, and the operator takes some and has none yet.
+Legal: the absorbed value has no other reader and is no graph output; the slot is free, and op does
+not round to a grid; r has the shape of op(x); the slopes are constant, and the operator takes some and has none yet.
 No cycle can arise: r cannot depend on a value that only the addition reads.
 
 Either operand of an addition may be able to take it. The deeper one does, the other then being ready or running
@@ -28,6 +28,7 @@ import numpy as np
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.values import IDENTITY, PRELU, Act
 from optgraph.ops import Activation, Binary, Concat
+from optgraph.ops.rounding import Rounding
 from optgraph.ops.windowed import Windowed
 from optgraph.passes.rewrite import Outcome, Rule, sweep
 
@@ -107,6 +108,8 @@ def _check_activation(graph: Graph, found: _Activated) -> str | None:
             return f"'{producer.name}' ({producer.op.kind}) takes no slope a channel"
         if sloped and producer.get("slope"):
             return f"'{producer.name}' has slopes already"
+        if isinstance(producer.op, Rounding) and producer.op.quants:
+            return f"the output of '{producer.name}' is rounded to a grid before it"
     return None
 
 
@@ -158,6 +161,9 @@ def _obstacle(graph: Graph, candidate: _Candidate) -> str | None:
         return f"the output of '{producer.name}' is also needed without the addition"
     if producer.get("residual"):
         return f"'{producer.name}' has a residual already"
+    assert isinstance(producer.op, Windowed)
+    if producer.op.quants:
+        return f"the output of '{producer.name}' is rounded to a grid before it"
     if graph.values[candidate.residual] != graph.values[producer.output]:
         return "an operand is broadcast"
     if candidate.residual in graph.constants:
@@ -174,7 +180,7 @@ def _fold_residual(graph: Graph, found: _Sum) -> None:
     chosen = next(c for c in found.candidates if _obstacle(graph, c) is None)
     producer, add = chosen.producer, found.add
     assert isinstance(producer.op, Windowed) and isinstance(add.op, Binary)
-    op = replace(producer.op, post=add.op.post)
+    op = replace(producer.op, post=add.op.post, quants=add.op.quants)
     graph.update(producer, op, producer.inputs_with(residual=chosen.residual), add.origin)
     graph.rewire(add.output, producer.output)
     graph.remove(add)

@@ -43,7 +43,7 @@ def _check(graph: Graph, found: _Found) -> str | None:
     assert isinstance(pool, Pool) and isinstance(conv, Conv)
     if graph.sole_user(found.pool.output) is None:
         return "the pool's output is also needed elsewhere"
-    if any(found.pool.inputs[1:]) or pool.act or pool.post:
+    if any(found.pool.inputs[1:]) or pool.act or pool.post or pool.quants:
         return "the pool has an epilogue of its own"
     if conv.stride != (1, 1):
         return "the convolution has a stride"
@@ -70,6 +70,7 @@ def _rewrite(graph: Graph, found: _Found) -> None:
         pre_act=pool.op.pre_act,
         act=conv.op.act,
         post=conv.op.post,
+        quants=conv.op.quants,
     )
     inputs = (pool.inputs[0], conv.get("w"), conv.get("b"), conv.get("residual"), conv.get("slope"))
     graph.replace_node(conv, op, inputs, pool.origin)

@@ -4,9 +4,10 @@
 
 so that x is read once, by one launch wide enough to fill the device.
 
-Legal: equal input, stride and prologue. The kernel applies one activation function, or none, to a segment, so other
-activations stay outside, and so does a PRelu, whose slopes differ. A residual may depend on a sibling, which would
-close a cycle; so may a weight that is computed. Everything else a sibling reads is x, so none depends on another.
+Legal: equal input, stride and prologue, and as many grids that the results are rounded to. The kernel applies one
+activation function, or none, to a segment, so other activations stay outside, and so does a PRelu, whose slopes differ.
+A residual may depend on a sibling, which would close a cycle; so may a weight that is computed. Everything else a
+sibling reads is x, so none depends on another.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from optgraph.kernels.pointwise import MAX_SEGMENTS
 from optgraph.ops import Conv, MergedPointwise
 from optgraph.passes.rewrite import Outcome, Refusal
 
-Key = tuple[str, str, str, Act, Pair]
+Key = tuple[str, str, str, Act, Pair, int]
 
 
 def _match(graph: Graph) -> list[list[Node]]:
-    """The families: 1×1 convolutions of one input with equal stride and prologue."""
+    """The families: 1×1 convolutions of one input with equal stride and prologue, each rounded as often."""
     families: dict[Key, list[Node]] = {}
     for node in graph.nodes():
         if isinstance(node.op, Conv) and node.op.pointwise:
-            key = (node.inputs[0], node.get("pre_scale"), node.get("pre_shift"), node.op.pre_act, node.op.stride)
+            read = (node.inputs[0], node.get("pre_scale"), node.get("pre_shift"), node.op.pre_act)
+            key = (*read, node.op.stride, len(node.op.quants))
             families.setdefault(key, []).append(node)
     return [family for family in families.values() if len(family) > 1]
 
@@ -66,10 +68,15 @@ def _groups(graph: Graph, nodes: list[Node]) -> list[list[Node]]:
     return [nodes[i : i + size] for i in range(0, len(nodes), size)]
 
 
+def _segment(graph: Graph, node: Node) -> Segment:
+    assert isinstance(node.op, Conv)
+    return Segment(int(graph.shape(node.output)[1]), node.op.act, node.op.quants)
+
+
 def _rewrite(graph: Graph, group: list[Node]) -> None:
     first = group[0]
     assert isinstance(first.op, Conv)
-    segments = tuple(Segment(int(graph.shape(node.output)[1]), _act(node)) for node in group)
+    segments = tuple(_segment(graph, node) for node in group)
     weights = [node.get(slot) for node in group for slot in ("w", "b")]
     merged = graph.add(
         MergedPointwise(segments=segments, stride=first.op.stride, pre_act=first.op.pre_act),

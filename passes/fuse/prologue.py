@@ -17,6 +17,7 @@ from dataclasses import replace
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.values import IDENTITY, Act
 from optgraph.ops import Activation, Affine
+from optgraph.ops.rounding import Rounding
 from optgraph.passes.rewrite import Outcome, Rule, sweep
 
 
@@ -46,6 +47,8 @@ def _obstacle(node: Node, user: Node, slot: int) -> str | None:
 def _check(graph: Graph, node: Node) -> str | None:
     if graph.is_output(node.output):
         return "it is a graph output"
+    if isinstance(node.op, Rounding) and node.op.quants:
+        return "what it gives is rounded to a grid"
     reasons = (_obstacle(node, user, slot) for user, slot in graph.users(node.output))
     return next((reason for reason in reasons if reason), None)
 

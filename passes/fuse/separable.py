@@ -6,7 +6,7 @@ so that the value between them, as large as x, need not reach memory. The epilog
 one kernel runs both is decided when batch and target are known (`kernels/separable.pays`): else there are two.
 
 Legal: one filter a channel, as many channels out as in; its output is read by the pointwise convolution only; that one
-has stride 1 and no prologue; nothing is added between the two.
+has stride 1 and no prologue; nothing is added or rounded between the two.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ def _check(graph: Graph, found: _Found) -> str | None:
         return "the depthwise convolution has several filters a channel"
     if found.depthwise.get("residual") or depthwise.post:
         return "something is added between the two convolutions"
+    if depthwise.quants:
+        return "what the depthwise convolution gives is rounded to a grid"
     if pointwise.stride != (1, 1):
         return "the pointwise convolution has a stride"
     if pointwise.pre_act or found.pointwise.get("pre_scale") or found.pointwise.get("pre_shift"):
@@ -61,6 +63,7 @@ def _rewrite(graph: Graph, found: _Found) -> None:
         mid=first.op.act,
         act=second.op.act,
         post=second.op.post,
+        quants=second.op.quants,
     )
     inputs = (
         first.inputs[0],
