@@ -129,7 +129,11 @@ def _decode(value: Any, hint: Any) -> Any:
         return base64.b64decode(_checked(value, str), validate=True)
     if hint in (Act, Grid, Quant, Segment, Value):
         hints = get_type_hints(hint)
-        made = hint(*(_decode(v, hints[f.name]) for v, f in zip(_checked(value, list), fields(hint), strict=True)))
+        parts, names = _checked(value, list), [f.name for f in fields(hint)]
+        if len(parts) > len(names):
+            raise ArtifactError(f"{len(parts)} numbers where {len(names)} belong")
+        # The last ones, which files of before have not, are at their defaults.
+        made = hint(*(_decode(part, hints[name]) for part, name in zip(parts, names, strict=False)))
         if hint is Act and made.kind not in ACTS:
             raise ArtifactError(f"unknown activation '{made.kind}'")
         if hint is Value and str(np.dtype(made.dtype)) != made.dtype:

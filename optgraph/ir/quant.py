@@ -8,6 +8,7 @@ ONNX is the same one 128 lower: (u - z) * s = ((u - 128) - (z - 128)) * s.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -37,10 +38,11 @@ class Quant:
         return (q - self.zero) * self.scale
 
     def keeps(self, number: float) -> bool:
-        """Whether `number` lies on it."""
-        import torch  # here, for a graph alone needs no torch
-
-        return bool(self.apply(torch.tensor(number)).item() == torch.tensor(number).item())
+        """Whether `number` lies on it, but for what float32 rounds: 255 steps of 6/255 are 6."""
+        if not math.isfinite(number):
+            return False
+        steps = min(max(round(number / self.scale), LOWEST - self.zero), HIGHEST - self.zero)
+        return math.isclose(steps * self.scale, number, rel_tol=1e-6)
 
     @property
     def ends(self) -> tuple[float, float]:

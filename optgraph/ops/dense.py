@@ -82,6 +82,8 @@ class Gemm(Rounding):
         return (rounded(computing.activated(y if b is None else y + b, self.act, slope), self.quants),)
 
     def lower(self, context: Lowering, node: Node) -> None:
+        if self.quants:
+            raise NoKernelError("its kernel does not round to a grid")
         x, image = _flat(context.read(node.inputs[0]))
         context.call(
             DENSE,

@@ -53,6 +53,8 @@ class Affine(Rounding):
         return (rounded(computing.scaled(x, scale, shift, self.act), self.quants),)
 
     def lower(self, context: Lowering, node: Node) -> None:
+        if self.quants:
+            raise NoKernelError("its kernel does not round to a grid")
         rank = len(context.shape(node.output))
         if rank not in (2, 4):
             raise NoKernelError(f"an affine map of rank {rank}")
@@ -130,6 +132,8 @@ class Activation(Rounding):
         return (rounded(self.act.apply(x), self.quants),)
 
     def lower(self, context: Lowering, node: Node) -> None:
+        if self.quants:
+            raise NoKernelError("its kernel does not round to a grid")
         (x,), out = elements(context, node, node.inputs[0])
         context.call(ELEMENTWISE, node, x=x, out=out, before=Prologue(act=self.act))
 
@@ -137,7 +141,7 @@ class Activation(Rounding):
 def cuts_on(act: Act, quant: Quant) -> bool:
     """Whether `act` limits numbers, and by such as lie on the grid."""
     bounds = {"relu": (0.0,), "clip": (act.a, act.b)}.get(act.kind)
-    return bounds is not None and all(math.isinf(bound) or quant.keeps(bound) for bound in bounds)
+    return bounds is not None and all(bound in (-math.inf, math.inf) or quant.keeps(bound) for bound in bounds)
 
 
 def _clip(low: float, high: float) -> Act:
@@ -270,6 +274,8 @@ class Binary(Rounding):
         return (rounded(self.post.apply(out), self.quants),)
 
     def lower(self, context: Lowering, node: Node) -> None:
+        if self.quants:
+            raise NoKernelError("its kernel does not round to a grid")
         (x, y), out = elements(context, node, *node.inputs)
         context.call(ELEMENTWISE, node, x=x, other=y, out=out, combine=self.fn, post=self.post)
 

@@ -80,6 +80,7 @@ class MergedPointwise(Op):
             outs=tuple(context.write(value).nhwc for value in node.outputs),
             stride=self.stride,
             acts=tuple(segment.act for segment in self.segments),
+            quants=tuple(segment.quants for segment in self.segments if segment.quants),
             before=before(context, node, self.pre_act),
             after=Epilogue(context.weight(joined_vectors, *biases, dtype="float32", sizes=sizes)),
             precision=context.precision,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from optgraph.base.errors import NoKernelError
 from optgraph.ir.op import Node
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import Act
 from optgraph.kernels.copy import AXES, COPY
 from optgraph.kernels.frame.ends import Epilogue, Prologue
@@ -34,6 +35,8 @@ class Ending(Protocol):
     def act(self) -> Act: ...
     @property
     def post(self) -> Act: ...
+    @property
+    def quants(self) -> tuple[Quant, ...]: ...
 
 
 def before(context: Lowering, node: Node, act: Act) -> Prologue:
@@ -45,7 +48,8 @@ def after(context: Lowering, node: Node, op: Ending) -> Epilogue:
     """The epilogue of a node with slots b and residual, and perhaps slope."""
     bias, residual = context.vector(node.get("b")), node.get("residual")
     slope = context.vector(node.get("slope")) if "slope" in node.op.slots else None
-    return Epilogue(bias, op.act, context.dense(node, residual) if residual else None, op.post, slope)
+    added = context.dense(node, residual) if residual else None
+    return Epilogue(bias, op.act, added, op.post, slope, op.quants)
 
 
 def fusion(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnx
 
-from optgraph.base.errors import ModelError
+from optgraph.base.errors import ModelError, NoKernelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, image, present
 from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, Act, Value
@@ -73,6 +73,8 @@ class GlobalPool(Rounding):
         return (rounded(self.act.apply(y), self.quants),)
 
     def lower(self, context: Lowering, node: Node) -> None:
+        if self.quants:
+            raise NoKernelError("its kernel does not round to a grid")
         x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
         pre = before(context, node, self.pre_act)
         context.call(GLOBAL_POOL, node, x=x, out=out, kind=self.mode, before=pre, act=self.act)

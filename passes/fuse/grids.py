@@ -13,6 +13,7 @@ the grid, with a maximum, and with whatever moves numbers. The value between the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -52,8 +53,9 @@ def _keeps(act: Act, quant: Quant) -> bool:
     match act.kind:
         case "relu" | "leaky_relu" | "abs":
             return low >= 0.0
-        case "clip":
-            return act.a <= low and high <= act.b
+        case "clip":  # to an end of the grid, too, but for what float32 rounds
+            below, above = act.a <= low or math.isclose(act.a, low, rel_tol=1e-6), high <= act.b
+            return below and (above or math.isclose(act.b, high, rel_tol=1e-6))
     return False
 
 
