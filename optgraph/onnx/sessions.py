@@ -55,11 +55,14 @@ class Session:
         return events
 
 
-def session(model: bytes | str, threads: int = 0, optimize: bool = True, profile: Path | None = None) -> Session:
+def session(
+    model: bytes | str, threads: int = 0, optimize: bool = True, profile: Path | None = None, integers: bool = False
+) -> Session:
     """An ONNX Runtime CPU session for a model's bytes or path. threads: 0 means all cores.
 
     optimize: with all of ONNX Runtime's optimisations but those that are wrong (`ort_faults.OFF`, `EXACT`).
     profile: where a file is kept of what `Session.profile` gives; what it begins with.
+    integers: what stands between DequantizeLinear and QuantizeLinear is computed in integers, against `EXACT`.
     Raises OptgraphError if ONNX Runtime refuses it.
     """
     import onnxruntime
@@ -67,7 +70,7 @@ def session(model: bytes | str, threads: int = 0, optimize: bool = True, profile
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what is wrong is raised, too
-    for name, value in ort_faults.EXACT.items():
+    for name, value in ({} if integers else ort_faults.EXACT).items():
         options.add_session_config_entry(name, value)
     if profile is not None:
         options.enable_profiling = True

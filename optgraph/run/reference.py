@@ -57,6 +57,7 @@ class Executor:
         self._outputs = dict(graph.outputs)
         self._constants = {name: self._tensor(array) for name, array in graph.constants.items()}
         self._steps = self._schedule(graph)
+        self._functions = {step.node.name: step.function for step in self._steps}
 
     def __call__(self, feeds: Mapping[str, Array], keep: Container[str] = ()) -> dict[str, Tensor]:
         """Outputs by public name, on the device, and by value name the inner values that `keep` contains.
@@ -73,6 +74,11 @@ class Executor:
             for public, value in self._outputs.items()
         }
 
+    def node(self, node: Node, values: Mapping[str, Tensor]) -> Outputs:
+        """What one node makes of these values and the constants. Raises ModelError if it cannot be computed."""
+        found = (values.get(name, self._constants.get(name)) for name in node.inputs)
+        return tuple(map(self._stored, node.outputs, _computed(self._functions[node.name], node, list(found))))
+
     def stream(self, feeds: Mapping[str, Array]) -> Iterator[tuple[Node, Outputs]]:
         """Each node with its outputs, in topological order, computed as the iterator is advanced.
 
@@ -83,10 +89,7 @@ class Executor:
     def _walk(self, values: dict[str, Tensor]) -> Iterator[tuple[Node, Outputs]]:
         for step in self._steps:
             node = step.node
-            try:
-                computed = step.function([values[name] if name else None for name in node.inputs])
-            except (ModelError, RuntimeError) as error:  # torch raises RuntimeError for what it cannot compute
-                raise ModelError(_located(node, error)) from error
+            computed = _computed(step.function, node, [values[name] if name else None for name in node.inputs])
             outputs = tuple(map(self._stored, node.outputs, computed))
             values.update(zip(node.outputs, outputs, strict=True))
             for name in step.dead:
@@ -142,6 +145,13 @@ class Executor:
                 raise InputError(f"input '{name}' is of dtype {feeds[name].dtype}: it expects {_described(expected)}")
             values[name] = tensor.to(self._dtype if wanted.is_floating_point else wanted)
         return values
+
+
+def _computed(function: Callable[[Inputs], Outputs], node: Node, inputs: Inputs) -> Outputs:
+    try:
+        return function(inputs)
+    except (ModelError, RuntimeError) as error:  # torch raises RuntimeError for what it cannot compute
+        raise ModelError(_located(node, error)) from error
 
 
 def _check_shape(name: str, shape: tuple[int, ...], expected: Value, symbols: dict[str, int]) -> None:
