@@ -6,6 +6,7 @@
     graph = optgraph.read("model.onnx")         # the Graph, its networkx graph at `graph.nx`
     optgraph.simplify(graph)                    # fewer operators, still standard ONNX
     optgraph.verify("model.onnx").ok            # region by region against ONNX Runtime
+    optgraph.quantize("model.onnx", "photographs").save("int8.onnx")
 
 Names are imported when they are first asked for: torch and onnx take a second that `optgraph --help` need not.
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from optgraph.base.budget import Budget
     from optgraph.base.errors import ArtifactError, GraphError, InputError, ModelError, OptgraphError
     from optgraph.compare.verify import verify
+    from optgraph.int8.quantize import Quantized, quantize
     from optgraph.ir.graph import Graph, Node
     from optgraph.onnx.read import read
     from optgraph.passes.pipeline import Pass
@@ -38,8 +40,10 @@ __all__ = [
     "OptgraphError",
     "Pass",
     "Preprocess",
+    "Quantized",
     "compile",
     "load",
+    "quantize",
     "read",
     "simplify",
     "verify",
@@ -50,6 +54,7 @@ _HOMES = {
     "base.budget": ("Budget",),
     "base.errors": ("ArtifactError", "GraphError", "InputError", "ModelError", "OptgraphError"),
     "compare.verify": ("verify",),
+    "int8.quantize": ("Quantized", "quantize"),
     "ir.graph": ("Graph", "Node"),
     "onnx.read": ("read",),
     "passes.pipeline": ("Pass",),

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from optgraph.base.version import version
-from optgraph.cli import compiling, profiling, rewriting, running, serving
+from optgraph.cli import compiling, profiling, quantizing, rewriting, running, serving
 from optgraph.cli.options import flattened
 from optgraph.report.terminal import guarded
 
@@ -34,6 +34,7 @@ for command in (
     compiling.inspect,
     compiling.check,
     rewriting.optimize,
+    quantizing.quantize,
     rewriting.calibrate,
     serving.export_triton,
 ):

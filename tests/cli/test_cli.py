@@ -82,6 +82,7 @@ def test_every_command_has_help_with_an_example() -> None:
         "inspect",
         "optimize",
         "profile",
+        "quantize",
         "run",
         "tune",
         "verify",

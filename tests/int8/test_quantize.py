@@ -1,0 +1,187 @@
+"""quantize: what it takes, what it refuses, and what becomes of networks of other kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+import optgraph
+from optgraph.base.errors import InputError, ModelError
+from optgraph.int8 import machine
+from optgraph.int8.pictures import Pictures
+from optgraph.onnx.sessions import session
+from tests.support.cli_models import classifier
+
+RNG = np.random.default_rng(3)
+X = RNG.standard_normal((12, 3, 12, 12)).astype(np.float32)
+ANY = 9.0
+
+
+def model_of(nodes: list[tuple[str, str, str, dict[str, Any]]], arrays: dict[str, np.ndarray], shape: list[Any]) -> Any:
+    made = [helper.make_node(op, ins.split(), outs.split(), name=outs, **attrs) for op, ins, outs, attrs in nodes]
+    graph = helper.make_graph(
+        made,
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(made[-1].output[0], TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return (RNG.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+
+
+def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    (found,) = session(model.SerializeToString(), optimize=False).run(None, {"x": x})
+    return found
+
+
+def test_probabilities_are_left_in_float() -> None:
+    """A softmax on a grid of 1/255 would be of no use."""
+    found = optgraph.quantize(classifier(), X, tolerance=ANY)
+    onnx.checker.check_model(found.model, full_check=True)
+    y = run(found.model, X)
+    assert np.allclose(y.sum(1), 1, atol=1e-5) and len(np.unique(y)) > 100
+    assert found.verdict.error < 0.1 and found.verdict.top1 is not None
+    exact = run(classifier(), X)
+    assert found.verdict.probability == pytest.approx(np.abs(y - exact).mean(), rel=1e-3)
+    assert found.model.metadata_props == classifier().metadata_props
+
+
+def test_what_is_known_of_pictures_stays() -> None:
+    model = classifier()
+    model.producer_name = "pytorch"
+    model.metadata_props.add(key="names", value="{}")
+    found = optgraph.quantize(model, X, tolerance=ANY)
+    assert found.model.producer_name == "pytorch" and found.model.metadata_props[0].key == "names"
+
+
+def test_a_bias_that_two_share_and_one_that_is_missing() -> None:
+    arrays = {"w": normal(4, 3, 3, 3), "v": normal(4, 4, 1, 1), "u": normal(4, 4, 1, 1), "b": normal(4)}
+    nodes: list[Any] = [("Conv", "x w b", "p", {"pads": [1] * 4}), ("Relu", "p", "r", {})]
+    nodes += [("Conv", "r v b", "q", {}), ("Conv", "q u", "y", {})]
+    found = optgraph.quantize(model_of(nodes, arrays, ["N", 3, 12, 12]), X, tolerance=ANY)
+    assert [loss.op for loss in found.losses] == ["Conv"] * 3
+    assert found.verdict.error < 0.05 and found.verdict.top1 is None and found.verdict.probability is None
+
+
+def test_gates_products_and_transposed_convolutions() -> None:
+    """What has no integer kernel stays in float between grids; ONNX Runtime is kept from making it integers."""
+    arrays = {"w": normal(8, 3, 3, 3), "s": normal(8, 8, 1, 1), "t": normal(8, 4, 2, 2), "z": normal(4, 4, 1, 1)}
+    arrays |= {"m": normal(12, 5)}
+    nodes: list[Any] = [("Conv", "x w", "c", {"pads": [1] * 4}), ("LeakyRelu", "c", "r", {"alpha": 0.1})]
+    nodes += [("GlobalAveragePool", "r", "g", {}), ("Conv", "g s", "e", {}), ("Sigmoid", "e", "k", {})]
+    nodes += [("Mul", "r k", "n", {}), ("MaxPool", "n", "p", {"kernel_shape": [2, 2], "strides": [2, 2]})]
+    nodes += [("ConvTranspose", "p t", "d", {"strides": [2, 2]}), ("Conv", "d z", "f", {}), ("MatMul", "f m", "y", {})]
+    model = model_of(nodes, arrays, ["N", 3, 12, 12])
+    found = optgraph.quantize(model, X, tolerance=ANY)
+    kinds = [loss.op for loss in found.losses]
+    assert sorted(kinds) == sorted(
+        ["Conv", "LeakyRelu", "GlobalAveragePool", "Conv", "Sigmoid", "Mul", "Conv", "MatMul"]
+    )
+    assert found.verdict.error < 0.1
+    assert found.here.error == pytest.approx(found.verdict.error, rel=0.5)
+    assert "ConvTranspose" not in {loss.op for loss in found.losses}
+
+
+def test_whatever_pictures_are_given_as(tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
+    for i, picture in enumerate(pixels):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    (tmp_path / ".hidden.png").write_bytes(b"no picture")
+    net = optgraph.compile(classifier(), "torch")
+    files = sorted(tmp_path.glob("[0-9].png"))
+    want = net.preprocess(*files)
+    ways: list[Any] = [
+        tmp_path,
+        str(tmp_path),
+        files,
+        (str(file) for file in files),
+        want,
+        {"x": want},
+        [want[:1], want[1:]],
+    ]
+    ways.append([Image.open(file) for file in files])
+    for given in ways:
+        pictures = Pictures.of(net, given, 2)
+        for _ in range(2):  # again for each pass
+            batches = [feeds["x"] for feeds in pictures()]
+            assert max(map(len, batches)) <= 2 and np.array_equal(np.concatenate(batches), want)
+        singles = pictures.single(2)
+        assert [len(feeds["x"]) for feeds in singles] == [1, 1] and np.array_equal(singles[1]["x"], want[1:2])
+
+
+def test_a_model_of_a_fixed_batch() -> None:
+    found = optgraph.quantize(classifier((4, 3, 12, 12)), X, tolerance=ANY, batch=3)
+    assert found.verdict.pictures == 12
+    with pytest.raises(InputError, match="expects float32 of shape"):
+        optgraph.quantize(classifier((4, 3, 12, 12)), X[:6], tolerance=ANY)
+
+
+def with_weights_of(dtype: type) -> onnx.ModelProto:
+    model = classifier()
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return model
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "fp16": (lambda: optgraph.quantize(with_weights_of(np.float16), X.astype(np.float16)), ModelError, "of float16"),
+    "quantised": (
+        lambda: optgraph.quantize(optgraph.quantize(classifier(), X, tolerance=ANY).model, X),
+        ModelError,
+        "quantised already.*give the float model",
+    ),
+    "no layer": (
+        lambda: optgraph.quantize(model_of([("Tanh", "x", "y", {})], {}, ["N", 3, 12, 12]), X),
+        ModelError,
+        "no layer can be in int8",
+    ),
+    "no pictures": (lambda: optgraph.quantize(classifier(), []), InputError, "no pictures"),
+    "not numbers": (lambda: optgraph.quantize(classifier(), np.full_like(X, np.nan)), InputError, "finite"),
+    "not finite": (lambda: optgraph.quantize(classifier(), np.full_like(X, np.inf)), InputError, "finite"),
+    "overflow": (lambda: optgraph.quantize(classifier(), X * np.float32(3e38)), InputError, "finite"),
+    "no range": (
+        lambda: optgraph.quantize(classifier(), X * np.float32(7e37), calibrate="percentile"),
+        InputError,
+        "no range",
+    ),
+    "method": (lambda: optgraph.quantize(classifier(), X, calibrate="guess"), InputError, "use minmax, percentile"),
+    "tolerance": (lambda: optgraph.quantize(classifier(), X, tolerance=-1), InputError, "tolerance -1"),
+    "look": (lambda: optgraph.quantize(classifier(), X, look=0), InputError, "look 0"),
+    "keep": (lambda: optgraph.quantize(classifier(), X, keep=["stm"]), InputError, "keep 'stm'.*close are /stem/Conv"),
+    "shape": (lambda: optgraph.quantize(classifier(), X[:, :, :5]), InputError, "expects float32 of shape"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("why", REFUSED)
+def test_refusals(why: str) -> None:
+    call, error, said = REFUSED[why]
+    with pytest.raises(error, match=said):
+        call()
+
+
+def test_sums_that_are_cut_off_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    class CutOff:
+        def run(self, names: None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            pairs = min(2 * machine._X * machine._W, 2**15 - 1) * machine._CHANNELS // 2
+            return [np.full_like(feeds["x"], 200 * pairs // (machine._X * machine._W * machine._CHANNELS))]
+
+    flags = next((line.split() for line in Path("/proc/cpuinfo").read_text().splitlines() if "flags" in line), [])
+    if {"avx512_vnni", "avx_vnni"} & set(flags):
+        assert not machine.saturates()
+    monkeypatch.setattr(machine, "session", lambda *args, **kwargs: CutOff())
+    assert machine.saturates()
