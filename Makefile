@@ -48,7 +48,7 @@ REAL := build/real
 
 real: export OMP_NUM_THREADS := 1
 real: $(INSTALLED) $(REAL)/.installed
-	PYTHONPATH=$(abspath $(REAL)) $(BIN)/python -m pytest -q -n auto --maxprocesses 8 tests/real \
+	PYTHONPATH=$(abspath $(REAL)) $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadgroup tests/real \
 		tests/examples/test_examples.py -k 'real or photograph or demo'
 
 $(REAL)/.installed: tests/real/requirements.txt tests/real/triton_server.txt examples/photograph.txt
