@@ -48,7 +48,7 @@ REAL := build/real
 
 real: export OMP_NUM_THREADS := 1
 real: $(INSTALLED) $(REAL)/.installed
-	PYTHONPATH=$(abspath $(REAL)) $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadgroup tests/real \
+	PYTHONPATH=$(abspath $(REAL)) $(BIN)/python -m pytest -q -n auto --maxprocesses 8 tests/real \
 		tests/examples/test_examples.py -k 'real or photograph or demo'
 
 $(REAL)/.installed: tests/real/requirements.txt tests/real/triton_server.txt examples/photograph.txt
@@ -85,7 +85,7 @@ ifneq ($(HAS_GPU),yes)
 		|| echo "No CPU build of torch to be had: taking the one with CUDA"
 endif
 	$(BIN)/pip install --quiet -c constraints.txt setuptools
-	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation --editable '.[dev,docs,examples]'
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation --editable '.[dev,docs,examples,parquet]'
 	@touch $@
 
 clean:

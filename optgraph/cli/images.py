@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 
 from optgraph.base.errors import InputError
 from optgraph.ir.values import BATCH, Shape, Value
-from optgraph.pictures.decode import FORMATS, decoded, is_picture, picture_size
+from optgraph.pictures.decode import FORMATS, decoded, is_picture, picture_size, quiet
 from optgraph.pictures.preprocess import Preprocess, picture_input
 
 ARRAYS = (".npy", ".npz")
@@ -64,7 +62,7 @@ def image_size(sources: Mapping[str, Sequence[str]], name: str) -> tuple[int, in
     None if it is no picture. Raises InputError if it cannot be read.
     """
     path = Path(sources[name][0])
-    with _quiet():
+    with quiet():
         return picture_size(path) if is_picture(path) else None
 
 
@@ -153,7 +151,7 @@ class Reader:
                 raise InputError(
                     f"{path}: input '{name}' ({value.dtype}, {list(value.shape)}) takes no picture: pass a .npy file"
                 )
-            with _quiet():
+            with quiet():
                 picture = decoded(path)
             try:
                 array = self.preprocess(picture, value)
@@ -171,14 +169,6 @@ class Reader:
         if not value.dtype.startswith("float"):
             raise InputError(f"input '{name}' is {value.dtype}, and random numbers are for floats: pass a .npy file")
         return np.random.default_rng(0).standard_normal(_of_batch(value.shape, batch)).astype(value.dtype)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What Pillow warns of, such as damaged EXIF, is no line of the command's; what cannot be read is an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _files(source: str) -> list[str]:

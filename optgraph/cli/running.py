@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import RenderableType
 
+from optgraph.base.errors import InputError
 from optgraph.cli.options import Backend, Model, ModelOptions, Original, batch_sizes
 from optgraph.cli.pictures import ClassOptions, PictureOptions
 from optgraph.cli.say import Say
@@ -38,9 +39,18 @@ def run(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="The file to write: .npy, or .npz for several outputs."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="The file to write: .npy, or .npz for several outputs. Or a table, .csv or .parquet: a row for each "
+            "picture, in folders and those inside them; after an interruption the same command goes on with it.",
+        ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, metavar="K", help="How many classes to show.")] = 5,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="In a table, all numbers of the outputs in place of the best classes.")
+    ] = False,
     batch: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="How many images at a time. Default: 32 at most, of random ones one."),
@@ -60,16 +70,22 @@ def run(
       optgraph run model.onnx x.npy --output y.npy --backend interpret
       optgraph run detector.onnx page.png --sizes 480x480,480x640
       optgraph run two_inputs.onnx left=a.npy right=random
+      optgraph run resnet50.onnx photographs/ -o classes.parquet --top 3
     """
-    from optgraph.cli import sizing
+    from optgraph.cli import sizing, tabulate
     from optgraph.cli.images import RANDOM, sources_by_name
     from optgraph.cli.results import check_results, together, write_results
     from optgraph.cli.written import check_outputs
     from optgraph.compare.verify import computed_dtype
     from optgraph.report.results import pictures_parts, results_dict, results_parts
 
+    given = [*(sources or ()), *(input or ())] or [RANDOM]
+    if output is not None and output.suffix.lower() in tabulate.SUFFIXES:
+        given_options = tabulate.Table(output, top, raw, batch)
+        raise typer.Exit(tabulate.tabulate(model, given, given_options, backend, pictures, options, say))
+    if raw:
+        raise InputError("--raw is for a table: name an --output that ends in .csv or .parquet")
     with say.busy(f"loading {model.name}"):
-        given = [*(sources or ()), *(input or ())] or [RANDOM]
         net, resized = sizing.net_for(model, backend, options, given)
         reader = pictures.reader(net)
     named = sources_by_name(given, list(net.inputs))

@@ -12,7 +12,7 @@ import typer
 from rich.console import RenderableType
 
 from optgraph.base.errors import printable
-from optgraph.base.progress import Progress, silent
+from optgraph.base.progress import Counted, Progress, silent, uncounted
 from optgraph.report import terminal
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
@@ -43,6 +43,10 @@ class Say:
     def progress(self) -> AbstractContextManager[Progress]:
         """Shows how far it is, which it is told by a call."""
         return nullcontext(silent) if self.quiet else terminal.progress()
+
+    def counted(self, what: str) -> AbstractContextManager[Counted]:
+        """Shows how many of so many are done, which it is told by a call."""
+        return nullcontext(uncounted) if self.quiet else terminal.counted(what)
 
     def note(self, lines: Sequence[str]) -> None:
         """What else there is to know, on stderr, so that it is no part of the result."""

@@ -6,6 +6,7 @@ full transparency, and leaves a photograph lying on its side as the camera held 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +68,17 @@ def picture_size(path: Path) -> Pair:
     with _opened(path) as image:
         lying = _orientation(image) >= 5
         return (image.width, image.height) if lying else (image.height, image.width)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What Pillow warns of, such as damaged EXIF, is no line of a command's; what cannot be read is an error.
+
+    Of all threads: where several decode, it is for the one that waits for them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager

@@ -11,13 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from optgraph.pictures.labels import classes
+from optgraph.pictures.scores import LOGIT, PROBABILITY, best, kind_of_scores, softmax
 from optgraph.report.layout import plain
 from optgraph.report.tables import number
 
 TOP = 5  # classes of an image
 TOLD = 5  # pictures of which is said what was done to them
-
-PROBABILITY, LOG, LOGIT, SCORE = "probability", "log-probability", "logit", "score"
 
 
 def results_dict(
@@ -37,34 +36,24 @@ def _result(array: np.ndarray, labels: Sequence[str], top: int) -> dict[str, Any
     is_scores = classes(array.shape) is not None and array.dtype.kind == "f" and numbers is not None
     scores = array.reshape(len(array), -1) if is_scores else None
     data["scores"] = None if scores is None else kind_of_scores(scores)
-    data["top"] = None if scores is None else [_best(row, data["scores"], labels, top) for row in scores]
+    data["top"] = None if scores is None else _best(scores, data["scores"], labels, top)
     return data
 
 
-def kind_of_scores(scores: np.ndarray) -> str:
-    """What the scores of N×classes are, by their numbers: probabilities are not below 0 and make 1 in all."""
-    scores = scores.astype(np.float64)
-    if not np.isfinite(scores).all():
-        return SCORE
-    slack = 5e-3  # what rounding to bfloat16 makes of it
-    if (scores >= 0).all() and (abs(scores.sum(1) - 1) <= slack).all():
-        return PROBABILITY
-    if (scores <= 0).all() and (abs(np.exp(scores).sum(1) - 1) <= slack).all():
-        return LOG
-    return SCORE if (scores >= 0).all() and (scores <= 1).all() else LOGIT
-
-
-def _best(row: np.ndarray, kind: str, labels: Sequence[str], top: int) -> list[dict[str, Any]]:
-    """The highest scores of an image, best first; of logits what a softmax makes of them, too."""
+def _best(scores: np.ndarray, kind: str, labels: Sequence[str], top: int) -> list[list[dict[str, Any]]]:
+    """The highest scores of each image, best first; of logits what a softmax makes of them, too."""
+    shares = softmax(scores) if kind == LOGIT else None
     found = []
-    for index in np.argsort(-row, kind="stable")[:top]:
-        entry: dict[str, Any] = {"class": int(index), "score": float(row[index])}
-        if len(labels) == len(row):
-            entry["name"] = labels[index]
-        if kind == LOGIT:
-            exact = row.astype(np.float64)
-            entry["softmax"] = float(np.exp(exact[index] - exact.max()) / np.exp(exact - exact.max()).sum())
-        found.append(entry)
+    for i, classes_of in enumerate(best(scores, top)):
+        entries = []
+        for index in map(int, classes_of):
+            entry: dict[str, Any] = {"class": index, "score": float(scores[i, index])}
+            if len(labels) == scores.shape[1]:
+                entry["name"] = labels[index]
+            if shares is not None:
+                entry["softmax"] = float(shares[i, index])
+            entries.append(entry)
+        found.append(entries)
     return found
 
 
@@ -73,8 +62,8 @@ def results_parts(results: Mapping[str, Mapping[str, Any]], images: Sequence[str
     parts: list[RenderableType] = []
     for name, result in results.items():
         parts.append(f"{name}: {_described(result)}")
-        for i, best in enumerate(result["top"] or ()):
-            table = _best_table(best, result["scores"])
+        for i, row in enumerate(result["top"] or ()):
+            table = _best_table(row, result["scores"])
             called = plain(images[i] if i < len(images) else f"image {i}")
             parts.append(Group(called, table) if len(result["top"]) > 1 else table)
     return parts
@@ -84,6 +73,19 @@ def pictures_parts(done: Sequence[str]) -> list[RenderableType]:
     """What was done to pictures, a line each, of many the first, broken between words; [] if there were none."""
     more = [f"and {len(done) - TOLD} more in the same way"] if len(done) > TOLD else []
     return [Text("\n", overflow="fold").join(map(plain, [*done[:TOLD], *more]))] if done else []
+
+
+def table_parts(data: Mapping[str, Any]) -> list[RenderableType]:
+    """What became of a table: what was done to its pictures, how many there are, which failed, and where it is."""
+    told = [f"{data['rows']:,} pictures"]
+    told += [f"{data['before']:,} of them before"] if data["before"] else []
+    told += [f"{data['failed']:,} failed"] if data["failed"] else []
+    told += [f"{data['pictures_per_second']:,} a second"] if data["pictures_per_second"] else []
+    lines = [f"{', '.join(told)} on {data['backend']}"]
+    lines += [f"  {plain(each['picture'])}: {plain(each['error'])}" for each in data["errors"]]
+    more = data["failed"] - len(data["errors"])
+    lines += [f"  and {more:,} more: see the column 'error'"] if more else []
+    return [data["preprocessing"], "\n".join(lines), f"wrote {data['output']}"]
 
 
 def _described(result: Mapping[str, Any]) -> str:

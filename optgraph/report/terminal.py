@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +24,9 @@ from rich.text import Text
 
 from optgraph.base import config
 from optgraph.base.errors import GraphError, OptgraphError, printable
-from optgraph.base.progress import Progress
+from optgraph.base.progress import Counted, Progress
+
+LINE_EVERY = 30  # seconds
 
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:
@@ -90,6 +93,60 @@ def progress() -> Iterator[Progress]:
         yield lambda what, done: line.update(
             task, description=escape(printable(what)), completed=done, total=1.0 if done else None
         )
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Counted]:
+    """A bar on stderr, or where that is no terminal a line every LINE_EVERY seconds: how many are done, how fast."""
+    from rich import progress as shown
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(what)
+        return
+    columns = (
+        shown.TextColumn("{task.fields[number]}"),
+        shown.BarColumn(None),
+        shown.TextColumn("{task.fields[rate]}"),
+        shown.TimeRemainingColumn(compact=True),
+    )
+    with shown.Progress(*columns, console=console, transient=True, expand=True) as line:
+        pace = _Pace()
+        task = line.add_task("", total=None, number="", rate="")
+
+        def tell(done: int, total: int, failed: int) -> None:
+            number = f"{done:,} of {total:,} {what}" + (f", {failed:,} failed" if failed else "")
+            line.update(task, total=total, completed=done, number=number, rate=pace.told(done))
+
+        yield tell
+
+
+class _Pace:
+    """How many a second, since the first that it was told of."""
+
+    def __init__(self) -> None:
+        self._first: int | None = None
+        self._start = time.monotonic()
+
+    def told(self, done: int) -> str:
+        if self._first is None:
+            self._first = done
+        seconds = time.monotonic() - self._start
+        return f"{(done - self._first) / seconds:,.1f} a second" if done > self._first and seconds else ""
+
+
+class _Lines:
+    """A line now and then, for a log."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._pace, self._last = what, _Pace(), time.monotonic()
+
+    def __call__(self, done: int, total: int, failed: int) -> None:
+        rate = self._pace.told(done)
+        if time.monotonic() - self._last >= LINE_EVERY:
+            self._last = time.monotonic()
+            parts = f"{done:,} of {total:,} {self._what}", f"{failed:,} failed" if failed else "", rate
+            print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
 
 def show(as_json: bool, data: Mapping[str, Any], *parts: RenderableType) -> None:

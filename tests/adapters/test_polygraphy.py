@@ -56,7 +56,7 @@ def model(tmp_path: Path) -> Path:
 def test_equal_answers_pass_and_others_fail(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(model, "--optgraph", "--onnxrt", "--optgraph-backend", "interpret") == 0
     text = said(capfd)
-    assert "fp32 on interpret" in text and "Pass Rate: 100.0" in text
+    assert "fp32 on interpret" in text and "Pass Rate: 100.00%" in text
     half = (model, "--optgraph", "--onnxrt", "--optgraph-backend", "interpret", "--optgraph-dtype", "fp16")
     assert run(*half) == 1
     assert "Mismatched outputs: ['y']" in said(capfd)

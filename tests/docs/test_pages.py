@@ -23,6 +23,7 @@ def test_the_pages_that_go_on_from_the_tutorial(tmp_path: Path) -> None:
         assert reader.read((DOCS / "howto" / "prediction.md").read_text()) == 2
         assert reader.read((DOCS / "howto" / "polygraphy.md").read_text()) == 3
         assert reader.read((DOCS / "howto" / "triton_server.md").read_text()) == 4
+        assert reader.read((DOCS / "howto" / "many_pictures.md").read_text()) == 3
 
 
 def test_the_design(tmp_path: Path) -> None:

@@ -16,10 +16,7 @@ from tests.support.cli_models import classifier, close, expected, ok, saved
 from tests.support.served_models import chosen, coupled, kinds
 from tests.support.triton_server import Response, Server, running, why_not_here
 
-pytestmark = [
-    pytest.mark.skipif(bool(why_not_here()), reason=why_not_here()),
-    pytest.mark.xdist_group("server"),  # one is enough
-]
+pytestmark = pytest.mark.skipif(bool(why_not_here()), reason=why_not_here())
 
 NAMES = [f"class {i}" for i in range(10)]
 
@@ -46,9 +43,6 @@ def server(folder: Path) -> Iterator[Server]:
     }
     for name, (model, options) in models.items():
         ok("export-triton", saved(folder, model, f"{name}.onnx"), "-o", folder / "repo", *options)
-    with (folder / "repo" / "chosen" / "config.pbtxt").open("a") as config:  # as the page tells to
-        value = f'{{ string_value: "{folder / "venv"}" }}'
-        config.write(f'parameters [ {{ key: "EXECUTION_ENV_PATH" value: {value} }} ]\n')
     with running(folder / "repo", folder) as server:
         yield server
 
@@ -149,7 +143,6 @@ def test_types_of_numbers(server: Server) -> None:
     np.testing.assert_array_equal(found["whole"], x.astype(np.int64))
     c, a, b = x[:, 0] > 0, x[:, 1].astype(np.float16), x[:, 2].astype(np.float16)
     given = {"c": c[:, 0], "x": a[:, 0], "y": b[:, 0]}
-    assert f"Using Python execution env {server.log.parent / 'venv'}" in server.log.read_text()
     np.testing.assert_array_equal(server.infer("chosen", given).outputs["z"], np.where(c, a, b)[:, 0])
 
 

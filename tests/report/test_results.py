@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from optgraph.report.results import kind_of_scores, results_dict, results_parts
+from optgraph.pictures.scores import kind_of_scores
+from optgraph.report.results import results_dict, results_parts
 
 
 def text(*arguments: object, width: int = 80, **options: object) -> str:
