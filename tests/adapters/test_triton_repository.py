@@ -138,6 +138,12 @@ def test_an_open_batch_that_is_not_to_be_joined(tmp_path: Path) -> None:
         exported(tmp_path, name="none", max_batch=1, delay_us=9)
 
 
+def test_more_images_than_the_kernels_have_memory_for(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--max-batch 16777216: .* over the budget of \d+: take fewer images"):
+        exported(tmp_path, max_batch=1 << 24)
+    assert exported(tmp_path, max_batch=1 << 24, backend="onnxruntime").serving.max_batch == 1 << 24
+
+
 def test_a_number_by_itself_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'s' has no dimensions, and the server has no such tensors"):
         exported(tmp_path, served_models.with_scalar())
