@@ -13,7 +13,7 @@ import torch
 from optgraph.adapters.triton_server import BACKEND_KEY
 from optgraph.api.net import Net
 from optgraph.base.arrays import to_tensor
-from optgraph.base.errors import InputError, ModelError
+from optgraph.base.errors import InputError, ModelError, OptgraphError
 from optgraph.compare.oracle import distance
 from optgraph.ir.values import BATCH, Dim, Value
 from optgraph.onnx.sizes import size_text
@@ -86,7 +86,7 @@ def serving(net: Net, backend: str, max_batch: int | None, delay_us: int | None)
     if bare:
         raise InputError(f"'{bare[0]}' has no dimensions, and the server has no such tensors")
     if backend in ("auto", "triton", "interpret"):
-        _check_memory(at_sizes, most)
+        _check_plans(at_sizes, most)
     inputs = {name: _declared(net, name, [at.inputs[name] for at in at_sizes]) for name in net.inputs}
     outputs = {name: _declared(net, "", [at.outputs[name] for at in at_sizes]) for name in net.outputs}
     labels = hashlib.sha256("\n".join(net.labels).encode()).hexdigest()[:16] if net.labels else ""
@@ -145,13 +145,14 @@ def written_for(config: str) -> Serving | None:
     return None
 
 
-def _check_memory(nets: Sequence[Net], most: int) -> None:
-    """Raises InputError where the kernels cannot have the memory for so many images, which the server would find out."""
+def _check_plans(nets: Sequence[Net], most: int) -> None:
+    """Raises InputError where the kernels cannot run so many images: the server is not to be the one who finds out."""
     for net in nets:
         try:
             net.plan(max(1, most))
-        except ModelError as error:
-            raise InputError(f"--max-batch {most}: {error.reason}: take fewer images") from None
+        except OptgraphError as error:
+            reason = error.reason if isinstance(error, ModelError) else str(error)
+            raise InputError(f"--max-batch {most}: {reason}") from None
 
 
 def _warm_up(served: Serving, net: Net) -> Iterator[str]:

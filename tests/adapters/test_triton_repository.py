@@ -138,9 +138,12 @@ def test_an_open_batch_that_is_not_to_be_joined(tmp_path: Path) -> None:
         exported(tmp_path, name="none", max_batch=1, delay_us=9)
 
 
-def test_more_images_than_the_kernels_have_memory_for(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--max-batch 16777216: .* over the budget of \d+: take fewer images"):
-        exported(tmp_path, max_batch=1 << 24)
+@pytest.mark.parametrize(
+    ("most", "says"), [(1 << 24, "2415919104 pixels.* use a smaller batch"), (1 << 22, r"over the budget of \d+$")]
+)
+def test_more_images_than_the_kernels_can_run(tmp_path: Path, most: int, says: str) -> None:
+    with pytest.raises(InputError, match=f"--max-batch {most}: batch {most}.*{says}"):
+        exported(tmp_path, max_batch=most)
     assert exported(tmp_path, max_batch=1 << 24, backend="onnxruntime").serving.max_batch == 1 << 24
 
 
