@@ -29,7 +29,7 @@ from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels import conv2d, pointwise
 from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
 from optgraph.kernels.frame.demand import middle
-from optgraph.kernels.frame.ends import Epilogue, Prologue, check_slope, clears
+from optgraph.kernels.frame.ends import Epilogue, Prologue, check_floats, check_slope, clears
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of, targeting
 from optgraph.kernels.frame.occupancy import REGISTERS, blocks_per_sm
@@ -83,6 +83,7 @@ def bottleneck(
     check_vector(conv_bias, hidden, "conv_bias")
     check_slope(mid_slope, hidden, mid, name="mid_slope")
     before.check(channels)
+    check_floats(x=x, conv_weight=conv_weight, weight=weight, rest=rest)
     after.check(tuple(out.shape), out.dtype)
     if rest is not None:
         check_shape(rest, (*out.shape[:3], others), "rest")

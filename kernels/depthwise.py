@@ -11,6 +11,9 @@ of 3x3, 18 values instead of 36, and each weight once. Otherwise a program compu
 kh*kw reads of an input value hit L1 after the first. Padding costs an extra select only where the prologue turns a zero
 into something else. In fp16, if nothing comes before but a ReLU, the taps of a row are added in fp16, two channels an
 instruction, and the rows in float32: a row's sum must not leave fp16.
+
+An int8 weight is laid out as a float one. Positions outside x are the zero of its grid, so that what this adds to a sum
+is the same everywhere.
 """
 
 from __future__ import annotations
@@ -22,20 +25,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
-from optgraph.kernels.frame.ends import Epilogue, Prologue
+from optgraph.kernels.frame.ends import Epilogue, Prologue, check_operands
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.operands import check_contiguous, check_window
 from optgraph.kernels.frame.rowwise import windowed
-from optgraph.kernels.frame.sample import Sample, image, weight, window_sample
+from optgraph.kernels.frame.sample import STORED, Sample, image, sums, weight, window_sample
 from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.work import Read, Work
 
 _HALF_TAPS = 7
 # Of a tap, in those before a product. In fp16 one takes 2.9 instructions where a program has four rows of a 3x3, 3.9 in
-# a 5x5 (`python -m benchmarks.loops`).
-EFFORT = 0.7
+# a 5x5 (`python -m benchmarks.loops`); of int8, whose products have no pairs, almost twice as many.
+EFFORT, EFFORT_INT8 = 0.7, 1.3
 
 
 def depthwise(
@@ -52,10 +56,19 @@ def depthwise(
     size = check_window(x, out, window, x.shape[3])
     check_contiguous(weight, (*window.kernel, x.shape[3]), "weight")
     before.check(x.shape[3])
+    integers = check_operands(x, weight, before, after)
+    outside = before.quant.zero if integers and before.quant else 0
+    before = Prologue() if integers else before
     weights = {"weight": weight, **before.vectors, **after.vectors}
-    work = Work((Read(x, window, size), *after.reads), (out,), weights, cuda_cores=True, effort=EFFORT)
-    tensors = {"x": x, "weight": weight, "out": out}
-    constants = {"HALF": in_half(x, weight, window, before), "CLEAR": before.moves(0.0)}
+    work = Work(
+        (Read(x, window, size), *after.reads),
+        (out,),
+        weights,
+        cuda_cores=True,
+        effort=EFFORT_INT8 if integers else EFFORT,
+    )
+    tensors = {"x": x, "weight": weight, "outside": outside, "out": out}
+    constants = {"INTEGERS": integers, "HALF": in_half(x, weight, window, before), "CLEAR": before.moves(0.0)}
     return windowed("depthwise", tensors, constants, window, before, after, work, tile)
 
 
@@ -81,15 +94,21 @@ def reference(
 ) -> torch.Tensor:
     """The same in float64; `out` is not read."""
     top, left, bottom, right = window.pads
-    image = F.pad(before.reference(x).permute(0, 3, 1, 2), (left, right, top, bottom))
+    integers, zero = weight.dtype == torch.int8, before.quant.zero if before.quant else 0
+    values = x.double() if integers else before.reference(x)
+    image = F.pad(values.permute(0, 3, 1, 2), (left, right, top, bottom), value=zero if integers else 0.0)
     filters = weight.double().permute(2, 0, 1).unsqueeze(1)
     y = F.conv2d(image, filters, stride=window.stride, dilation=window.dilation, groups=x.shape[3])
     return after.reference(y.permute(0, 2, 3, 1), out)
 
 
-def sample(shape: tuple[int, int, int, int], window: Window, **arguments: Any) -> Sample:
-    """A call on x of `shape`; arguments as `window_sample` takes them."""
-    return window_sample(shape, shape[3], window, weight=weight(*window.kernel, shape[3]), **arguments)
+def sample(shape: tuple[int, int, int, int], window: Window, *, integers: bool = False, **arguments: Any) -> Sample:
+    """A call on x of `shape`; arguments as `window_sample` takes them. integers: x and weight are int8."""
+    matrix = weight(*window.kernel, shape[3], dtype="int8" if integers else STORED)
+    if integers:
+        given: Epilogue = arguments.get("after", Epilogue())
+        arguments |= {"x": arguments.get("x", image(*shape, dtype="int8")), "after": sums(given, shape[3])}
+    return window_sample(shape, shape[3], window, weight=matrix, **arguments)
 
 
 def samples() -> Iterator[tuple[str, Sample]]:
@@ -117,6 +136,18 @@ def samples() -> Iterator[tuple[str, Sample]]:
     for rows, window, plain in product([2, 4], shared, [False, True]):
         ends = {"before": Prologue(act=RELU)} if plain else {"before": before, "after": after}
         yield "rows", sample((2, 9, 8, 19), window, **ends, tile=Tile(16, 8, rows=rows))
+    grid, whole = Quant(0.0625, -7), Epilogue(True, RELU, quants=(Quant(300.0, -128),))
+    options: dict[str, Any] = {"integers": True, "stored": "int8", "before": Prologue(quant=grid)}
+    for shape, tile in product(((1, 7, 9, 37), (3, 5, 5, 48)), [None, Tile(16, 8, rows=4)]):
+        yield "integers", sample(shape, around, after=whole, tile=tile, **options)
+    x, after = (
+        image(2, 9, 8, 73, dtype="int8", beside=2),
+        Epilogue(True, RELU, True, RELU, None, (Quant(200.0, 9),), grid),
+    )
+    yield "integers, all ends", sample((2, 9, 8, 73), Window((5, 5), (2, 2), (2, 1, 2, 3)), x=x, after=after, **options)
+    after = Epilogue(True, quants=(Quant(0.25, 3),))
+    options = {"before": Prologue(None, None, RELU, grid), "stored": "int8", "after": after}
+    yield "int8 and a float weight", sample((2, 9, 8, 73), around, x=x, **options)
 
 
 DEPTHWISE = Kernel(depthwise, reference, samples)

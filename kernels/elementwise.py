@@ -1,8 +1,9 @@
-"""Elementwise: out = post( combine( act(x * scale + shift), other ) ), combine being one of COMBINE.
+"""Elementwise: out = grid( post( combine( act(x * scale + shift), other ) ) ), combine being one of COMBINE.
 
 x [N, H, W, C] with any strides; scale, shift fp32 [C]; other [N, H, W, C] with any strides. An axis of x or other that
 has one element is broadcast along out's. out [N, H, W, C] with dense pixels. With none of the options it is the copy
-(and cast) into a channel slice that a concat needs, or the change from NCHW to NHWC.
+(and cast) into a channel slice that a concat needs, or the change from NCHW to NHWC. From int8, to int8 and between
+grids of int8: what `before.quant`, `other_quant` and `quants` say; int8 without a grid is whole numbers.
 
 Bound by bytes: each operand is read once, the result written once.
 """
@@ -14,9 +15,10 @@ from itertools import product
 
 import torch
 
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, RELU, Act
-from optgraph.kernels.frame.arguments import OURS, Jit, Scalar
-from optgraph.kernels.frame.ends import Prologue
+from optgraph.kernels.frame.arguments import OURS, Grid, Grids, Jit, Scalar
+from optgraph.kernels.frame.ends import Prologue, check_grid, check_grids, on_grids
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.operands import strides4
@@ -46,14 +48,24 @@ def elementwise(
     other: torch.Tensor | None = None,
     combine: str = "add",
     post: Act = IDENTITY,
+    quants: tuple[Quant, ...] = (),
+    other_quant: Quant | None = None,
     tile: Tile | None = None,
 ) -> Launch:
-    """One launch of any pointwise chain of this form; `out` may alias `x` or `other` where the strides are equal."""
+    """One launch of any pointwise chain of this form; `out` may alias `x` or `other` where the strides are equal.
+
+    quants: the grids that it is rounded to, as those of an `Epilogue`. other_quant: of an int8 `other`, its grid.
+    """
     strides4(x), strides4(out)
     if combine not in COMBINE:
         raise ValueError(f"combine is {combine!r}, expected one of {', '.join(COMBINE)}")
     x = _broadcast(x, out, "x")
     before.check(x.shape[3])
+    for t, quant, name in ((x, before.quant, "x"), (other, other_quant, "other")):
+        if t is not None and quant is not None:
+            check_grid(t.dtype, quant, name)
+    if quants:
+        check_grids(out.dtype, quants)
     other = None if other is None else _broadcast(other, out, "other")
     *others, other_c = (0, 0, 0, 0) if other is None else strides4(other)
     strides = tuple(others)
@@ -63,7 +75,9 @@ def elementwise(
         "combine": Jit(f"{OURS}.combine", COMBINE[combine][0]),
         "other": other,
         "other_strides": strides,
+        "other_grid": Grid.of(other_quant),
         "post": Scalar.of(post),
+        "grids": Grids.of(quants),
     }
     work = Work((Read(x), *([] if other is None else [Read(other)])), (out,), before.vectors)
     return rowwise("elementwise", {"x": x, "out": out}, arguments, {"OTHER_C": other_c}, work, tile, strides=wide)
@@ -86,12 +100,15 @@ def reference(
     other: torch.Tensor | None = None,
     combine: str = "add",
     post: Act = IDENTITY,
+    quants: tuple[Quant, ...] = (),
+    other_quant: Quant | None = None,
 ) -> torch.Tensor:
-    """The same in float64; `out` is not read."""
+    """The same in float64; of `out`, only shape and type are read."""
     y = before.reference(x)
     if other is not None:
-        y = COMBINE[combine][1](y, other.double())
-    return post.apply(y).expand(out.shape)
+        other = other.double() if other_quant is None else other_quant.real(other.double())
+        y = COMBINE[combine][1](y, other)
+    return on_grids(post.apply(y), quants, out).expand(out.shape)
 
 
 def samples() -> Iterator[tuple[str, Sample]]:
@@ -117,6 +134,22 @@ def samples() -> Iterator[tuple[str, Sample]]:
         base = Prologue(act=Act("softplus") if combine == "pow" else IDENTITY)  # a power of what is not negative
         options = {"combine": combine, "before": base, "post": RELU if combine == "add" else IDENTITY}
         yield "broadcast", Sample({**operands, "out": image(*whole, beside=8), **options})
+    yield from _integer_samples(whole)
+
+
+def _integer_samples(shape: tuple[int, int, int, int]) -> Iterator[tuple[str, Sample]]:
+    """From and to int8, and between its grids. Scales are such that ties are ties in every type."""
+    some, finer, coarser = Quant(0.0625, -7), Quant(0.03125, 100), Quant(0.25, 2)
+    x, out = image(*shape, dtype="int8", beside=2), image(*shape, dtype="int8", beside=16)
+    read = Prologue(quant=some)
+    for quants in ((finer,), (coarser,), (finer, coarser)):
+        yield "int8 to int8", Sample({"x": x, "out": out, "before": read, "quants": quants})
+    yield "int8 to numbers", Sample({"x": x, "out": image(*shape, beside=8), "before": read})
+    yield "numbers to int8", Sample({"x": image(*shape, planes=True), "out": out, "quants": (some,)})
+    sums = {"other": image(*shape, dtype="int8", beside=16), "other_quant": coarser, "post": RELU, "tile": Tile(16, 64)}
+    yield "int8 sums", Sample({"x": x, "out": out, "before": read, "quants": (coarser,), **sums})
+    mixed = {"other": image(*shape), "combine": "mul", "before": prologue(Prologue(True, True, RELU, some), shape[3])}
+    yield "int8 and numbers", Sample({"x": x, "out": out, "quants": (some,), **mixed})
 
 
 ELEMENTWISE = Kernel(elementwise, reference, samples)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from optgraph.kernels.frame.ends import check_floats
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.operands import check_shape, strides4
@@ -35,6 +36,7 @@ def lrn(
     tile: Tile | None = None,
 ) -> Launch:
     """One launch; the parameters are those of ONNX LRN."""
+    check_floats(x=x)
     strides4(x)
     check_shape(out, tuple(x.shape), "out")
     arguments = {"scale": alpha / size, "beta": beta, "bias": bias}

@@ -18,6 +18,7 @@ import torch
 from optgraph.base.devices import Target
 from optgraph.kernels.frame.arguments import ours
 from optgraph.kernels.frame.choice import choose
+from optgraph.kernels.frame.ends import check_floats
 from optgraph.kernels.frame.gemm import Gemm
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
@@ -47,6 +48,7 @@ def matmul(
     x: torch.Tensor, y: torch.Tensor, out: torch.Tensor, *, precision: str = "ieee", tile: Tile | None = None
 ) -> Launch:
     """One launch of all products."""
+    check_floats(x=x, y=y)
     for name, t in (("x", x), ("y", y), ("out", out)):
         if t.dim() != 4:
             raise ValueError(f"{name} has shape {tuple(t.shape)}, expected 4 dimensions")

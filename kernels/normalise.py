@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from optgraph.kernels.frame.arguments import ours
+from optgraph.kernels.frame.ends import check_floats
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
 from optgraph.kernels.frame.lines import Lines
@@ -38,6 +39,7 @@ def normalise(
     tile: Tile | None = None,
 ) -> Launch:
     """One launch. by_line: scale and shift have a number a line, not one an element."""
+    check_floats(x=x)
     lines = Lines.of(x, out)
     check_shape(out, tuple(x.shape), "out")
     for name, operand in (("scale", scale), ("shift", shift)):

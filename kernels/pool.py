@@ -1,10 +1,12 @@
 """Max and average pooling over windows.
 
-    out = post(act(pool(pre_act(x)) + bias) + residual)
+    out = grid(post(act(pool(pre_act(x)) + bias) + residual))
 
 The maximum or the mean of the kh*kw window at (oh*sh - top, ow*sw - left). Padding is -inf to a maximum; an average
 divides by kh*kw (count_include_pad) or by the number of positions inside the image. A ceil_mode pool is one with larger
 pads at the end. x [N, H, W, C] with any strides, out and residual dense pixels: a concat slice is fine.
+
+Integers of a grid are pooled as they are, if nothing comes before, and then what they stand for is told of the result.
 
 Bound by bytes. Where windows of few taps overlap, a program reduces up to four rows of the output, and of each row of
 the input what these share: once. A NaN in a window is a NaN out, also of a maximum.
@@ -19,8 +21,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
-from optgraph.kernels.frame.ends import Epilogue, Prologue
+from optgraph.kernels.frame.ends import Epilogue, Prologue, check_grid
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.operands import check_window
@@ -47,8 +50,15 @@ def pool(
     neutral = neutral_to(kind)
     size = check_window(x, out, window, x.shape[3])
     check_prologue(before)
+    check_grid(x.dtype, before.quant, "x")
+    whole = before.quant is not None and not before.act
     work = Work((Read(x, window, size), *after.reads), (out,), after.vectors, terms=window.taps)
-    constants = {"MAX": kind == "max", "INCLUDE_PAD": count_include_pad, "CLEAR": before.moves(neutral)}
+    constants = {
+        "MAX": kind == "max",
+        "INCLUDE_PAD": count_include_pad,
+        "INTEGERS": whole,
+        "CLEAR": before.moves(neutral) and not whole,
+    }
     return windowed("pool", {"x": x, "out": out}, constants, window, before, after, work, tile)
 
 
@@ -127,6 +137,13 @@ def _samples(**kind: Any) -> Iterator[tuple[str, Sample]]:
             yield "ends", sample((2, 4, 5, 19), around, after, before=Prologue(act=act), tile=small)
     for rows, window in product([2, 4], (Window((3, 3), pads=(1, 1, 1, 0)), Window((3, 3), (2, 2)), Window((2, 1)))):
         yield "rows", sample((2, 9, 8, 19), window, Epilogue(True, residual=True), tile=Tile(16, 8, rows=rows))
+    grid, coarse, x = Quant(0.0625, -7), Quant(0.125, 3), image(2, 9, 8, 37, dtype="int8", beside=16)
+    ends, window = Epilogue(None, RELU, True, RELU, None, (coarse,), grid), Window((3, 3), (2, 2), (1, 1, 1, 1))
+    for act, after, tile in product([IDENTITY, RELU], [Epilogue(quants=(coarse,)), ends], [None, small]):
+        options: dict[str, Any] = {"before": Prologue(act=act, quant=grid), "x": x, "stored": "int8", "tile": tile}
+        yield "int8", sample((2, 9, 8, 37), window, after, **options)
+    options = {"before": Prologue(quant=grid), "x": x, "tile": Tile(16, 8, rows=2)}
+    yield "int8 to numbers", sample((2, 9, 8, 37), around, **options)
 
 
 POOL = Kernel(pool, reference, samples)

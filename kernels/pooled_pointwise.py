@@ -24,7 +24,7 @@ from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels import pool
 from optgraph.kernels.frame.arguments import Image, Output, Sliding, ours
 from optgraph.kernels.frame.choice import choose
-from optgraph.kernels.frame.ends import Epilogue, Prologue
+from optgraph.kernels.frame.ends import Epilogue, Prologue, check_floats
 from optgraph.kernels.frame.gemm import Gemm, product_constants
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
@@ -53,6 +53,7 @@ def pooled_pointwise(
     height, width = check_window(x, out, window, columns)
     check_contiguous(weight, (channels, columns), "weight")
     pool.check_prologue(before)
+    check_floats(x=x, weight=weight)
     after.check(tuple(out.shape), out.dtype)
 
     target, item = target_of(x), weight.element_size()

@@ -15,6 +15,7 @@ import torch
 
 from optgraph.ir.values import IDENTITY, Act
 from optgraph.kernels.frame.arguments import Scalar, ours
+from optgraph.kernels.frame.ends import check_floats
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
 from optgraph.kernels.frame.lines import Lines
@@ -43,6 +44,7 @@ def reduce(
     tile: Tile | None = None,
 ) -> Launch:
     """One launch of a reduction of REDUCTIONS, `first` before it and `post` after."""
+    check_floats(x=x)
     if kind not in REDUCTIONS:
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(REDUCTIONS)}")
     lines = Lines.of(x, out)

@@ -17,6 +17,7 @@ from itertools import cycle, product
 import torch
 
 from optgraph.kernels.frame.arguments import Image, ours
+from optgraph.kernels.frame.ends import check_floats
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
 from optgraph.kernels.frame.operands import check_shape, check_vector, strides4
@@ -35,6 +36,7 @@ def resample(
     tile: Tile | None = None,
 ) -> Launch:
     """One launch."""
+    check_floats(x=x)
     batch, height, width, channels = out.shape
     taps = [_taps(table, size, name) for table, size, name in ((rows, height, "rows"), (columns, width, "columns"))]
     kept = [x.shape[axis + 1] if table is None else out.shape[axis + 1] for axis, table in enumerate((rows, columns))]

@@ -39,7 +39,7 @@ from optgraph.kernels.depthwise import DEPTHWISE, in_half
 from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
 from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.demand import middle
-from optgraph.kernels.frame.ends import Epilogue, Prologue, check_slope, clears
+from optgraph.kernels.frame.ends import Epilogue, Prologue, check_floats, check_slope, clears
 from optgraph.kernels.frame.gemm import Gemm, product_constants
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, describable, target_of, targeting
@@ -79,6 +79,7 @@ def separable(
     check_vector(depthwise_bias, channels, "depthwise_bias")
     check_slope(mid_slope, channels, mid, name="mid_slope")
     before.check(channels)
+    check_floats(x=x, depthwise=depthwise, weight=weight)
     after.check(tuple(out.shape), out.dtype)
 
     target, item = target_of(x), weight.element_size()

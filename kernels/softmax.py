@@ -15,6 +15,7 @@ from itertools import product
 import torch
 
 from optgraph.kernels.frame.arguments import ours
+from optgraph.kernels.frame.ends import check_floats
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
 from optgraph.kernels.frame.lines import Lines
@@ -26,6 +27,7 @@ from optgraph.kernels.frame.work import Read, Work
 
 def softmax(x: torch.Tensor, out: torch.Tensor, *, log: bool = False, tile: Tile | None = None) -> Launch:
     """One launch; log: of the logarithm."""
+    check_floats(x=x)
     lines = Lines.of(x, out)
     check_shape(out, tuple(x.shape), "out")
     tile = tile or lines.tile(target_of(x))

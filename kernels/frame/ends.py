@@ -158,7 +158,7 @@ def on_grids(y: torch.Tensor, quants: Sequence[Quant], out: torch.Tensor) -> tor
     """What `out` gets of y, in float64: the nearest numbers of the grids, one after the other; of int8 the integers."""
     for quant in quants:
         y = quant.apply(y)
-    if out.dtype != torch.int8:
+    if out.dtype != torch.int8 or not quants:
         return y
     return quants[-1].integers(y).nan_to_num(LOWEST)
 
@@ -174,6 +174,13 @@ def check_grid(dtype: torch.dtype, quant: Quant | None, name: str, only: bool = 
     """Raises ValueError for int8 without a grid and, if `only` int8 has one, for a grid of anything else."""
     if (dtype == torch.int8) != (quant is not None) and (only or quant is None):
         raise ValueError(f"{name} is {dtype}, and {'no grid is given' if quant is None else 'a grid is given'}")
+
+
+def check_floats(**tensors: torch.Tensor | None) -> None:
+    """Raises ValueError for int8, of kernels that do not take it."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.dtype == torch.int8:
+            raise ValueError(f"{name} is int8, and this kernel multiplies floats alone")
 
 
 def check_operands(x: torch.Tensor, weight: torch.Tensor, before: Prologue, after: Epilogue) -> bool:

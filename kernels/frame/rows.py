@@ -96,7 +96,8 @@ class Windows(Problem):
         visited = images * cdiv(height, rows) * width
         # One stage: software pipelining would stage every tap's loads in shared memory.
         loads = 1 if self.unrolled == self.kernel else 2
-        return replace(row_tile(visited, self.channels, self.itemsize, target, 1, loads), rows=rows)
+        # Of int8, sixteen channels a thread would have more sums than registers.
+        return replace(row_tile(visited, self.channels, max(2, self.itemsize), target, 1, loads), rows=rows)
 
     def _cost(self, tile: Tile, target: Target) -> int:
         """Rows that the busiest SM reads: the instructions of a program are as many (`python -m benchmarks.loops`). Of

@@ -45,7 +45,8 @@ def rowwise(
     image, size = Image.of(x), Output(count, height, width, channels, row_stride(out, "out"), channels)
     stride_c = strides4(x)[3]
     # What is one number for all channels is not loaded by eights.
-    align = alignment(channels, *(image.strides if stride_c else ()), size.row, *strides)
+    item = min(x.element_size(), out.element_size())
+    align = alignment(channels, *(image.strides if stride_c else ()), size.row, *strides, itemsize=item)
     return Launch(
         kernel,
         ours(kernel),

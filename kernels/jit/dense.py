@@ -8,14 +8,16 @@ import triton.language as tl
 
 from optgraph.kernels.jit.addressing import aligned
 from optgraph.kernels.jit.dependence import await_launches, fetch
-from optgraph.kernels.jit.epilogue import activated, multiplicand
+from optgraph.kernels.jit.epilogue import activated, multiplicand, prologue, started
+from optgraph.kernels.jit.grid import settled
 
 
 # fmt: off
 @triton.jit
 def dense(
-    x, weight, out, end, rows, columns, channels, x_row, out_row,  # M, N, K
-    STRIDE_K: tl.constexpr, PRECISION: tl.constexpr, ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
+    x, weight, out, pre, end, rows, columns, channels, x_row, out_row,  # M, N, K
+    STRIDE_K: tl.constexpr, INTEGERS: tl.constexpr, PRECISION: tl.constexpr,
+    ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):
     columns = aligned(columns, ALIGN_N)
@@ -25,19 +27,29 @@ def dense(
     m_mask = m < rows
     n_mask = n < columns
     x_block = x + (m * aligned(x_row, ALIGN_K))[:, None] + (k * STRIDE_K)[None, :]  # [BLOCK_M, BLOCK_K]
-    weight_block = weight + (k * columns)[:, None] + n[None, :]  # [BLOCK_K, BLOCK_N]
+    if INTEGERS:  # by columns: the tensor cores want bytes of a column side by side
+        weight_block = weight + n[:, None].to(tl.int64) * aligned(channels, ALIGN_K) + k[None, :]  # [BLOCK_N, BLOCK_K]
+    else:
+        weight_block = weight + (k * columns)[:, None] + n[None, :]  # [BLOCK_K, BLOCK_N]
     fetch(weight, channels * columns)
     fetch(end.bias, columns)
     await_launches()
-    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32 if INTEGERS else tl.float32)
     for base in range(0, channels, BLOCK_K):
         k_mask = k < aligned(channels, ALIGN_K) - base
         a = tl.load(x_block, m_mask[:, None] & k_mask[None, :], other=0.0)
-        w = tl.load(weight_block, k_mask[:, None] & n_mask[None, :], other=0.0)
-        acc = tl.dot(multiplicand(a.to(w.dtype), PRECISION), w, acc, input_precision=PRECISION)
+        if INTEGERS:
+            w = tl.load(weight_block, n_mask[:, None] & k_mask[None, :], other=0.0)
+            acc = tl.dot(a, w.T, acc, out_dtype=tl.int32)
+            weight_block += BLOCK_K
+        else:
+            w = tl.load(weight_block, k_mask[:, None] & n_mask[None, :], other=0.0)
+            if pre.act is not None:
+                a = prologue(a, pre, base + k, k_mask)
+            acc = tl.dot(multiplicand(a.to(w.dtype), PRECISION), w, acc, input_precision=PRECISION)
+            weight_block += BLOCK_K * columns
         x_block += BLOCK_K * STRIDE_K
-        weight_block += BLOCK_K * columns
-    acc = activated(acc, end, n, n_mask)
+    y = activated(started(acc, end, n, n_mask), end, n, n_mask)
     out_block = out + (m * aligned(out_row, ALIGN_N))[:, None] + n[None, :]
-    tl.store(out_block, acc.to(out.dtype.element_ty), m_mask[:, None] & n_mask[None, :])
+    tl.store(out_block, settled(y, end, out.dtype.element_ty), m_mask[:, None] & n_mask[None, :])
 # fmt: on

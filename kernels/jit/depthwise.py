@@ -8,16 +8,16 @@ import triton.language as tl
 
 from optgraph.kernels.jit.addressing import aligned, strip_position, within
 from optgraph.kernels.jit.dependence import await_launches
-from optgraph.kernels.jit.epilogue import activated, prologue, store_rows
+from optgraph.kernels.jit.epilogue import activated, prologue, started, store_rows
 from optgraph.kernels.jit.rows import repeated, replaced
 
 
 # fmt: off
 @triton.jit
 def depthwise(
-    x, weight, out, image, window, pre, end,
+    x, weight, outside, out, image, window, pre, end,  # outside: of int8, what x has there
     size,  # pixels: N*strips*STRIP*Wo
-    STRIDE_C: tl.constexpr, HALF: tl.constexpr, CLEAR: tl.constexpr,
+    STRIDE_C: tl.constexpr, INTEGERS: tl.constexpr, HALF: tl.constexpr, CLEAR: tl.constexpr,
     KH: tl.constexpr, KW: tl.constexpr, UNROLL_H: tl.constexpr, UNROLL_W: tl.constexpr,
     STRIDE_H: tl.constexpr, ROWS: tl.constexpr, STRIP: tl.constexpr,
     ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -38,8 +38,9 @@ def depthwise(
     filters = weight + channel[None, :] + tl.zeros((BLOCK_M, 1), tl.int32)
 
     await_launches()
-    summed: tl.constexpr = tl.float16 if HALF else tl.float32
-    sums = repeated(tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32), ROWS)
+    added: tl.constexpr = tl.int32 if INTEGERS else tl.float32
+    summed: tl.constexpr = tl.float16 if HALF else added
+    sums = repeated(tl.zeros((BLOCK_M, BLOCK_N), dtype=added), ROWS)
     for step in range(KH * KW // (UNROLL_H * UNROLL_W)):
         i_first, j_first = step * UNROLL_W // KW, step * UNROLL_W % KW
         taps = ()
@@ -52,8 +53,10 @@ def depthwise(
             for j in tl.static_range(UNROLL_W):
                 right = (j_first + j) * window.dilation_w
                 mask = (h_mask & within(left + right, image.width))[:, None] & c_mask[None, :]
-                v = tl.load(corners + (down * stride_h + right * stride_w), mask, other=0.0)
-                if not HALF:
+                v = tl.load(corners + (down * stride_h + right * stride_w), mask, other=outside if INTEGERS else 0.0)
+                if INTEGERS:
+                    v = v.to(tl.int32)
+                elif not HALF:
                     v = prologue(v, pre, channel, c_mask)
                 elif pre.act is not None:
                     v = pre.act(v, pre.a, pre.b)
@@ -64,10 +67,10 @@ def depthwise(
                         parts = replaced(parts, r, parts[r] + v * taps[(i - r * STRIDE_H) * UNROLL_W + j].to(summed))
             for r in tl.static_range(ROWS):
                 if (r * STRIDE_H <= i) and (i < r * STRIDE_H + UNROLL_H):
-                    sums = replaced(sums, r, sums[r] + parts[r].to(tl.float32))
+                    sums = replaced(sums, r, sums[r] + parts[r].to(added))
 
     for r in tl.static_range(ROWS):
-        acc = activated(sums[r], end, channel, c_mask)
+        acc = activated(started(sums[r], end, channel, c_mask), end, channel, c_mask)
         pixel = ((n * size.height + oh + r) * size.width + ow).to(tl.int64)
         store_rows(acc, end, out, size.row, pixel, channel, m_mask & (oh + r < size.height), c_mask, ALIGN)
 # fmt: on

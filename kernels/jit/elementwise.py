@@ -9,12 +9,13 @@ import triton.language as tl
 from optgraph.kernels.jit.addressing import aligned, pixel_offset
 from optgraph.kernels.jit.dependence import await_launches
 from optgraph.kernels.jit.epilogue import prologue
+from optgraph.kernels.jit.grid import settled
 
 
 # fmt: off
 @triton.jit
 def elementwise(
-    x, out, image, pre, combine, other, other_strides, post, size,
+    x, out, image, pre, combine, other, other_strides, other_grid, post, grids, size,
     STRIDE_C: tl.constexpr, OTHER_C: tl.constexpr,
     ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
@@ -35,8 +36,10 @@ def elementwise(
             pixel, image.height, image.width, other_strides[0], other_strides[1], other_strides[2], other_align
         )
         z = tl.load(other + other_pixel[:, None] + (channel * OTHER_C)[None, :], mask, other=0.0).to(tl.float32)
+        if other_grid.scale is not None:
+            z = (z - other_grid.zero) * other_grid.scale
         y = combine(y, z)
     y = post.fn(y, post.a, post.b)
     out_pixel = pixel.to(tl.int64) * aligned(size.row, ALIGN)
-    tl.store(out + out_pixel[:, None] + channel[None, :], y.to(out.dtype.element_ty), mask)
+    tl.store(out + out_pixel[:, None] + channel[None, :], settled(y, grids, out.dtype.element_ty), mask)
 # fmt: on

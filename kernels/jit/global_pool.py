@@ -9,12 +9,13 @@ import triton.language as tl
 from optgraph.kernels.jit.addressing import aligned, pixel_offset
 from optgraph.kernels.jit.dependence import await_launches
 from optgraph.kernels.jit.epilogue import prologue
+from optgraph.kernels.jit.grid import settled
 
 
 # fmt: off
 @triton.jit
 def global_pool(
-    x, out, image, pre, act, pixels, channels, out_n,  # H*W, C
+    x, out, image, pre, act, grids, pixels, channels, out_n,  # H*W, C
     STRIDE_C: tl.constexpr, CLEAR: tl.constexpr, MAX: tl.constexpr, ALIGN: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):
@@ -43,5 +44,5 @@ def global_pool(
         y = tl.where(broken, float("nan"), tl.max(tl.where(acc != acc, neutral, acc), axis=0))
     else:
         y = tl.sum(acc, axis=0) / pixels
-    tl.store(out + n * out_n + channel, act.fn(y, act.a, act.b).to(out.dtype.element_ty), c_mask)
+    tl.store(out + n * out_n + channel, settled(act.fn(y, act.a, act.b), grids, out.dtype.element_ty), c_mask)
 # fmt: on

@@ -18,7 +18,8 @@ from optgraph.kernels.jit.rows import repeated, replaced
 def pool(
     x, out, image, window, pre, end,
     size,  # pixels: N*strips*STRIP*Wo
-    STRIDE_C: tl.constexpr, MAX: tl.constexpr, INCLUDE_PAD: tl.constexpr, CLEAR: tl.constexpr,
+    STRIDE_C: tl.constexpr, MAX: tl.constexpr, INCLUDE_PAD: tl.constexpr, INTEGERS: tl.constexpr,
+    CLEAR: tl.constexpr,
     KH: tl.constexpr, KW: tl.constexpr, UNROLL_H: tl.constexpr, UNROLL_W: tl.constexpr,
     STRIDE_H: tl.constexpr, ROWS: tl.constexpr, STRIP: tl.constexpr,
     ALIGN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -36,7 +37,10 @@ def pool(
 
     await_launches()
     neutral = float("-inf") if MAX else 0.0
-    nothing, none = tl.full((BLOCK_M, BLOCK_N), neutral, dtype=tl.float32), tl.zeros((BLOCK_M,), dtype=tl.float32)
+    outside = -128 if MAX and INTEGERS else 0 if INTEGERS or CLEAR else neutral  # the least that x may have
+    pooled: tl.constexpr = tl.int32 if INTEGERS else tl.float32
+    nothing = tl.full((BLOCK_M, BLOCK_N), outside if INTEGERS else neutral, dtype=pooled)
+    none = tl.zeros((BLOCK_M,), dtype=tl.float32)
     accs, counts = repeated(nothing, ROWS), repeated(none, ROWS)
     for step in range(KH * KW // (UNROLL_H * UNROLL_W)):
         i_first, j_first = step * UNROLL_W // KW, step * UNROLL_W % KW
@@ -48,8 +52,8 @@ def pool(
                 right = (j_first + j) * window.dilation_w
                 inside = h_mask & within(left + right, image.width)
                 mask = inside[:, None] & c_mask[None, :]
-                v = tl.load(corners + (down * stride_h + right * stride_w), mask, other=neutral)
-                v = prologue(v, pre, channel, c_mask)
+                v = tl.load(corners + (down * stride_h + right * stride_w), mask, other=outside)
+                v = v.to(tl.int32) if INTEGERS else prologue(v, pre, channel, c_mask)
                 if CLEAR:
                     v = tl.where(mask, v, neutral)
                 acc = maximum(acc, v) if MAX else acc + v
@@ -61,6 +65,11 @@ def pool(
 
     for r in tl.static_range(ROWS):
         acc = accs[r]
+        if INTEGERS:
+            zeros = pre.zero if MAX else (counts[r] * pre.zero)[:, None]
+            acc = (acc.to(tl.float32) - zeros) * pre.step
+            if MAX:
+                acc = tl.where((counts[r] > 0)[:, None], acc, neutral)
         if not MAX:
             if INCLUDE_PAD:
                 acc *= 1.0 / (KH * KW)

@@ -28,6 +28,7 @@ from tests.emulator.ptx import Instruction
 
 Maker = Callable[[Reader, Instruction], Step]
 _PACKED = ("f16x2", "bf16x2", "bf16")
+_PAIRS = {"s16x2": np.int16, "u16x2": np.uint16}
 
 
 def _computed(function: Function, integer: Function | None = None) -> Maker:
@@ -36,6 +37,8 @@ def _computed(function: Function, integer: Function | None = None) -> Maker:
     def make(reader: Reader, i: Instruction) -> Step:
         if i.type in _PACKED:
             return _packed(reader, i, function)
+        if i.type in _PAIRS:
+            return _pairs(reader, i, integer or function)
         kind = TYPES[i.type]
         chosen = integer if integer and np.dtype(kind).kind in "iu" else function
         flush = flushed if "ftz" in i.modifiers else (lambda x: x)
@@ -46,6 +49,18 @@ def _computed(function: Function, integer: Function | None = None) -> Maker:
         return reader.elementwise(i, [kind] * (len(i.operands) - 1), computed)
 
     return make
+
+
+def _pairs(reader: Reader, i: Instruction, function: Function) -> Step:
+    """Two 16-bit integers in a register, each by itself."""
+    kind = _PAIRS[i.type]
+
+    def of_pairs(*values: Array) -> Array:
+        low, high = (function(*[(v >> np.uint32(s)).astype(np.uint16).view(kind) for v in values]) for s in (0, 16))
+        upper = high.astype(np.uint16).astype(np.uint32) << np.uint32(16)
+        return upper | low.astype(np.uint16).astype(np.uint32)
+
+    return reader.elementwise(i, [np.uint32] * (len(i.operands) - 1), of_pairs)
 
 
 def _packed(reader: Reader, i: Instruction, function: Function) -> Step:

@@ -11,9 +11,11 @@ import torch.nn.functional as F
 
 from optgraph.ir.quant import Quant
 from optgraph.ir.values import RELU, Window
-from optgraph.kernels import conv2d, pointwise
+from optgraph.kernels import conv2d, dense, depthwise, elementwise, pointwise, pool
 from optgraph.kernels.frame.ends import Epilogue, Prologue
+from optgraph.kernels.frame.sample import Operands
 from optgraph.kernels.frame.starts import starts, window_starts
+from tests.support.kernel_checks import CPU, KERNELS
 
 GRID = Quant(0.5, 3)
 WINDOWS = (
@@ -73,14 +75,13 @@ def test_pointwise_takes_off_the_zero_of_the_grid() -> None:
 
 @pytest.mark.parametrize("quant", [Quant(0.5, 0), Quant(0.25, -128), Quant(0.1, 7)])
 def test_ties_go_to_the_even_and_what_is_too_large_to_the_ends(quant: Quant) -> None:
-    """By a product with one."""
     steps = torch.arange(-600, 600).float() / 4
     x = torch.cat([steps * quant.scale, torch.tensor([math.inf, -math.inf, 1e38, -1e38, 0.0, -0.0])])[
         None, None, :, None
     ]
     out, real = torch.zeros(x.shape, dtype=torch.int8), torch.zeros(x.shape)
     for made in (out, real):
-        pointwise.pointwise(x, torch.ones(1, 1), [made], after=Epilogue(quants=(quant,)))()
+        elementwise.elementwise(x, made, quants=(quant,))()
     assert torch.equal(out.float(), quant.integers(x)) and torch.equal(real, quant.apply(x))
 
 
@@ -88,7 +89,7 @@ def test_nan_stays_nan_and_is_the_lowest_integer() -> None:
     x = torch.full((1, 1, 1, 1), math.nan)
     out, real = torch.zeros(x.shape, dtype=torch.int8), torch.zeros(x.shape)
     for made in (out, real):
-        pointwise.pointwise(x, torch.ones(1, 1), [made], after=Epilogue(quants=(GRID,)))()
+        elementwise.elementwise(x, made, quants=(GRID,))()
     assert out.item() == -128 and real.isnan().all()
 
 
@@ -120,3 +121,34 @@ def test_outputs_that_share_an_input_have_grids_of_their_own() -> None:
     for quants, why in ((((GRID,),), "one each"), (((GRID,), (GRID, GRID)), "all as long"), ((), "no grid")):
         with pytest.raises(ValueError, match=why):
             pointwise.pointwise(x, packed, outs, after=after, quants=quants)
+
+
+def test_depthwise_and_dense_take_off_the_zero_of_the_grid() -> None:
+    x, weight, window = integers(2, 5, 4, 37), integers(37, 1, 3, 3), WINDOWS[0]
+    image = F.pad(x.double().permute(0, 3, 1, 2) - GRID.zero, (1, 1, 1, 1))
+    out, after = torch.zeros(x.shape), Epilogue(scale=torch.ones(37), start=starts(weight, GRID.zero))
+    depthwise.depthwise(x, depthwise.pack(weight), out, window=window, before=Prologue(quant=GRID), after=after)()
+    assert torch.equal(out.double(), F.conv2d(image, weight.double(), groups=37).permute(0, 2, 3, 1))
+
+    weight, rows = integers(10, 5 * 4 * 37), torch.zeros(2, 10)
+    packed = dense.pack_integers(weight, (37, 5, 4))
+    dense.dense(x.flatten(1), packed, rows, scale=torch.ones(10), start=starts(weight, GRID.zero))()
+    assert torch.equal(rows.double(), (x.double() - GRID.zero).permute(0, 3, 1, 2).flatten(1) @ weight.double().t())
+
+
+def test_a_window_outside_of_the_image_has_no_maximum() -> None:
+    x, out = torch.zeros(1, 2, 2, 16).char(), torch.zeros(1, 4, 4, 16)
+    pool.pool(x, out, kind="max", window=Window((1, 1), pads=(1, 1, 1, 1)), before=Prologue(quant=GRID))()
+    assert (out[0, 1:3, 1:3] == -1.5).all() and out[0, 0].isneginf().all()
+
+
+FLOATS = ("lrn", "softmax", "matmul", "separable", "bottleneck", "pooled_pointwise", "reduce", "resample", "normalise")
+
+
+@pytest.mark.parametrize("kernel", FLOATS)
+def test_kernels_of_floats_alone_refuse_int8(kernel: str) -> None:
+    (found,) = [each for each in KERNELS if each.name == kernel]
+    operands = Operands(found, next(iter(found.samples()))[1].typed("fp16"), CPU)
+    operands.arguments["x"] = operands.arguments["x"].to(torch.int8)
+    with pytest.raises(ValueError, match="x is int8"):
+        operands.launch()
