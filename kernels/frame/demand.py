@@ -30,7 +30,7 @@ from optgraph.kernels.frame.work import Program, Work
 # instructions outside its loop, for each value that a lane stores, and in a step, where the copy engine fetches and
 # elsewhere; of a kernel that only moves bytes, for each 16 that a lane loads or stores; a step's clocks for barriers.
 _OUTSIDE, _STORED, _STEP_TMA, _STEP, _MOVED, _BARRIERS = 400, 9, 90, 250, 20, 100
-_MMA, _BESIDE = 4096, 1.4  # FLOPs of an mma.sync, and the instructions that come with each
+_MMA, _BESIDE = 4096, 1.4  # FLOPs of an mma.sync (of int8 twice as many), and the instructions that come with each
 _UNSURE = 1.25  # a tile's guess is off by so much more
 
 
@@ -108,14 +108,15 @@ def taken(ends: Sequence[tuple[Mapping[str, float], float]], waits: Sequence[flo
 def multiplied(launch: Launch) -> str:
     """The dtype, as users name it, that its products are of."""
     matrices = (w for w in launch.work.weights.values() if w is not None and w.dim() > 1)
-    if next(matrices, launch.work.reads[0].tensor).element_size() == 2:
-        return "fp16"
+    item = next(matrices, launch.work.reads[0].tensor).element_size()
+    if item <= 2:
+        return "fp16" if item == 2 else "int8"
     return "tf32" if launch.constants.get("PRECISION") == "tf32" else "fp32"
 
 
 def by_tile(program: Program, tile: Tile, dtype: str, device: Device, reached: Reached) -> Demand:
     """What a program demands, as far as its tile tells."""
-    warps, itemsize = tile.num_warps, 2 if dtype == "fp16" else 4
+    warps, itemsize = tile.num_warps, {"int8": 1, "fp16": 2}.get(dtype, 4)
     values = tile.block_m * tile.columns / 32
     instructions = program.window / 64 * TAP
     registers, shared = REGISTERS, 0
@@ -126,7 +127,7 @@ def by_tile(program: Program, tile: Tile, dtype: str, device: Device, reached: R
         fma = program.product * device.sms * device.clock / device.flops["fp32"]
     elif program.product:
         tensor = reached.multiplying(program.product, dtype, device, wgmma)
-        instructions += 0.0 if wgmma else program.product / _MMA * _BESIDE
+        instructions += 0.0 if wgmma else program.product / (_MMA * 2 if itemsize == 1 else _MMA) * _BESIDE
     if program.product:
         if not program.window:  # whose taps have all else counted in
             instructions += warps * (_OUTSIDE + program.steps * (_STEP_TMA if tile.box else _STEP))

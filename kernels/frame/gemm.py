@@ -237,7 +237,7 @@ def _gpu_cost(tile: Tile, problem: Gemm, device: Device) -> tuple[float, int]:
     programs = _blocks(tile, problem) * tile.splits
     itemsize, depthwise = problem.itemsize, problem.depthwise
     depth = _depth(tile, problem)
-    fma = device.fma * 2 // itemsize if itemsize <= 2 else 128
+    fma = {1: device.fma8, 2: device.fma}.get(itemsize, 128)
     compute = tile.block_m * depth * (tile.columns / fma + TAP * depthwise / 128)
     start = 1500.0
     # Of a depthwise window's taps most hit L1: counted as two reads of x. Threads that address every pixel themselves

@@ -21,7 +21,7 @@ class Device:
     """A chip, and the limits of one of its SMs.
 
     shared:     bytes of shared memory an SM has.  warps, blocks: that it holds at once.
-    fma:        fp16 tensor-core multiply-adds per clock and SM.  tma: has the copy engine.
+    fma, fma8:  tensor-core multiply-adds per clock and SM, of fp16 and of int8.  tma: has the copy engine.
     flops:      a second, of matrix products by dtype, dense; those of fp32 run on the CUDA cores. Empty where nothing
                 is predicted.
     memory:     bytes a second out of it.  l2: bytes a clock and SM out of L2, the most and the least that is likely.
@@ -34,6 +34,7 @@ class Device:
     warps: int
     blocks: int
     fma: int
+    fma8: int
     tma: bool = False
     flops: Mapping[str, float] = field(default_factory=dict)
     memory: float = 0.0
@@ -53,7 +54,7 @@ class Device:
 
 
 # Rates are those of NVIDIA's data sheets and white papers, clocks those of boost; an RTX 4090 multiplies fp16 at half
-# the rate where it sums in float32, as all of ours does.
+# the rate where it sums in float32, as all of ours does, but int8 at twice the full one.
 # L2: on an H100 PCIe 25 to 39 bytes a clock and SM by microbenchmarks (Chips and Cheese, "NVIDIA's H100: Funny L2, and
 # Tons of Bandwidth", 2023; Luo et al., arXiv:2402.13499). The A100's reads 5,120 bytes a clock (white paper), 47 an SM:
 # 40 to 80 % of that are assumed. The other two, of which NVIDIA publishes nothing, are taken for half of an A100.
@@ -64,7 +65,8 @@ A100 = Device(
     warps=64,
     blocks=32,
     fma=1024,
-    flops={"fp16": 312e12, "bf16": 312e12, "tf32": 156e12, "fp32": 19.5e12},
+    fma8=2048,
+    flops={"int8": 624e12, "fp16": 312e12, "bf16": 312e12, "tf32": 156e12, "fp32": 19.5e12},
     memory=2.04e12,
     l2=(38.0, 19.0),
     clock=1.41e9,
@@ -76,7 +78,8 @@ GA102 = Device(
     warps=48,
     blocks=16,
     fma=512,
-    flops={"fp16": 149.7e12, "bf16": 149.7e12, "tf32": 74.8e12, "fp32": 37.4e12},
+    fma8=1024,
+    flops={"int8": 299.3e12, "fp16": 149.7e12, "bf16": 149.7e12, "tf32": 74.8e12, "fp32": 37.4e12},
     memory=696e9,
     l2=(19.0, 9.5),
     clock=1.74e9,
@@ -88,7 +91,8 @@ AD102 = Device(
     warps=48,
     blocks=24,
     fma=256,
-    flops={"fp16": 165.2e12, "bf16": 165.2e12, "tf32": 82.6e12, "fp32": 82.6e12},
+    fma8=1024,
+    flops={"int8": 660.6e12, "fp16": 165.2e12, "bf16": 165.2e12, "tf32": 82.6e12, "fp32": 82.6e12},
     memory=1.008e12,
     l2=(19.0, 9.5),
     clock=2.52e9,
@@ -100,15 +104,16 @@ H100 = Device(
     warps=64,
     blocks=32,
     fma=2048,
+    fma8=4096,
     tma=True,
-    flops={"fp16": 989e12, "bf16": 989e12, "tf32": 494e12, "fp32": 67e12},
+    flops={"int8": 1979e12, "fp16": 989e12, "bf16": 989e12, "tf32": 494e12, "fp32": 67e12},
     memory=3.35e12,
     l2=(39.0, 25.0),
     clock=1.755e9,
 )
 # Blackwell, for tiles that fit it: never run on, so nothing is predicted, and nothing offered to compile ahead.
-B200 = Device(name="B200", sms=148, shared=228 << 10, warps=64, blocks=32, fma=4096, tma=True)
-GB202 = Device(name="GB202", sms=170, shared=100 << 10, warps=48, blocks=24, fma=512, tma=True)
+B200 = Device(name="B200", sms=148, shared=228 << 10, warps=64, blocks=32, fma=4096, fma8=8192, tma=True)
+GB202 = Device(name="GB202", sms=170, shared=100 << 10, warps=48, blocks=24, fma=512, fma8=1024, tma=True)
 
 
 @dataclass(frozen=True)

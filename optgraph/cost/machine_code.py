@@ -80,7 +80,7 @@ class Instruction:
         if self.name.startswith(("LDSM", "STSM")):
             return 4 * int(self.name[-1]) if self.name[-1] in "124" else 4
         found = re.search(r"\.(128|64|U16|S16|U8|S8|16)\b", self.name)
-        return {"128": 16, "64": 8}.get(found[1], 2) if found else 4
+        return {"128": 16, "64": 8, "U8": 1, "S8": 1}.get(found[1], 2) if found else 4
 
 
 @dataclass(frozen=True, eq=False)

@@ -112,6 +112,7 @@ class _Walk:
         self._reached, self._warps = reached, machine.warps
         self._interval = max(1.0, machine.warps / 4) / reached.issue
         self._mma = 4096 / (device.fma / 2)  # clocks of a scheduler's tensor core for 4,096 FLOPs in 16 bits
+        self._bytes = device.fma / device.fma8  # what a FLOP of int8 takes, in those of 16 bits
         self._rounds = _rounds(machine, program)
         self._now = self._skipped = self._tensor = 0.0
         self._ready: dict[str, float] = {}
@@ -161,7 +162,7 @@ class _Walk:
             while len(self._products) > one.left:
                 at = max(at, self._products.popleft())
         elif one.part == "tensor":
-            halves = one.product * (2 if "TF32" in name else 1)
+            halves = one.product * (2 if "TF32" in name else self._bytes if name.startswith("IMMA") else 1)
             self._tensor = max(self._tensor, at) + self._mma * halves / 4096 * self._warps / 4
             after = self._tensor - at + _PRODUCT
         elif name.startswith(("BAR", "MEMBAR")):

@@ -98,17 +98,31 @@ def test_hopper_touches_no_memory_before_it_waits_for_earlier_launches(name: str
 
 
 BOXED = ("pointwise", "pointwise_segments", "pointwise_split", "conv2d", "conv2d_slopes", "conv2d_split")  # of stride 1
+BOXED += ("pointwise_int8", "pointwise_segments_int8", "pointwise_split_int8", "conv2d_int8")
+# Three channels are no 16 bytes; of int8, a thread reduces windows of 8 channels.
+NARROW = ("conv2d_stem", "conv2d_stem_int8", "depthwise_int8", "pool_max_int8", "pool_average_int8")
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "conv2d_stem"])  # 3 channels are no 16 bytes
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NARROW])
 def test_loads_are_wide(name: str, target: Target, compiled: Results) -> None:
     result = compiled[name, target]
     assert (result.cubin.tma and name in BOXED and target == SM_90) or result.wide
 
 
 @pytest.mark.parametrize(
-    "name", [*BOXED, "conv2d_strided", "separable", SPECIALISED, "pooled_pointwise", "bottleneck", "bottleneck_rest"]
+    "name",
+    [
+        *BOXED,
+        "conv2d_strided",
+        "conv2d_strided_int8",
+        "conv2d_stem_int8",
+        "separable",
+        SPECIALISED,
+        "pooled_pointwise",
+        "bottleneck",
+        "bottleneck_rest",
+    ],
 )
 def test_hopper_multiplies_with_wgmma(name: str, compiled: Results) -> None:
     result = compiled[name, SM_90]
@@ -125,7 +139,7 @@ def test_the_copy_engine_loads_where_there_is_one(name: str, compiled: Results) 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_small_maps_split_their_depth(target: Target, compiled: Results) -> None:
     split = {name for name in NAMES if compiled[name, target].launch.workspace > 0}
-    assert split == {"pointwise_split", "conv2d_split"}
+    assert split == {"pointwise_split", "pointwise_split_int8", "conv2d_split"}
 
 
 def test_specialised_warps_share_the_registers(compiled: Results) -> None:

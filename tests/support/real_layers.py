@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels import (
     bottleneck,
@@ -40,7 +43,7 @@ AFFINE = Prologue(True, True, RELU)
 
 def real_layers() -> dict[str, Layer]:
     """By name. Outputs are slices of wider buffers, as in a concatenation."""
-    found = (*_products(), *_windows(), *_rows())
+    found = (*_products(), *_windows(), *_rows(), *_integers())
     return {name: Layer(kernel, sample.typed("fp16")) for name, kernel, sample in found}
 
 
@@ -82,6 +85,42 @@ def _products() -> Iterator[tuple[str, Kernel, Sample]]:
     yield "matmul", matmul.MATMUL, matmul.sample(heads.permute(0, 2, 1, 3), heads.permute(0, 2, 3, 1), scores)
     rows = image(1, 1, 1576, 768)
     yield "matmul_weight", matmul.MATMUL, matmul.sample(rows, weight(1, 1, 768, 768), rows)
+
+
+def _integers() -> Iterator[tuple[str, Kernel, Sample]]:
+    """In int8, with grids of many kinds."""
+    grid = Quant(0.1, -3)
+    whole: dict[str, Any] = {"integers": True, "stored": "int8"}
+    ends, add = Epilogue(True, RELU, quants=(grid,)), replace(ADD_RELU, quants=(grid,), residual_quant=grid)
+
+    kernel = pointwise.POINTWISE
+    yield "pointwise_int8", kernel, pointwise.sample((64, 28, 28, 128), 512, after=add, **whole)
+    quants, acts = ((grid,), (Quant(0.2, 5),)), (RELU, IDENTITY)
+    sample = pointwise.sample((8, 17, 17, 768), 192, 128, acts=acts, quants=quants, **whole)
+    yield "pointwise_segments_int8", kernel, sample
+    yield "pointwise_split_int8", kernel, pointwise.sample((1, 8, 8, 2048), 320, after=ends, **whole)
+
+    kernel = conv2d.CONV2D
+    yield "conv2d_int8", kernel, conv2d.sample((64, 28, 28, 128), 128, SAME, after=add, **whole)
+    yield "conv2d_strided_int8", kernel, conv2d.sample((8, 35, 35, 288), 384, HALF, after=ends, **whole)
+    window = Window((7, 7), (2, 2), (3, 3, 3, 3))
+    yield "conv2d_stem_int8", kernel, conv2d.sample((8, 224, 224, 3), 64, window, after=ends, **whole)
+
+    options: dict[str, Any] = {"before": Prologue(quant=grid), "stored": "int8"}
+    sample = depthwise.sample((64, 56, 56, 144), SAME, after=ends, integers=True, **options)
+    yield "depthwise_int8", depthwise.DEPTHWISE, sample
+    shape = (64, 35, 35, 288)
+    options |= {"x": image(*shape, dtype="int8"), "after": Epilogue(quants=(grid,))}
+    yield "pool_max_int8", POOL, window_sample(shape, 288, HALF, kind="max", **options)
+    yield "pool_average_int8", POOL, window_sample(shape, 288, SAME, kind="average", **options)
+    x, out = image(64, 8, 8, 2048, dtype="int8"), image(64, 1, 1, 2048, dtype="int8")
+    options = {"kind": "average", "before": Prologue(quant=grid), "quants": (grid,)}
+    yield "global_pool_int8", GLOBAL_POOL, Sample({"x": x, "out": out, **options})
+    x = image(64, 28, 28, 256, dtype="int8")
+    grids = {"before": Prologue(quant=grid), "other_quant": grid, "quants": (grid,), "post": RELU}
+    yield "elementwise_int8", ELEMENTWISE, Sample({"x": x, "out": x, "other": x, **grids})
+    sample = dense.sample(image(64, 2048, dtype="int8"), 1000, bias=True, integers=True)
+    yield "dense_int8", dense.DENSE, sample
 
 
 def _windows() -> Iterator[tuple[str, Kernel, Sample]]:
