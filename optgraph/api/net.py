@@ -32,6 +32,7 @@ from optgraph.ir import html
 from optgraph.ir.graph import Graph
 from optgraph.ir.op import Op
 from optgraph.ir.values import Value
+from optgraph.modules.capture import Examples, exported_module
 from optgraph.onnx.load import as_model
 from optgraph.onnx.read import InputShape
 from optgraph.onnx.sessions import Feeds
@@ -314,7 +315,7 @@ class Net:
 
 
 def compile(
-    model: str | Path | bytes | onnx.ModelProto,
+    model: str | Path | bytes | onnx.ModelProto | torch.nn.Module,
     backend: str = "auto",
     dtype: str = "fp32",
     input_shape: InputShape | Mapping[str, InputShape] | None = None,
@@ -334,11 +335,13 @@ def compile(
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | str | Path = (),
     watch: Watch | None = None,
+    example_inputs: Examples | None = None,
+    exporter: str = "trace",
 ) -> Net:
-    """Compiles an ONNX model.
+    """Compiles an ONNX model, or a torch module.
 
     Args:
-        model: a path, what is in a file, or a loaded ModelProto.
+        model: a path, what is in a file, or a loaded ModelProto; or a module in eval mode, whose weights are copied.
         backend: 'auto' (a GPU's kernels, else ONNX Runtime), 'triton', 'interpret', 'onnxruntime' or 'torch'.
         dtype: 'fp32', 'tf32', 'fp16' or 'bf16', what the kernels store and multiply in; sums are float32, and the two
             reference backends always compute in float32.
@@ -365,11 +368,18 @@ def compile(
         labels: the names of the classes, or a file of them: text, one a line, or JSON. By default those in the model's
             metadata.
         watch: called with each pass and the graph that it leaves, to look at; first with `pipeline.READ`.
+        example_inputs: what a module takes: a tensor, several in order, or a mapping by the names of its arguments. The
+            network is for tensors of these shapes, and for any batch where the module is.
+        exporter: which of torch's exporters a module passes through: 'trace', or 'dynamo', which needs onnxscript.
 
     Raises:
         ModelError: the model cannot be read, is over budget, or, with `strict`, has a node without a kernel.
         InputError: there is no such file, or an option does not fit it.
     """
+    if isinstance(model, torch.nn.Module):
+        model = exported_module(model, example_inputs, exporter)
+    elif example_inputs is not None:
+        raise InputError("example_inputs are for a torch module: an ONNX model says itself what it takes")
     model = as_model(model)
     check_dtype(dtype)
     gpus, batches = parse_targets(targets), checked_batches(batches)

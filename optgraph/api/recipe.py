@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import onnx
 
 from optgraph.api.artifact import Artifact
@@ -64,8 +65,8 @@ class Recipe:
     """How the networks of one model are made.
 
     strict: where each region must have a kernel, if anywhere. inputs: what 'auto' of `keep_fp32` looks at, at the size
-    that they are of. digest: SHA-256 of the file that `model` was read from, if that is no path. The rest is as for
-    `compile`.
+    that they are of. digest: SHA-256 of the file that `model` was read from, if that is no path. weights: as for
+    `read`. The rest is as for `compile`.
     """
 
     model: str | Path | onnx.ModelProto
@@ -81,6 +82,7 @@ class Recipe:
     keep_fp32: Sequence[str] | str = ()
     inputs: Sequence[Feeds] = ()
     watch: Watch | None = None
+    weights: Mapping[str, np.ndarray] | None = None
 
     @classmethod
     def saved(
@@ -119,7 +121,8 @@ class Recipe:
         shape = self.input_shape
         if image is not None:
             shape = shapes_at(self.proto, shape, image, size)
-        graph = read.read(self.model, shape, outputs=self.outputs, budget=self.budget, ops=self.ops)
+        given = self.outputs, self.budget, self.ops, self.weights
+        graph = read.read(self.model, shape, False, *given)
         check_size(graph)
         check_finite(graph)
         check_computable(graph)

@@ -46,7 +46,7 @@ def as_model(given: object) -> str | Path | onnx.ModelProto:
 
 _REMEDY = 'pass the path of an .onnx file, such as "model.onnx", its bytes, or a loaded onnx.ModelProto'
 _REMEDIES = {
-    "torch.nn.modules.module.Module": 'export it, torch.onnx.export(model, (x,), "model.onnx"), and pass "model.onnx"',
+    "torch.nn.modules.module.Module": "optgraph.compile(module, example_inputs=x) takes one",
     "optgraph.ir.graph.Graph": "optgraph.onnx.write.to_onnx(graph) is one",
     "optgraph.api.net.Net": "it is compiled already: call it, net(x)",
 }

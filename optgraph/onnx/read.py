@@ -41,6 +41,7 @@ def read(
     outputs: Sequence[str] = (),
     budget: Budget = DEFAULT,
     ops: Sequence[type[Op]] = (),
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> Graph:
     """Reads an ONNX model into a Graph.
 
@@ -54,6 +55,7 @@ def read(
         outputs: names of tensors to cut the model off at, in place of its own outputs.
         budget: what the model may ask for.
         ops: operators of one's own, for the ONNX operators that their `handlers` name, custom domains included.
+        weights: what inputs of the model are, by name, where these are constants: the arrays are not copied.
 
     Raises:
         ModelError: what cannot be read or compiled.
@@ -61,7 +63,9 @@ def read(
     """
     source = as_model(source)
     model = load_parts(source, not allow_stripped, outputs, budget)
-    return ModelReader(model, model_name(source), allow_stripped, budget, OURS.extended(ops)).build(input_shape)
+    return ModelReader(model, model_name(source), allow_stripped, budget, OURS.extended(ops)).build(
+        input_shape, weights
+    )
 
 
 class ModelReader:
@@ -155,7 +159,14 @@ class ModelReader:
     # ---- the walk
 
     @garbage.paused()
-    def build(self, input_shape: InputShape | Mapping[str, InputShape] | None) -> Graph:
+    def build(
+        self,
+        input_shape: InputShape | Mapping[str, InputShape] | None,
+        weights: Mapping[str, np.ndarray] | None = None,
+    ) -> Graph:
+        for name, array in (weights or {}).items():
+            self._define(name)
+            self.graph.add_constant(array, name)
         for tensor in self.model.graph.initializer:
             self._define(tensor.name)
             self.graph.add_constant(self._tensor(tensor), tensor.name)

@@ -220,7 +220,7 @@ def test_what_is_no_model(function: Callable[[object], object]) -> None:
         (7, "got int: pass the path"),
         ([], "got list: pass the path"),
         ("", "got an empty text"),
-        (torch.nn.Conv2d(3, 4, 1), r'got Conv2d: export it, torch.onnx.export\(model, \(x,\), "model.onnx"\)'),
+        (torch.nn.Conv2d(3, 4, 1), "example_inputs=x"),
         (graph, r"got Graph: optgraph.onnx.write.to_onnx\(graph\) is one"),
         (optgraph.compile(graph_model := classifier(), "torch"), r"got Net: it is compiled already: call it, net\(x\)"),
     ):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from optgraph.adapters.torch_compile import backend
 from tests.support.documents import Block, Reader, blocks, check_shown, commands
 from tests.support.paths import ROOT
 
@@ -24,6 +26,13 @@ def test_the_pages_that_go_on_from_the_tutorial(tmp_path: Path) -> None:
         assert reader.read((DOCS / "howto" / "polygraphy.md").read_text()) == 3
         assert reader.read((DOCS / "howto" / "triton_server.md").read_text()) == 4
         assert reader.read((DOCS / "howto" / "many_pictures.md").read_text()) == 3
+
+
+def test_the_page_on_torch(tmp_path: Path) -> None:
+    if "optgraph" not in torch.compiler.list_backends():  # installed before it had this entry point
+        torch._dynamo.register_backend(backend, name="optgraph")
+    with Reader(tmp_path) as reader:
+        assert reader.read((DOCS / "howto" / "torch.md").read_text()) == 3
 
 
 def test_the_design(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""The weights that a network was made of, watched: whether they are still what they were.
+
+Seen is what torch counts: a tensor counts what writes to it, through whichever view, and one put in its place lies
+elsewhere. A fused optimizer does not count, so its step is asked for. Not seen is what goes past torch:
+`p.data.copy_(...)`, whose counter is another, and numpy arrays in the same memory.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from optgraph.base.errors import ModelError
+
+
+class Watched:
+    """What a set of weights was. It holds on to their memory, so that nothing else can come to lie there."""
+
+    def __init__(self, weights: Sequence[torch.Tensor], gone: Callable[[], None]) -> None:
+        """gone: called when one of them is let go. Raises ModelError for weights that do not count."""
+        if any(weight.is_inference() for weight in weights):
+            raise ModelError(
+                "its weights were made under torch.inference_mode(), where torch does not count changes",
+                "make the module outside of it",
+            )
+        self._memory = [weight.detach() for weight in weights]
+        self._state = _state(weights)
+        self._alive = [weakref.ref(weight, lambda _: gone()) for weight in weights]
+
+    def unchanged(self, weights: Sequence[torch.Tensor]) -> bool:
+        """Whether these, the same tensors, are what they were."""
+        return self._state == _state(weights)
+
+
+def _state(weights: Sequence[torch.Tensor]) -> tuple[list[int], list[int]]:
+    return [weight._version for weight in weights], [weight.data_ptr() for weight in weights]
+
+
+def after_steps(owner: Any, stepped: Callable[[Any, set[int]], None]) -> None:
+    """Calls `stepped(owner, ids)` after each step of any optimizer, with the ids of what it may have changed, while
+    `owner` lives."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    reference = weakref.ref(owner)
+
+    def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        alive = reference()
+        if alive is not None:
+            stepped(alive, {id(weight) for group in optimizer.param_groups for weight in group["params"]})
+
+    weakref.finalize(owner, register_optimizer_step_post_hook(hook).remove)

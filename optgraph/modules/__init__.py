@@ -1,0 +1,1 @@
+"""Programs of torch as ONNX models. Uses onnx and what is below."""

@@ -1,0 +1,417 @@
+"""torch.compile with optgraph's backend: answers, launches, recompiles, and what runs as torch runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import tomllib
+import warnings
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.utils import counters
+from torch.utils._pytree import tree_leaves
+
+from optgraph.adapters.torch_compile import EagerWarning, backend
+from optgraph.api.net import Net
+from optgraph.modules import taken
+from tests.support.paths import ROOT
+from tests.support.torch_modules import MODULES, Broken, ConvBnRelu, settled
+from tests.support.torch_networks import xception
+
+# Launches of each graph of a module; none falls back.
+LAUNCHES = {
+    "conv-bn-relu": [4],
+    "residual": [3],
+    "depthwise separable": [2],
+    "inception-like concat": [4],
+    "squeeze and excite": [5],
+    "upsampling": [3],
+    "several outputs": [4],
+    "graph break": [1, 2],
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """Dynamo as in a new process, and every warning a warning."""
+    torch._dynamo.reset()
+    counters.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", EagerWarning)
+        yield
+    torch._dynamo.reset()
+
+
+class Made:
+    """A module compiled, and the networks that became of it."""
+
+    def __init__(self, module: Any, **options: Any) -> None:
+        self.nets: list[Net] = []
+        given = {"backend": "torch", "made": self.nets.append} | options
+        self.module, self.compiled = module, torch.compile(module, backend=backend, options=given)
+
+    def check(self, *inputs: Any, bound: float = 1e-5) -> list[Any]:
+        """Compares an answer with torch's: values, dtypes, order in memory. Returns its leaves."""
+        with torch.no_grad():
+            ours, theirs = tree_leaves(self.compiled(*inputs)), tree_leaves(self.module(*inputs))
+        for our, their in zip(ours, theirs, strict=True):
+            if not isinstance(their, Tensor):
+                assert our is their
+                continue
+            assert (our.dtype, our.shape, our.device) == (their.dtype, their.shape, their.device)
+            assert relative(our, their) <= bound
+        return ours
+
+
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
+
+
+def images(batch: int = 2, size: int = 16, seed: int = 0) -> Tensor:
+    return torch.randn(batch, 3, size, size + 4, generator=torch.Generator().manual_seed(seed))
+
+
+class Function(nn.Module):
+    """A convolution, and a function that is given the module and the inputs."""
+
+    def __init__(self, function: Callable[..., Any], **buffers: Tensor) -> None:
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(3, 4, 3, padding=1), function
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.function(self, *inputs)
+
+
+def function(given: Callable[..., Any], **buffers: Tensor) -> nn.Module:
+    return settled(Function(given, **buffers))
+
+
+def one_warning(caught: Any) -> str:
+    found = [str(each.message) for each in caught if each.category is EagerWarning]
+    assert len(found) == 1
+    return found[0]
+
+
+# ---- answers
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_small_modules(name: str) -> None:
+    made = Made(settled(MODULES[name]()), backend="interpret")
+    graphs = len(LAUNCHES[name])
+    first = [made.check(images(batch, seed=batch))[0] for batch in (2, 3, 5)][2]
+    assert relative(first, made.check(images(5, seed=9))[0]) > 1e-3
+    assert counters["stats"]["unique_graphs"] == 2 * graphs  # of the first size, and of any
+    plans = [net.plan() for net in made.nets]
+    assert [sum(plan.launches_by_kernel().values()) for plan in plans] == 2 * LAUNCHES[name]
+    assert not any(plan.fallbacks for plan in plans)
+    batches = [next(iter(net.inputs.values())).shape[0] for net in made.nets]
+    assert batches == graphs * [2] + graphs * ["N"]
+
+
+def test_what_is_given_back_is_what_torch_gives_back() -> None:
+    module = settled(MODULES["several outputs"]())
+    made, x = Made(module), images()
+    made.check(x)
+    with torch.no_grad():
+        found = made.compiled(x)
+    assert list(found) == ["features", "logits", "again", "x", "mask"]
+    assert found["x"] is x and found["mask"] is None and found["again"] is found["logits"][0]
+
+
+def test_xception() -> None:
+    made = Made(settled(xception()))
+    ours = made.check(images(1, 75))[0]
+    assert relative(ours, made.check(images(1, 75, seed=1))[0]) > 1e-3
+    (net,) = made.nets
+    assert sum(net.plan().launches_by_kernel().values()) <= 48 and net.plan().fallbacks == ()
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def written(self: Any, x: Tensor) -> Tensor:
+    y = self.conv(x)
+    y[:, :1] = 0
+    y[:, :, 2] = x[:, :1, 3]
+    y += 1
+    return F.relu_(y.mul_(2))
+
+
+def resized(self: Any, x: Tensor) -> Tensor:
+    b, _, h, w = x.shape
+    return self.conv(x).reshape(b, 2, 2, h, w).transpose(1, 2).reshape(b, 4, h, w) * h
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(written, id="tensors of its own written to"),
+        pytest.param(resized, id="sizes computed with"),
+        pytest.param(lambda self, x: self.conv(x).reshape(x.shape[0] * 4, -1), id="a batch that becomes more"),
+        pytest.param(lambda self, x: self.conv(x) + torch.arange(x.shape[0]).view(-1, 1, 1, 1), id="numbered images"),
+        pytest.param(lambda self, x: F.instance_norm(self.conv(x)), id="instance norm"),
+        pytest.param(lambda self, x: self.conv(x).argmax(1), id="integers"),
+        pytest.param(lambda self, x: F.dropout(self.conv(x), training=False), id="dropout that does nothing"),
+    ],
+)
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_programs(given: Callable[..., Any]) -> None:
+    made = Made(function(given))
+    for batch in (2, 3, 4):
+        made.check(images(batch))
+    assert made.nets
+
+
+def test_other_heights_and_widths_are_networks_of_their_own() -> None:
+    made = Made(function(resized))
+    for size in (8, 9, 10, 9):
+        made.check(images(2, size))
+    assert [next(iter(net.inputs.values())).shape[2] for net in made.nets] == [8, 9, 10]
+
+
+@pytest.mark.parametrize("runs", ["torch", "onnxruntime", "interpret"])
+@pytest.mark.parametrize("dtype, bound", [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_modules_of_halves(runs: str, dtype: torch.dtype, bound: float) -> None:
+    made = Made(settled(ConvBnRelu()).to(dtype), backend=runs)
+    assert made.check(images().to(dtype), bound=bound)[0].dtype == dtype
+    assert made.nets
+
+
+def test_channels_last_stays_so() -> None:
+    module = function(lambda self, x: F.relu(self.conv(x))).to(memory_format=torch.channels_last)
+    made, x = Made(module), images().to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        assert made.check(x)[0].stride() == module(x).stride()
+
+
+def test_inference_mode_and_a_net_made_in_it() -> None:
+    made = Made(settled(ConvBnRelu()))
+    with torch.inference_mode():
+        made.check(images())
+    made.check(images(seed=1))
+    assert made.nets
+
+
+def test_threads() -> None:
+    made = Made(settled(Broken()))
+    made.check(images(2, 8))
+    wrong: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            for step in range(5):
+                made.check(images(2, 8, seed=10 * seed + step))
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and len(made.nets) == 2
+
+
+# ---- what runs as torch runs it
+
+
+def counted(self: Any, x: Tensor) -> Tensor:
+    self.n += 1
+    return self.conv(x) * self.n
+
+
+def changed(self: Any, x: Tensor) -> Tensor:
+    y = self.conv(x)
+    x.add_(1)
+    return y
+
+
+def through_a_view(self: Any, x: Tensor) -> Tensor:
+    y = self.conv(x)
+    y.view(y.shape[0], -1).add_(1)
+    return y
+
+
+def halved(self: Any, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return self.conv(x)
+
+
+REFUSALS: list[tuple[str, Callable[..., Any], str]] = [
+    ("a buffer changed", counted, r"'iadd', test_torch_compile.py:\d+ in counted: changes 'n' of a module in place"),
+    ("an input changed", changed, "'add_', .* in changed: changes its argument 'inputs_0' in place: compute a new"),
+    ("a view written to", through_a_view, "changes in place what 'y' is a view of: change a clone"),
+    ("a view given back", lambda self, x: (self.conv(x), x[:, :1]), "gives back a view of an argument"),
+    ("dropout", lambda self, x: F.dropout(self.conv(x), 0.5, True), r"'dropout', .*: is random: call .eval\(\)"),
+    ("random numbers", lambda self, x: self.conv(x) + torch.rand(1), "'rand', .*: is random"),
+    ("no ONNX operator", lambda self, x: torch.fft.fft2(self.conv(x)).abs(), "cannot export it to ONNX .*fft"),
+    ("autocast within", halved, "computes under autocast"),
+    ("complex numbers", lambda self, x: torch.view_as_complex(x.reshape(-1, 2)).abs() * 2, "cannot"),
+]
+
+
+@pytest.mark.parametrize("given, why", [pytest.param(*rest, id=name) for name, *rest in REFUSALS])
+def test_refusals(given: Callable[..., Any], why: str, capfd: pytest.CaptureFixture[str]) -> None:
+    made = Made(function(given, n=torch.zeros(1)))
+    twin = deepcopy(made.module)
+    with pytest.warns(EagerWarning, match=why) as caught, torch.no_grad():
+        torch.manual_seed(3)
+        ours = made.compiled(images().clone())
+    one_warning(caught)
+    with torch.no_grad():
+        torch.manual_seed(3)
+        theirs = twin(images().clone())
+    assert all(torch.equal(a, b) for a, b in zip(tree_leaves(ours), tree_leaves(theirs), strict=True))
+    assert torch.equal(made.module.n, twin.n) and not made.nets
+    assert "graph(" not in "".join(capfd.readouterr())
+
+
+def test_batchnorm_that_trains_under_no_grad_still_trains() -> None:
+    module = settled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))).train()
+    before, twin, made = deepcopy(module), deepcopy(module), Made(module)
+    why = r"1 \(BatchNorm2d\).*: is in training mode: call \.eval\(\)"
+    with pytest.warns(EagerWarning, match=why) as caught, torch.no_grad():
+        ours = made.compiled(images())
+    one_warning(caught)
+    with torch.no_grad():
+        assert torch.equal(ours, twin(images()))
+    for name, buffer in module.named_buffers():
+        assert torch.equal(buffer, twin.get_buffer(name)) and not torch.equal(buffer, before.get_buffer(name))
+
+
+def test_gradients() -> None:
+    module = settled(ConvBnRelu())
+    made, x = Made(module), images()
+    with pytest.warns(EagerWarning, match=r"gradients are asked for: call it under torch.no_grad\(\)") as caught:
+        made.compiled(x).sum().backward()
+    one_warning(caught)
+    ours = module.classify.weight.grad
+    module.zero_grad()
+    module(x).sum().backward()
+    assert ours is not None and torch.equal(ours, module.classify.weight.grad) and not made.nets
+    module.requires_grad_(False)
+    assert torch.allclose(made.compiled(x), module(x), atol=1e-5) and len(made.nets) == 1
+    with pytest.warns(EagerWarning, match="gradients"):
+        made.compiled(x.requires_grad_()).sum().backward()
+    assert x.grad is not None and x.grad.norm() > 0
+
+
+def test_doubles_autocast_and_no_images_at_all() -> None:
+    module = settled(ConvBnRelu())
+    for why, given, x in (
+        ("is of torch.float64", settled(ConvBnRelu()).double(), images().double()),
+        ("has no numbers", module, images()[:0]),
+    ):
+        with pytest.warns(EagerWarning, match=why), torch.no_grad():
+            assert torch.equal(Made(given).compiled(x), given(x))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad(), pytest.warns(EagerWarning, match="under autocast"):
+        assert Made(module).compiled(images()).dtype == torch.bfloat16
+
+
+def test_an_operator_without_a_kernel_falls_back_or_is_refused() -> None:
+    module = function(lambda self, x: F.grid_sample(self.conv(x), x[:, :2].permute(0, 2, 3, 1), align_corners=False))
+    made = Made(module, backend="interpret")
+    made.check(images())
+    assert [fallback.op for fallback in made.nets[0].plan().fallbacks] == ["GridSample"]
+    torch._dynamo.reset()
+    made = Made(module, strict=True)
+    with pytest.warns(EagerWarning, match="regions have no kernel: .*GridSample"):
+        made.check(images(), bound=0)
+    assert not made.nets
+
+
+def test_an_exporter_that_is_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = taken.exported
+
+    def wrong(*arguments: Any) -> onnx.ModelProto:
+        model = right(*arguments)
+        for node in model.graph.node:
+            node.op_type = "Sigmoid" if node.op_type == "Relu" else node.op_type
+        return model
+
+    monkeypatch.setattr(taken, "exported", wrong)
+    made = Made(settled(ConvBnRelu()))
+    with pytest.warns(EagerWarning, match="result 0 is off by") as caught:
+        made.check(images(), bound=0)
+        made.check(images(seed=1), bound=0)
+    one_warning(caught)
+
+
+def test_the_other_exporter() -> None:
+    made = Made(settled(ConvBnRelu()), exporter="dynamo")
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        with pytest.warns(EagerWarning, match="exporter 'dynamo' needs onnxscript: pip install onnxscript"):
+            made.check(images(), bound=0)
+    else:
+        for batch in (2, 3, 4):
+            made.check(images(batch))
+        assert len(made.nets) == 2
+
+
+@pytest.mark.parametrize(
+    "given, why",
+    [
+        ({"options": {"speed": 1}}, "no option 'speed': options are backend, dtype, exporter"),
+        ({"options": {"backend": "cuda"}}, "unknown backend 'cuda'"),
+        ({"options": {"dtype": "fp8"}}, "unknown dtype 'fp8'"),
+        ({"options": {"exporter": "script"}}, "unknown exporter 'script': use trace, dynamo"),
+        ({"mode": "max-autotune"}, "mode 'max-autotune' is not optgraph's"),
+    ],
+)
+def test_options_that_there_are_not(given: dict[str, Any], why: str) -> None:
+    with pytest.raises(BackendCompilerFailed, match=why), torch.no_grad():
+        torch.compile(settled(ConvBnRelu()), backend=backend, **given)(images())
+
+
+def test_weights_are_not_copied() -> None:
+    module = function(lambda self, x: self.conv(x))
+    made = Made(module)
+    made.check(images())
+    weight = module.conv.weight.detach().numpy()
+    constants = made.nets[0].simplified.constants.values()
+    assert any(np.shares_memory(weight, constant) for constant in constants)
+
+
+# ---- the entry point
+
+ENTRY = "[torch_dynamo_backends]\noptgraph = {}\n"
+USE = """
+import torch
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval()
+made = []
+compiled = torch.compile(model, backend="optgraph", options={"backend": "torch", "made": made.append})
+with torch.no_grad():
+    x = torch.randn(2, 3, 9, 9)
+    assert torch.allclose(compiled(x), model(x), atol=1e-5)
+print(len(made), "optgraph" in torch.compiler.list_backends())
+"""
+
+
+def test_torch_finds_it_by_name(tmp_path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    place = project["entry-points"]["torch_dynamo_backends"]["optgraph"]
+    module, name = place.split(":")
+    assert getattr(import_module(module), name) is backend
+    folder = tmp_path / "found-1.dist-info"  # as an installed package has it
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: found\nVersion: 1\n")
+    (folder / "entry_points.txt").write_text(ENTRY.format(place))
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n{USE}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.stdout.split() == ["1", "True"], done.stderr
