@@ -118,6 +118,11 @@ def _bounds(row: Row) -> str:
     return ", ".join(f"{bound} {count}" for bound, count in row["bounds"].items())
 
 
+def _int8(row: Row) -> str:
+    """How long it takes in int8, and how many times as long in float32, where that was measured."""
+    return f"{row['int8_ms']:.1f} ({row['int8_ratio']:.2f}×)" if "int8_ms" in row else "–"
+
+
 def _quartiles(row: Row) -> str:
     return " / ".join(f"{row['spread'][side]['iqr']:.1f}" for side in ("ours", "theirs"))
 
@@ -372,6 +377,7 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
             "ratio": lambda row: f"{row['ratio']:.2f}",
             "compile, s": lambda row: f"{row['compile_seconds']:.1f}",
             "interquartile ranges, ms": _quartiles,
+            "int8, ms": _int8,
         },
     ),
 }

@@ -92,8 +92,15 @@ def test_options_are_there() -> None:
     options = {"--help"}
     whole = typer.main.get_command(main.app)
     for command in (whole, *whole.commands.values()):  # type: ignore[attr-defined]
-        options.update(option for parameter in command.params for option in parameter.opts)
-    for name in ("README.md", "docs/usage.md", "docs/tutorial.md", "docs/howto/gpu.md", "docs/howto/prediction.md"):
+        options.update(o for parameter in command.params for o in (*parameter.opts, *parameter.secondary_opts))
+    for name in (
+        "README.md",
+        "docs/usage.md",
+        "docs/tutorial.md",
+        "docs/howto/gpu.md",
+        "docs/howto/prediction.md",
+        "docs/howto/quantize.md",
+    ):
         commands = re.sub(r"python -m .*|bin/pip .*|curl .*", "", (ROOT / name).read_text())
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", commands)) <= options, name
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -111,7 +112,7 @@ def make_backend(
             import_triton(name)
             return Engine(plans, torch.device("cpu"), like=engine)
         case "onnxruntime":
-            return OnnxRuntime(simplified)
+            return OnnxRuntime(simplified, opened=partial(session, integers=plans.dtype == "int8"))
         case _:
             return Torch(plans.graph)
 

@@ -13,6 +13,8 @@ ROW = {
     "theirs_ms": 50.06,
     "compile_seconds": 0.34,
     "ratio": 1.254,
+    "int8_ms": 22.16,
+    "int8_ratio": 1.806,
     "spread": {"ours": {"iqr": 1.23}, "theirs": {"iqr": 2.0}},
 }
 
@@ -45,7 +47,7 @@ def test_a_table_shows_its_rows_and_how_they_were_measured(tmp_path, monkeypatch
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     path = record.write("cpu", [ROW], batch=1)
     text = tables.fill("before\n<!-- table:cpu -->\nold\n<!-- end -->\nafter\n")
-    assert "| torch_xception | 40.0 | 50.1 | 1.25 | 0.3 | 1.2 / 2.0 |\n" in text
+    assert "| torch_xception | 40.0 | 50.1 | 1.25 | 0.3 | 1.2 / 2.0 | 22.2 (1.81×) |\n" in text
     assert "`python -m benchmarks.cpu` on " + json.loads(path.read_text())["date"] in text
     assert text.startswith("before\n<!-- table:cpu -->\n") and text.endswith("\n<!-- end -->\nafter\n")
     assert "old" not in text and tables.fill(text) == text

@@ -10,6 +10,7 @@ from tests.support.documents import Reader
 from tests.support.paths import ROOT
 
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
+QUANTIZE = (ROOT / "docs" / "howto" / "quantize.md").read_text()
 
 
 def test_the_tutorial(tmp_path: Path) -> None:
@@ -18,5 +19,6 @@ def test_the_tutorial(tmp_path: Path) -> None:
         port = probe.getsockname()[1]
     with Reader(tmp_path) as reader:
         assert reader.read(TUTORIAL.replace("8000", str(port))) == TUTORIAL.count("\n$ ") == 9
+        assert reader.read(QUANTIZE) == 2
     classes = re.findall(r"(?:digit.png is a|\"digit\":) (\d)", reader.said)
     assert len(classes) == 3 and len(set(classes)) == 1, "the label, the file's answer and the server's"
