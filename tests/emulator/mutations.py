@@ -22,7 +22,7 @@ from optgraph.kernels.pointwise import POINTWISE, sample
 from optgraph.kernels.separable import SEPARABLE, specialised_samples
 from optgraph.run.driver import Bound
 from optgraph.tune.layers import Layer
-from tests.emulator.compiler import compile_all
+from tests.emulator.compiler import Wanted, compile_all
 from tests.emulator.faults import FaultError
 from tests.emulator.machine import Machine
 from tests.emulator.schedule import SCHEDULES, Schedule
@@ -38,8 +38,12 @@ class Setting:
     layer: Layer
     early: bool = False
 
+    def wanted(self) -> Wanted:
+        """The kernel to compile."""
+        return self.layer.dry(self.target).variant, self.target
+
     def cubin(self) -> Cubin:
-        (found,) = compile_all([(self.layer.dry(self.target).variant, self.target)])
+        (found,) = compile_all([self.wanted()])
         return found
 
     def outcome(self, cubin: Cubin, schedule: Schedule) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
+from tests.emulator.compiler import CompileError, compile_all
 from tests.emulator.mutations import (
     AMPERE,
     CHAINED,
@@ -24,6 +27,13 @@ SETTINGS = {
     "chained by TMA": CHAINED_TMA,
     "specialised": SPECIALISED,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """All kernels, by one process. One that does not compile must not hide the others."""
+    with suppress(CompileError):
+        compile_all(setting.wanted() for setting in SETTINGS.values())
 
 
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)

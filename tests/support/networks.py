@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from optgraph.api.net import Net
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.values import BATCH, RELU, Act, Value
 from optgraph.ops import Activation, Affine, Binary, Concat, Conv, Pool
@@ -149,6 +150,11 @@ def kinds(graph: Graph) -> Counter[str]:
 def of_kind(graph: Graph, kind: str) -> list[Node]:
     """The nodes of a kind, in topological order."""
     return [node for node in graph.nodes() if node.op.kind == kind]
+
+
+def on(net: Net, backend: str) -> Net:
+    """The same net on another backend: `compile` makes the same graphs for every one, which takes longer than this."""
+    return net if backend == net.backend else Net(net.simplified, net.fused, net.source, backend, net.dtype)
 
 
 def difference(before: Graph, after: Graph) -> float:
