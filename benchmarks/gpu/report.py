@@ -27,6 +27,7 @@ TIMES_PAIR = 1.8  # separable against cuDNN's depthwise and pointwise, geometric
 TIMES_CUDNN = 1.0  # all other convolutions, geometric mean
 CONVOLUTIONS = ("conv2d", "pointwise", "bottleneck")
 COLD_START = 1.5  # seconds
+LONGEST = 5  # regions of a profile that are named
 
 
 def geomean(ratios: Iterable[float]) -> float:
@@ -147,6 +148,19 @@ def fusions(records: Mapping[str, Row]) -> list[str]:
     return lines
 
 
+def profiles(records: Mapping[str, Row]) -> list[str]:
+    """The graph of a network beside its launches one by one, and the regions that take longest."""
+    lines = []
+    for name, row in records.items():
+        parts = f"{1e3 * row['ms']:.1f} µs of launches by themselves"
+        lines.append(
+            f"{name:31} {1e3 * row['whole_ms']:8.1f} µs as one graph; {parts}, {row['whole_over_parts']:.2f} of it"
+        )
+        for region in row["regions"][:LONGEST]:
+            lines.append(f"{'':31} {1e3 * region['ms']:8.1f} µs {region['op']} {region['region']}")
+    return lines
+
+
 def report(out: Path) -> list[str]:
     """All of a folder's results, as far as there are some."""
     lines: list[str] = []
@@ -164,6 +178,7 @@ def report(out: Path) -> list[str]:
     tuned = [row for path in sorted((out / "tuned").glob("*.json")) for row in kept(f"tuned/{path.name}").values()]
     wrong = [f"{row['layer']}: {text}" for row in tuned for text in row["rejected"] if "off by" in text]
     chapter("tiles that are not right", wrong)
+    chapter("where a network's time goes", profiles(kept("gpu_profile.json")))
     rows = list(kept("gpu.json").values())
     chapter("race", summary(rows))
     chapter("targets on an H100, and what was reached", map(str, targets(rows)))

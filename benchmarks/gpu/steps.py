@@ -43,6 +43,7 @@ STEPS = (
     Step("tests", "suite", "gpu_tests.json", 0.5),
     Step("fused", "fused", "gpu_fused.json", 0.5),
     Step("tune", "tune", f"tuned/{TARGET}.json", 0.6),
+    Step("profile", "profile", "gpu_profile.json", 0.3),
     Step("race", "race", "gpu.json", 1.0),
     Step("compile", "compile", "gpu.json", 1.0),
 )

@@ -2,11 +2,13 @@
 
 ONNX Runtime tells the time of each of its kernels by a name: that of a node as it was exported or, where it computes in
 a blocked layout of its own, that of the value which the kernel gives, with `_nchwc` behind it. torch runs a region
-after the other, and the interpreter a launch: they are timed from each to the next.
+after the other, and the interpreter a launch: they are timed from each to the next. On a GPU each launch is timed by
+itself (`optgraph/tune/in_turn.py`), and then the CUDA graph of all.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +30,8 @@ from optgraph.plan.lowering import fitting_batch
 from optgraph.run.backends import Backend, OnnxRuntime
 from optgraph.run.engine import Engine
 from optgraph.run.example import example
+from optgraph.tune.in_turn import in_turn
+from optgraph.tune.timing import cuda_timer, interleaved
 
 BLOCKED, KERNEL = "_nchwc", "_kernel_time"  # what ONNX Runtime puts behind a value's name, and behind a kernel's
 
@@ -53,11 +57,17 @@ class Span:
 
 @dataclass(frozen=True)
 class Profile:
-    """What was measured of some runs on a backend, each a list of spans in their order."""
+    """What was measured of some runs on a backend, each a list of spans in their order.
+
+    whole: seconds of a run as its users have it, where its spans were timed each by itself: on a GPU, in which branches
+    run at the same time. ahead: False if a GPU waited for the host, whose time is in the spans then.
+    """
 
     backend: str
     batch: int
     runs: tuple[tuple[Span, ...], ...]
+    whole: float | None = None
+    ahead: bool = True
 
     def typical(self) -> tuple[Span, ...]:
         """The run that took the median time, of an even number the shorter."""
@@ -80,15 +90,18 @@ def _total(run: Sequence[Span]) -> float:
     return sum(span.seconds for span in run)
 
 
-def profile(net: Net, batch: int = 1, repeats: int = 5, threads: int = 0) -> Profile:
-    """Runs `net` on made-up images, once to warm up and `repeats` times measured.
+def profile(net: Net, batch: int = 1, repeats: int = 5, threads: int = 0, nvtx: bool = False) -> Profile:
+    """Runs `net` on made-up images, to warm up and then `repeats` times measured.
 
-    threads: of ONNX Runtime, 0 for all cores. Raises InputError for 'triton', whose launches a CPU's clock cannot time.
+    threads: of ONNX Runtime, 0 for all cores. nvtx: whether to tell NVIDIA's profilers which launch is of what. Raises
+    InputError for that without a GPU.
     """
-    if net.backend == "triton":
-        raise InputError("profile measures on the CPU: use --backend onnxruntime, torch or interpret")
+    if nvtx and net.backend != "triton":
+        raise InputError(f"NVTX ranges are for launches on a GPU, and this runs on {net.backend}: leave --nvtx out")
     batch = fitting_batch(net.inputs, batch)
     feeds = {name: as_tensor(array) for name, array in example(net.inputs, batch, seed=0).items()}
+    if net.backend == "triton":
+        return _on_gpu(net, feeds, batch, repeats, nvtx)
     if net.backend == "onnxruntime":
         runs = _by_onnxruntime(net, feeds, batch, repeats, threads)
     else:
@@ -128,6 +141,31 @@ def _by_launches(engine: Engine, feeds: Mapping[str, torch.Tensor], batch: int) 
             spans.append(Span(call.node, call.name, call.node, *took, None, schedule.stream[i], schedule.waits[i]))
             last = time.perf_counter()
     return spans
+
+
+def _on_gpu(net: Net, feeds: Mapping[str, torch.Tensor], batch: int, repeats: int, nvtx: bool) -> Profile:
+    engine = net.runtime
+    assert isinstance(engine, Engine)
+    origin = {node.name: node.origin for node in net.fused.nodes()}
+    with engine.context(batch) as context:
+        context.load(feeds)
+        context.run()  # what is recorded in it is replayed from then on
+        plan = context.plan
+        names = [f"{call.name} {', '.join(origin[call.node])}" for call in plan.calls]
+        turns = in_turn(context, repeats, names if nvtx else ())
+        whole = interleaved({"whole": context.run}, cuda_timer, repeats)["whole"].median / 1e3
+    places = zip(plan.calls, plan.schedule.stream, plan.schedule.waits, strict=True)
+    launches = [(call.node, call.name, stream, waits) for call, stream, waits in places]
+    runs = []
+    for seconds in turns.seconds:
+        starts = itertools.accumulate(seconds, initial=0.0)
+        runs.append(
+            tuple(
+                Span(node, kernel, node, start, took, None, stream, waits)
+                for (node, kernel, stream, waits), start, took in zip(launches, starts, seconds, strict=False)
+            )
+        )
+    return Profile(net.backend, batch, tuple(runs), whole, turns.ahead)
 
 
 def _by_onnxruntime(

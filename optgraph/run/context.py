@@ -44,7 +44,7 @@ class Context:
 
     inputs: the tensors that it reads, by name. outputs: by public name, what a run leaves, until the next: N×C×H×W as
     the model's, with the strides and in the type that the plan has.
-    types: the model's, of the outputs.
+    types: the model's, of the outputs. kernels: of each launch, whether it is one, and no fallback.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Context:
         self.outputs = {public: self._buffers.output(public) for public in plan.outputs}
         self._types = {public: torch.promote_types(out.dtype, types[public]) for public, out in self.outputs.items()}
         launches = [self._buffers.bind(call) for call in plan.calls]
-        self._kernels = [isinstance(launch, Launch) for launch in launches]
+        self.kernels = tuple(isinstance(launch, Launch) for launch in launches)
         self._launches = prepare(with_workspaces(launches, plan.schedule.stream, device))
         self._replays: list[Callable[[], None]] = []
         self._stream: torch.cuda.Stream | None = None  # of the use that has begun
@@ -107,7 +107,7 @@ class Context:
             return
         enqueue_in_turn(self._launches)
         if self._device.type == "cuda" and not self.inside:
-            self._replays = recorded(self._launches, self._kernels, self.plan.schedule)
+            self._replays = recorded(self._launches, self.kernels, self.plan.schedule)
 
     def finish(self) -> None:
         """Waits for the last use, so that the memory may be let go: it returns to the stream that it was made on, and

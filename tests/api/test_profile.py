@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
+import torch
 
 import optgraph
+from optgraph.api.net import Net
 from optgraph.api.profile import Profile, Span, profile, regions_by_name, spans_of
 from optgraph.base.errors import InputError
+from optgraph.onnx.write import to_onnx
 from tests.support.cli_models import classifier
+from tests.support.fake_gpu import FakeGpu
+from tests.support.gpu_clock import GpuClock
+from tests.support.networks import inception_a
 
 
 def test_medians_by_region_the_longest_first() -> None:
@@ -74,8 +81,62 @@ def test_every_node_that_is_exported_has_its_region() -> None:
     assert all(found[node.name] for node in net.simplified.nodes())
 
 
-def test_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = optgraph.compile(classifier(), "torch")
-    monkeypatch.setattr(net, "backend", "triton")
-    with pytest.raises(InputError, match="measures on the CPU"):
-        profile(net)
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> tuple[Net, GpuClock, dict[str, float]]:
+    """A network with branches on a GPU that takes so long for a launch of each kernel, in seconds; in a graph, a fifth
+    less."""
+    took = {"conv2d": 6e-6, "pool": 2e-6, "pooled_pointwise": 4e-6, "pointwise": 3e-6}
+
+    def compute(launch: Any) -> None:
+        by_itself = gpu.done[-1] == "launch"
+        clock.give(took[launch.kernel] * (1.0 if by_itself else 0.8), 20e-6 if by_itself else 0.0)
+
+    gpu = FakeGpu(monkeypatch, compute)
+    clock = GpuClock(monkeypatch)
+    return optgraph.compile(to_onnx(inception_a()), "triton"), clock, took
+
+
+def test_on_a_gpu_each_launch_by_itself_and_the_graph_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, clock, took = on_a_gpu(monkeypatch)
+    found = profile(net, batch=2, repeats=3)
+    plan = net.plan(2)
+    assert found.backend == "triton" and found.ahead and len(found.runs) == 3 and clock.ranges == []
+    assert plan.schedule.streams > 1 and any(plan.schedule.waits)
+    for run in found.runs:
+        assert [(span.region, span.kind) for span in run] == [(call.node, call.name) for call in plan.calls]
+        assert [span.seconds for span in run] == pytest.approx([took[call.name] for call in plan.calls])
+        assert tuple(span.stream for span in run) == plan.schedule.stream
+        assert tuple(span.waits for span in run) == plan.schedule.waits
+        assert run[0].start == 0
+        assert [a.start + a.seconds for a in run[:-1]] == pytest.approx([b.start for b in run[1:]])
+    parts = sum(took[call.name] for call in plan.calls)
+    assert sum(found.by_region().values()) == pytest.approx(parts)
+    assert found.whole == pytest.approx(0.8 * parts, rel=0.01)  # and between two replays an event now and then
+
+
+def test_a_slow_run_on_a_gpu_changes_no_median(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, _, took = on_a_gpu(monkeypatch)
+    usual, runs = dict(took), []
+
+    def given(name: str) -> None:
+        if name.startswith("optgraph run"):
+            runs.append(name)
+            took.update({kernel: us * (9 if len(runs) == 2 else 1) for kernel, us in usual.items()})
+
+    monkeypatch.setattr(torch.cuda.nvtx, "range_push", given)
+    found = profile(net, repeats=3, nvtx=True)
+    assert sum(span.seconds for span in found.runs[1]) == pytest.approx(9 * sum(found.by_region().values()))
+    assert found.typical() != found.runs[1]
+
+
+def test_ranges_have_the_names_of_onnx_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, clock, _ = on_a_gpu(monkeypatch)
+    profile(net, repeats=1, nvtx=True)
+    origin = {node.name: node.origin for node in net.fused.nodes()}
+    assert all(origin.values())
+    names = [f"{call.name} {', '.join(origin[call.node])}" for call in net.plan(1).calls]
+    assert clock.ranges == ["optgraph run 1 of 1", *(each for name in names for each in (name, "end")), "end"]
+
+
+def test_ranges_are_refused_without_a_gpu() -> None:
+    with pytest.raises(InputError, match="this runs on torch: leave --nvtx out"):
+        profile(optgraph.compile(classifier(), "torch"), nvtx=True)

@@ -58,6 +58,7 @@ def test_the_report_has_all_that_a_folder_has(tmp_path) -> None:
     us = {"fused": {"median": 20.0}, "separate": {"median": 10.0}}
     question = {"value": 20.0, "unit": "µs", "predicted": [25.0, 35.0], "within": False, "us": us}
     fused = {"kernel": "separable", "layer": "separable x 1×19×19×728", "batch": 1, "us": us, "ratio": 0.5}
+    regions = [{"region": f"/stem/{i}", "op": "Conv", "ms": 0.02 - 0.001 * i} for i in range(9)]
     for name, key, row in (
         ("gpu_probe", "device", {"name": "NVIDIA H100", "free_gib": 78.123}),
         ("gpu_questions", "separable, batch 1", question),
@@ -71,6 +72,7 @@ def test_the_report_has_all_that_a_folder_has(tmp_path) -> None:
         ),
         ("gpu_fused", "a", fused),
         ("gpu_fused", "b", fused | {"ratio": 2.0}),
+        ("gpu_profile", "inception_v3 1", {"ms": 0.5, "whole_ms": 0.3, "whole_over_parts": 0.6, "regions": regions}),
     ):
         Store(tmp_path / f"{name}.json", {}).add(key, row)
     text = "\n".join(report.report(tmp_path))
@@ -80,6 +82,8 @@ def test_the_report_has_all_that_a_folder_has(tmp_path) -> None:
     assert "dense x: Tile(1): off by inf, bound 2e-03" in text and "refused" not in text
     assert "20.00 µs, predicted 25 to 35" in text and "10.00 µs separate" in text
     assert "1.00 × separate launches, mean of 2; 1 gain" in text and "0.50 × separable x 1×19×19×728" in text
+    assert "300.0 µs as one graph; 500.0 µs of launches by themselves, 0.60 of it" in text
+    assert "16.0 µs Conv /stem/4" in text and "/stem/5" not in text
 
 
 def test_the_tables_show_them(tmp_path, monkeypatch) -> None:

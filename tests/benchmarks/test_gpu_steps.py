@@ -50,7 +50,7 @@ def test_processes_compile_kernels_and_find_tiles_and_what_torch_compiled(tmp_pa
 
 def test_the_steps_are_in_order_and_have_modules() -> None:
     names = [step.name for step in steps.STEPS]
-    assert names == ["probe", "smoke", "questions", "tests", "fused", "tune", "race", "compile"]
+    assert names == ["probe", "smoke", "questions", "tests", "fused", "tune", "profile", "race", "compile"]
     assert set(names) - set(steps.DEFAULT) == {"compile"}
     for step in steps.STEPS:
         assert (ROOT / "benchmarks" / "gpu" / f"{step.module}.py").exists()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import record
-from benchmarks.gpu import chain, device, fused, probe, questions, smoke, suite, tune
+from benchmarks.gpu import chain, device, fused, probe, profile, questions, smoke, suite, tune
 from benchmarks.gpu.device import WrongError
 from benchmarks.gpu.worker import flaw
 from optgraph.base.devices import SM_90
@@ -21,10 +21,14 @@ from optgraph.kernels import conv2d, pointwise, separable
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.sample import Operands
 from optgraph.kernels.frame.tile import Tile
+from optgraph.onnx.write import to_onnx
 from optgraph.tune.layers import Bind, Layer
 from optgraph.tune.timing import Run
 from optgraph.tune.tune import Bench
+from tests.support.fake_gpu import FakeGpu
+from tests.support.gpu_clock import GpuClock
 from tests.support.lying_device import CPU, bench, right, wrong
+from tests.support.networks import xception
 
 SAME = Window((3, 3), pads=(1, 1, 1, 1))
 
@@ -245,3 +249,27 @@ def test_a_result_that_is_nan_is_wrong() -> None:
 
     with pytest.raises(WrongError, match="off by inf"):
         device.check(operands, run, 1.0, "it")
+
+
+# ---- profile
+
+
+@pytest.mark.parametrize("host", [1e-5, 1.0])
+def test_a_profile_is_kept_unless_the_hosts_time_is_in_it(host: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu(monkeypatch, lambda launch: clock.give(4e-6, host if gpu.done[-1] == "launch" else 0.0) and None)
+    clock = GpuClock(monkeypatch)
+    graph = xception()
+    monkeypatch.setattr(record, "model", lambda name: to_onnx(graph))
+    first, second = profile.tasks()
+    assert (first.key, second.key) == ("inception_v3 1", "inception_v3 128")
+    if host == 1.0:
+        with pytest.raises(WrongError, match="waited for the host"):
+            first.run()
+        return
+    row = first.run()
+    assert row["whole_over_parts"] == pytest.approx(1, rel=0.05) and row["runs"] == profile.REPEATS
+    assert json.dumps(row) and row["regions"] and row["network"] == "inception_v3"
+
+
+def test_a_profiles_launches_are_those_that_are_carried() -> None:
+    assert {launch.kernel for launch in profile.launches(SM_90)} > {"conv2d", "pointwise", "pool"}

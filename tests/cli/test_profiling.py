@@ -3,67 +3,117 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import ValidationError
 
+from optgraph.api.net import Net
 from optgraph.api.profile import Profile, Span
+from optgraph.base.devices import SM_90
+from optgraph.passes import pipeline
 from optgraph.report.profiles import trace_dict
 from tests.support.cli_models import call, ok, ok_json
+from tests.support.fake_gpu import FakeGpu
+from tests.support.gpu_clock import GpuClock
+from tests.support.networks import inception_a
 from tests.support.pages import facts_in
-from tests.support.reported import net, small
-
-# By phase, the fields that the Trace Event Format asks for beside name, ph, pid and tid, and their types.
-ARROW = {"ts": float, "cat": str, "id": str}
-FIELDS: dict[str, dict[str, Any]] = {
-    "X": {"ts": float, "dur": float, "cat": str},
-    "M": {},
-    "C": {"ts": float},
-    "s": ARROW,
-    "f": {**ARROW, "bp": str},
-}
+from tests.support.reported import net
+from tests.support.traces import read
 
 
-def check_trace(data: dict[str, Any]) -> None:
-    assert set(data) <= {"traceEvents", "displayTimeUnit", "otherData"} and data["displayTimeUnit"] in ("ms", "ns")
-    for event in data["traceEvents"]:
-        assert isinstance(event["name"], str) and isinstance(event["pid"], int) and isinstance(event["tid"], int)
-        for field, kind in FIELDS[event["ph"]].items():
-            assert isinstance(event[field], (int, kind) if kind is float else kind), (field, event)
-        assert event.get("dur", 0) >= 0 and event.get("ts", 0) >= 0
-        if event["ph"] == "M":
-            assert event["name"] in ("process_name", "thread_name") and isinstance(event["args"]["name"], str)
-        if event["ph"] == "C":
-            assert event["args"] and all(isinstance(value, int) for value in event["args"].values())
+def on_streams(whole: float | None = None, us: float = 1 / 3) -> tuple[Net, Profile]:
+    """A network with branches, as if a GPU took some thirds of a microsecond for each launch."""
+    graph = inception_a()
+    pipeline.apply(graph, pipeline.FUSE)
+    made = net(graph)
+    made.backend = "triton"
+    plan = made.plans.get(1, SM_90)
+    spans, at = [], 0.0
+    places = zip(plan.calls, plan.schedule.stream, plan.schedule.waits, strict=True)
+    for i, (of, stream, waits) in enumerate(places):
+        took = (i + 1) * us * 1e-6
+        spans.append(Span(of.node, of.name, of.node, at, took, None, stream, waits))
+        at += took
+    return made, Profile("triton", 1, (tuple(spans),), whole)
 
 
-def test_streams_are_rows_and_waits_are_arrows() -> None:
-    spans = (
-        Span("a", "conv2d", "a", 0.0, 2e-6),
-        Span("b", "pool", "b", 2e-6, 1e-6, stream=1, waits=(0,)),
-        Span("c", "conv2d", "c", 3e-6, 1e-6, held=7),
-    )
-    data = trace_dict(net(small()), Profile("triton", 1, (spans,)))
-    check_trace(data)
-    rows = {event["name"]: event["tid"] for event in data["traceEvents"] if event["ph"] == "X"}
-    assert rows == {"a": 1, "b": 2, "c": 1}
-    begin, end = (next(event for event in data["traceEvents"] if event["ph"] == phase) for phase in "sf")
-    assert (begin["tid"], begin["ts"], end["tid"], end["ts"]) == (1, 1.0, 2, 2.0) and begin["id"] == end["id"]
-    assert [event["args"] for event in data["traceEvents"] if event["ph"] == "C"] == [{"bytes": 7}]
+def test_streams_are_rows_and_waits_are_arrows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optgraph.api.net.kernel_target", lambda name: SM_90)
+    made, profile = on_streams(whole=2e-6)
+    (spans,), schedule = profile.runs, made.plan(1).schedule
+    found = read(trace_dict(made, profile))
+    assert found.process == "m.onnx"
+    rows = found.rows()
+    whole = rows.pop("all, as one CUDA graph")
+    assert [(piece.start, piece.took, piece.args) for piece in whole] == [(0, 2.0, {"launches": len(spans)})]
+    assert set(rows) == {f"triton, stream {stream}" for stream in range(schedule.streams)} and len(rows) > 1
+    at = {name: [piece.name for piece in pieces] for name, pieces in rows.items()}
+    for stream in range(schedule.streams):
+        assert at[f"triton, stream {stream}"] == [span.name for span in spans if span.stream == stream]
+    wanted = Counter((spans[j].name, span.name) for span in spans for j in span.waits)
+    assert Counter((start.name, end.name) for start, end in found.arrows) == wanted and wanted
+    assert all(start.start + start.took <= end.start + 1e-6 for start, end in found.arrows)
+    origin = {node.name: list(node.origin) for node in made.fused.nodes()}
+    assert all(piece.args["onnx_nodes"] == origin[piece.args["region"]] for each in rows.values() for piece in each)
+    # Of what is on the arena during each launch, never more than it has.
+    held = found.counters["memory bytes"]
+    assert [at for at, _ in held] == [round(span.start * 1e6, 3) for span in spans]
+    assert 0 < max(value for _, value in held) <= made.plan(1).arena_bytes
+
+
+def test_pieces_lie_behind_one_another_however_times_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optgraph.api.net.kernel_target", lambda name: SM_90)
+    for us in (1 / 3, 0.0015, 2 / 7, 1e-4):
+        made, profile = on_streams(us=us)
+        one_row = tuple(replace(span, stream=0, waits=()) for span in profile.runs[0])
+        found = read(trace_dict(made, replace(profile, runs=(one_row,))))
+        for piece, span in zip(found.pieces, one_row, strict=True):
+            assert abs(piece.took - 1e6 * span.seconds) <= 1.1e-3
+
+
+GOOD = {"ph": "X", "name": "b", "cat": "c", "ts": 1.0, "dur": 2.0, "pid": 1, "tid": 1}
+ARROW = {"name": "w", "cat": "w", "id": 7, "pid": 1, "tid": 1}
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ([GOOD | {"dur": -1}], "minimum"),
+        ([GOOD | {"ts": "1"}], "not of type 'number'"),
+        ([GOOD | {"color": "red"}], "Additional properties"),
+        ([{key: value for key, value in GOOD.items() if key != "dur"}], "'dur' is a required property"),
+        ([GOOD | {"ph": "Z"}], "is not one of"),
+        ([GOOD, {"ph": "s", "ts": 2.0, **ARROW, "id": "7 8"}], "'7 8'"),
+        ([GOOD, {"ph": "C", "name": "m", "ts": 1, "args": {"bytes": "7"}, "pid": 1, "tid": 1}], "not of type 'number'"),
+        ([GOOD, GOOD | {"ts": 2.0}], "is partly in"),
+        ([GOOD, {"ph": "s", "ts": 3.5, **ARROW}], "in no piece"),
+        ([GOOD, {"ph": "s", "ts": 2.0, **ARROW}], "without an end"),
+        ([GOOD, {"ph": "s", "ts": 2.0, **ARROW}, {"ph": "s", "ts": 2.5, **ARROW}], "two arrows"),
+        ([GOOD, {"ph": "s", "ts": 2.0, **ARROW}, {"ph": "f", "ts": 2.5, **ARROW}], "in no piece"),
+    ],
+)
+def test_what_viewers_drop_is_found(events: list[dict[str, Any]], said: str) -> None:
+    named = [
+        {"ph": "M", "name": name, "args": {"name": name}, "pid": 1, "tid": 1}
+        for name in ("process_name", "thread_name")
+    ]
+    assert len(read({"traceEvents": [*named, GOOD]}).pieces) == 1
+    with pytest.raises((ValidationError, ValueError), match=said):
+        read({"traceEvents": [*named, *events]})
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "torch", "interpret"])
 def test_the_trace_is_one_that_viewers_take(tmp_path: Path, model: Path, backend: str) -> None:
     trace = tmp_path / "trace.json"
     ok("profile", model, "--backend", backend, "--repeats", "1", "-o", trace)
-    data = json.loads(trace.read_text())
-    check_trace(data)
-    spans = [event for event in data["traceEvents"] if event["ph"] == "X"]
-    stem = next(event for event in spans if event["args"]["region"] == "/stem/Conv")
-    assert stem["args"]["onnx_nodes"] == ["/stem/Conv", "/bn/BatchNormalization", "/act/Relu"]
-    counters = [event for event in data["traceEvents"] if event["ph"] == "C"]
-    assert bool(counters) == (backend != "torch")
+    found = read(json.loads(trace.read_text()))
+    stem = next(piece for piece in found.pieces if piece.args["region"] == "/stem/Conv")
+    assert stem.args["onnx_nodes"] == ["/stem/Conv", "/bn/BatchNormalization", "/act/Relu"]
+    assert bool(found.counters) == (backend != "torch")
 
 
 def test_regions_the_slowest_first(model: Path) -> None:
@@ -74,6 +124,33 @@ def test_regions_the_slowest_first(model: Path) -> None:
     assert sum(region["share"] for region in found["regions"]) == pytest.approx(1, abs=0.01)
     shown = ok("profile", model, "--backend", "torch", "--top", "1", "--repeats", "1")
     assert "1 runs" not in shown and "is of a region" in shown
+
+
+@pytest.mark.parametrize("host_us", [5.0, 1e6])
+def test_on_a_gpu(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, host_us: float) -> None:
+    """That takes 7 µs for every launch, and 5 in a graph."""
+
+    def compute(launch: Any) -> None:
+        by_itself = gpu.done[-1] == "launch"
+        clock.give(7e-6 if by_itself else 5e-6, host_us * 1e-6 if by_itself else 0.0)
+
+    gpu = FakeGpu(monkeypatch, compute)
+    clock = GpuClock(monkeypatch)
+    page, trace = tmp_path / "page.html", tmp_path / "trace.json"
+    command = ["profile", model, "--backend", "triton", "--repeats", "2"]
+    shown = ok(*command, "--html", page, "-o", trace)
+    (facts,) = facts_in(page.read_text())["compiles"]
+    launches = len(facts["schedule"]["launches"])
+    assert facts["measured"]["whole_ms"] == pytest.approx(0.005 * launches, abs=0.0005)
+    assert f"{5 * launches}.0 µs as one CUDA graph, with branches at the same time" in shown
+    assert facts["measured"]["host_bound"] == (host_us > 1e4) == ("the host was too slow" in shown)
+    found = read(json.loads(trace.read_text()))
+    if host_us < 1e4:
+        assert "  7.0  " in shown and f"{7 * launches}.0 µs, each launch by itself, median of 2 runs" in shown
+        assert {piece.took for piece in found.pieces if piece.row != "all, as one CUDA graph"} == {7.0}
+    ok(*command, "--nvtx")
+    assert "/stem/Conv, /bn/BatchNormalization, /act/Relu" in " ".join(clock.ranges)
+    assert "leave --nvtx out" in call("profile", model, "--nvtx", "--backend", "torch").stderr
 
 
 def test_the_page_has_what_was_measured(tmp_path: Path, model: Path) -> None:

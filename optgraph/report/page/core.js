@@ -30,6 +30,7 @@ const plural = (count, what) => `${count.toLocaleString("en")} ${what}${count ==
 // A time is one number of microseconds, or a range of them.
 const middle = us => typeof us === "number" ? us : (us.low + us.high) / 2;
 const timeText = us => `${typeof us === "number" ? digits(us) : `${digits(us.low)}–${digits(us.high)}`} µs`;
+const msText = ms => ms >= 1 ? `${digits(ms)} ms` : timeText(1e3 * ms);
 const digits = us => us >= 100 ? us.toFixed(0) : us >= 10 ? us.toFixed(1) : us.toFixed(2);
 
 // One compile: its facts, by what they are looked up, and the region and launch that are selected, if any.

@@ -13,6 +13,7 @@ from optgraph.report.anatomy import graph_dict, schedule_dict, starts
 from optgraph.report.hints import hints
 from optgraph.report.page.steps import Steps, steps_dict
 from optgraph.report.tables import size
+from optgraph.run.backends import kernel_target
 
 Dict = dict[str, Any]
 
@@ -76,7 +77,7 @@ def _notes(schedule: Dict, measured: Mapping[str, Any] | None) -> dict[str, list
         for node, launches in by_node.items()
     }
     for region in measured["regions"] if measured else ():
-        notes.setdefault(region["region"], []).append(f"{_digits(region['ms'])} ms")
+        notes.setdefault(region["region"], []).append(_measured(region["ms"]))
     return notes
 
 
@@ -85,6 +86,12 @@ def _digits(number: float) -> str:
     return f"{number:.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
 
 
+def _measured(ms: float) -> str:
+    return f"{_digits(ms)} ms" if ms >= 1 else f"{_digits(1e3 * ms)} µs"
+
+
 def seen_on(net: Net) -> str:
-    """The first GPU its kernels are compiled for that there is a prediction of; an H100 if there is none."""
-    return str(next((use.target for use in net.uses if use.target in PREDICTED), SM_90))
+    """The GPU it runs on, or the first its kernels are compiled for, that there is a prediction of; else an H100."""
+    here = [kernel_target(net.backend)] if net.backend == "triton" else []
+    found = (target for target in (*here, *(use.target for use in net.uses)) if target in PREDICTED)
+    return str(next(found, SM_90))

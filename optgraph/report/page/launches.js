@@ -95,7 +95,7 @@ function about(compile, region, chosen) {
 
 function measuredText({measured, measuredBy}, region) {
   const ms = measuredBy.get(region);
-  return ms == null ? `nothing on ${measured.backend}` : `${digits(ms)} ms on ${measured.backend}, ${(ms / measured.ms * 100).toFixed(1)} % of all`;
+  return ms == null ? `nothing on ${measured.backend}` : `${msText(ms)} on ${measured.backend}, ${(ms / measured.ms * 100).toFixed(1)} % of all`;
 }
 
 function aboutLaunch(compile, launch, chosen) {

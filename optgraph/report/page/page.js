@@ -6,7 +6,8 @@ const title = compile => `${compile.net.model || "a model"}, ${compile.net.dtype
 function cards({net, cost, device, measured}) {
   const bytes = net.bytes_per_image;
   return [
-    ...(measured ? [[`measured on ${measured.backend}`, `${digits(measured.ms)} ms`, measured.ms]] : []),
+    ...(measured ? [[`measured on ${measured.backend}`, msText(measured.ms), measured.ms]] : []),
+    ...(measured?.whole_ms ? [["measured as one CUDA graph", msText(measured.whole_ms), measured.whole_ms]] : []),
     ["operators", `${net.nodes} → ${net.fused_nodes}`, net.fused_nodes],
     ["launches", `${net.launches}`, net.launches],
     ["waves", `${cost.waves}`, cost.waves],
@@ -35,7 +36,7 @@ function graphOf(compile) {
   });
   const most = key => Math.max(...sums.map(each => each?.[key] ?? 0), 1e-9);
   const largest = {time: most("time"), bytes: most("bytes"), measured: most("measured")};
-  const told = {time: value => `${digits(value)} µs`, bytes: bytesText, measured: value => `${digits(value)} ms`};
+  const told = {time: value => `${digits(value)} µs`, bytes: bytesText, measured: msText};
   let mode = "time";
   const look = i => {
     const sum = sums[i];
