@@ -26,7 +26,7 @@ from polygraphy.tools.args import util as args_util
 from polygraphy.tools.args.base import BaseArgs, BaseRunnerArgs
 from polygraphy.tools.script import make_invocable
 
-from optgraph.base.dtypes import STORAGE
+from optgraph.base.dtypes import DTYPES
 from optgraph.base.errors import ModelError, OptgraphError
 from optgraph.base.files import is_artifact
 
@@ -154,7 +154,7 @@ class NetArgs(BaseArgs):
         )
         self.group.add_argument(
             "--optgraph-dtype",
-            choices=list(STORAGE),
+            choices=list(DTYPES),
             help="The numbers that kernels store and multiply. Defaults to fp32; an .optgraph file has its own.",
         )
 

@@ -38,7 +38,7 @@ from optgraph.api.sized import (
     sized_to_json,
     sizes_in,
 )
-from optgraph.base.dtypes import STORAGE
+from optgraph.base.dtypes import DTYPES
 from optgraph.base.errors import ArtifactError, InputError
 from optgraph.base.files import replacing
 from optgraph.base.version import version
@@ -170,7 +170,7 @@ def load(path: Path, ops: Sequence[type[Op]] = (), cubins: bool = True) -> Artif
             bytes_per_image=int(metadata["bytes_per_image"]),
             keep_fp32=tuple(map(str, _json(metadata, "keep_fp32", list))) if "keep_fp32" in metadata else (),
         )
-        if options.dtype not in STORAGE or min(options.batches) < 1:
+        if options.dtype not in DTYPES or min(options.batches) < 1:
             raise ArtifactError(f"dtype '{options.dtype}' and batches {list(options.batches)} are none")
         graphs = [graph_from_json(_json(metadata, key, dict), weights, ops) for key in ("simplified", "fused")]
         sized = None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from optgraph.api.net import Net
-from optgraph.base.dtypes import STORAGE
+from optgraph.base.dtypes import float_storage
 from optgraph.base.errors import OptgraphError
 from optgraph.cost.work import costs
 from optgraph.onnx.sessions import Feeds
@@ -28,7 +28,7 @@ class Ranges(NamedTuple):
 
 def ranges(net: Net, inputs: Sequence[Feeds]) -> Ranges:
     """Of `net`, on `inputs`; if there are none, on the image that `verify` makes up, unless that takes too long."""
-    if STORAGE[net.dtype] != "float16":
+    if float_storage(net.dtype) != "float16":
         return Ranges((), "")
     graphs = net.simplified, net.fused, net.dtype
     if inputs:

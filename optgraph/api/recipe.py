@@ -16,6 +16,7 @@ from optgraph.api.feeds import as_feeds, listed
 from optgraph.api.sized import AtSize, Original
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.devices import Target
+from optgraph.base.dtypes import INT8
 from optgraph.base.errors import InputError, ModelError
 from optgraph.cost.work import bytes_per_image
 from optgraph.ir.checks import check_computable, check_finite, check_size
@@ -28,6 +29,7 @@ from optgraph.onnx.read import InputShape
 from optgraph.onnx.sessions import Feeds
 from optgraph.onnx.sizes import OpenImage, Size, input_names, shapes_at
 from optgraph.onnx.stripped import copied
+from optgraph.ops.quantised import on_grids
 from optgraph.passes import pipeline
 from optgraph.passes.pipeline import READ, Pass, PassReport, Watch
 from optgraph.plan.kept import check_known
@@ -131,6 +133,9 @@ class Recipe:
         if self.watch is not None:
             self.watch(READ, graph)
         reports = pipeline.apply(graph, self.simplify_passes, watch=self.watch)
+        if self.dtype == INT8 and not on_grids(graph):
+            reason = "dtype int8: the model says nowhere what 8 bits are to stand for"
+            raise InputError(f"{reason}: make one that does with `optgraph quantize`, or compile it in fp16")
         fused = graph.copy()
         reports += pipeline.apply(fused, self.fuse_passes, watch=self.watch)
         plans = Plans(fused, self.dtype, self._kept(graph, fused, image is not None))

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 # What `dtype="..."` of a compile means: the type that kernels store. Sums are float32 in all of them.
 STORAGE = {"fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+INT8 = "int8"  # stores values on grids as int8, all others as fp16 does; for a model that has some
+DTYPES = (*STORAGE, INT8)
 
 # Bytes of a number, by its numpy name.
 ITEMSIZE = (
@@ -21,9 +23,14 @@ ITEMSIZE = (
 
 
 def check_dtype(dtype: str) -> None:
-    """Raises InputError for a dtype that is none of STORAGE."""
-    if dtype not in STORAGE:
-        raise InputError(f"unknown dtype '{dtype}': use {', '.join(STORAGE)}")
+    """Raises InputError for a dtype that is none of DTYPES."""
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype '{dtype}': use {', '.join(DTYPES)}")
+
+
+def float_storage(dtype: str) -> str:
+    """The type that a plan of `dtype`, one of DTYPES, stores floats in."""
+    return STORAGE["fp16" if dtype == INT8 else dtype]
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -33,9 +33,9 @@ def _backends(start: str) -> list[str]:
 
 
 def _dtypes(start: str) -> list[str]:
-    from optgraph.base.dtypes import STORAGE
+    from optgraph.base.dtypes import DTYPES
 
-    return [name for name in STORAGE if name.startswith(start)]
+    return [name for name in DTYPES if name.startswith(start)]
 
 
 def targets(start: str) -> list[str]:
@@ -71,7 +71,7 @@ Dtype = Annotated[
     typer.Option(
         metavar="NAME",
         autocompletion=_dtypes,
-        help="The numbers that kernels store and multiply: fp32 (the default), tf32, fp16 or bf16. A .optgraph has "
+        help="The numbers that kernels store and multiply: fp32 (the default), tf32, fp16, bf16, or int8 for a quantised model. A .optgraph has "
         "its own.",
     ),
 ]

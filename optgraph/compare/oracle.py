@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from optgraph.api.net import Net
-from optgraph.base.dtypes import STORAGE, nearest_tf32, torch_dtype
+from optgraph.base.dtypes import float_storage, nearest_tf32, torch_dtype
 from optgraph.ir.graph import Graph
 from optgraph.onnx.sessions import Feeds
 from optgraph.ops.quantised import on_grids
@@ -17,6 +17,7 @@ from optgraph.plan.kept import Kept
 from optgraph.run.reference import Executor
 
 BOUNDS = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 5e-3, "bf16": 3e-2}  # relative L2 of an output, by dtype
+BOUNDS["int8"] = BOUNDS["fp16"]  # what is not on a grid
 NOISE_FACTOR, NOISE_LIMIT = 2.0, 10.0
 
 # The same of a network with values on grids, whatever it is computed in: where a sum lies half way between two steps,
@@ -113,7 +114,7 @@ def as_stored(graph: Graph, dtype: str, keep: Collection[str] = ()) -> Executor:
 
 
 def _rounded(x: torch.Tensor, dtype: str) -> torch.Tensor:
-    return nearest_tf32(x) if dtype == "tf32" else x.to(torch_dtype(STORAGE[dtype])).float()
+    return nearest_tf32(x) if dtype == "tf32" else x.to(torch_dtype(float_storage(dtype))).float()
 
 
 def allowed(dtype: str, noise: float, grids: bool = False) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from optgraph.base.dtypes import ITEMSIZE, STORAGE
+from optgraph.base.dtypes import ITEMSIZE, float_storage
 from optgraph.ir.graph import Graph, Node
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.work import Read, Work, touched
@@ -51,7 +51,7 @@ def bytes_per_image(graph: Graph, dtype: str = "fp32") -> int:
     Weights do not count (a batch shares them), nor operators that move nothing, nor what a stride passes over.
     Floating values count at `dtype`.
     """
-    itemsize = ITEMSIZE[STORAGE[dtype]]
+    itemsize = ITEMSIZE[float_storage(dtype)]
     total = 0
     for node in graph.nodes():
         if isinstance(node.op, Identity | Reshape):
@@ -66,7 +66,7 @@ def bytes_per_image(graph: Graph, dtype: str = "fp32") -> int:
 
 def weight_bytes(graph: Graph, dtype: str = "fp32") -> int:
     """Bytes of all constants, floating ones at `dtype`."""
-    itemsize = ITEMSIZE[STORAGE[dtype]]
+    itemsize = ITEMSIZE[float_storage(dtype)]
     return sum(a.size * itemsize if a.dtype.kind == "f" else a.nbytes for a in graph.constants.values())
 
 

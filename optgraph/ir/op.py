@@ -34,6 +34,7 @@ class Op:
                       `pre_scale` and `pre_shift` takes an affine map before it, too.
     writes_channels:  whether its kernel may write into a channel slice of a wider buffer.
     moves:            whether all elements of the outputs are some of the first input, whatever these are.
+    integers:         whether `lower` takes and gives int8 for values on grids, if `context.quant` says so.
     """
 
     slots: ClassVar[tuple[str, ...]] = ("x",)
@@ -41,6 +42,7 @@ class Op:
     prologue_field: ClassVar[str] = ""
     writes_channels: ClassVar[bool] = False
     moves: ClassVar[bool] = False
+    integers: ClassVar[bool] = False
 
     @property
     def kind(self) -> str:

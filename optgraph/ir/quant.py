@@ -8,9 +8,11 @@ ONNX is the same one 128 lower: (u - z) * s = ((u - 128) - (z - 128)) * s.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,6 +91,21 @@ class Grid:
             (numbers - zero) * scale, array.astype(np.float64), rtol=2.0**-9 if array.itemsize == 2 else 1e-6, atol=0
         )
         return numbers.astype(self.dtype) if near.all() else None
+
+    @cached_property
+    def symmetric(self) -> bool:
+        """Whether its integers, as int8, are in proportion to what they stand for."""
+        middle = {"int8": 0, "uint8": 128}.get(self.dtype)
+        return all(zero == middle for zero in self.zero)
+
+    @cached_property
+    def _text(self) -> str:
+        digest = hashlib.blake2b(repr((self.scale, self.zero)).encode(), digest_size=8).hexdigest()
+        return f"Grid({self.dtype}, {len(self.scale)} scales {digest}, axis {self.axis})"
+
+    def __repr__(self) -> str:
+        """Short, for weights are told apart by it, and different for different grids."""
+        return self._text
 
     def permuted(self, perm: Sequence[int]) -> Grid:
         """That of the constant with axis perm[i] in the place of i."""

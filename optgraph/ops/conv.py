@@ -16,6 +16,7 @@ from optgraph.kernels.conv2d import CONV2D
 from optgraph.kernels.depthwise import DEPTHWISE
 from optgraph.kernels.pointwise import POINTWISE
 from optgraph.ops import computing, exporting
+from optgraph.ops.integers import Products
 from optgraph.ops.lowered import after, before
 from optgraph.ops.windowed import Windowed, read_window
 from optgraph.plan.lowering import Lowering
@@ -29,6 +30,7 @@ class Conv(Windowed):
     prologue_field = "pre_act"
     writes_channels = True
     takes_residual = 1
+    integers = True
     groups: int = 1
 
     @property
@@ -77,17 +79,24 @@ class Conv(Windowed):
         channels = context.shape(node.inputs[0])[1]
         ends = {"before": before(context, node, self.pre_act), "after": after(context, node, self)}
         x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
+        product = Products(context, node.inputs[0], w)
+        sums = product and not (ends["before"].affine or self.pre_act)
         if self.pointwise:
-            weight = context.matrix(pointwise.pack, w)
-            product = {"weight": weight, "stride": self.stride, "precision": context.precision}
-            context.call(POINTWISE, node, ("outs",), x=x, outs=(out,), **product, **ends)
+            weight = product.packed(pointwise.pack_integers) if sums else context.matrix(pointwise.pack, w)
+            ends["after"] = product.after(ends["after"]) if sums else ends["after"]
+            options = {"weight": weight, "stride": self.stride, "precision": context.precision}
+            context.call(POINTWISE, node, ("outs",), x=x, outs=(out,), **options, **ends)
         elif self.depthwise(channels) and context.shape(node.output)[1] == channels:
-            weight = context.weight(depthwise.pack, w)
+            weight = product.packed(depthwise.pack) if sums else context.weight(depthwise.pack, w)
+            ends["after"] = product.after(ends["after"]) if sums else ends["after"]
             context.call(DEPTHWISE, node, x=x, weight=weight, out=out, window=self.window, **ends)
         else:
-            weight = context.matrix(conv2d.pack, w, groups=self.groups)
-            product = {"weight": weight, "groups": self.groups, "precision": context.precision}
-            context.call(CONV2D, node, x=x, out=out, window=self.window, **product, **ends)
+            size = (x.shape[1], x.shape[2])
+            how = {"groups": self.groups}
+            weight = product.packed(conv2d.pack_integers, **how) if sums else context.matrix(conv2d.pack, w, **how)
+            ends["after"] = product.after(ends["after"], self.window, size) if sums else ends["after"]
+            options = {"weight": weight, "groups": self.groups, "precision": context.precision}
+            context.call(CONV2D, node, x=x, out=out, window=self.window, **options, **ends)
 
 
 OPS = (Conv,)

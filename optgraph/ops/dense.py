@@ -27,9 +27,11 @@ from optgraph.ir.op import (
 from optgraph.ir.values import IDENTITY, Act, Value
 from optgraph.kernels import dense
 from optgraph.kernels.dense import DENSE
+from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.view import View, contiguous
 from optgraph.ops import computing, exporting
 from optgraph.ops.importing import KeepError, given, require_floating
+from optgraph.ops.integers import Products, rounds_to
 from optgraph.ops.rounding import Rounding, rounded
 from optgraph.plan.lowering import Lowering
 
@@ -40,6 +42,7 @@ class Gemm(Rounding):
     of a PRelu."""
 
     slots = ("x", "w", "b", "slope")
+    integers = True
     act: Act = IDENTITY
 
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
@@ -82,19 +85,25 @@ class Gemm(Rounding):
         return (rounded(computing.activated(y if b is None else y + b, self.act, slope), self.quants),)
 
     def lower(self, context: Lowering, node: Node) -> None:
-        if self.quants:
-            raise NoKernelError("its kernel does not round to a grid")
         x, image = _flat(context.read(node.inputs[0]))
+        w = context.constant(node, "w")
+        product, quants = Products(context, node.inputs[0], w), rounds_to(context, node, self.quants)
+        weight = product.packed(dense.pack_integers, **image) if product else context.matrix(dense.pack, w, **image)
+        end = product.after(Epilogue()) if product else Epilogue()
         context.call(
             DENSE,
             node,
             x=x,
-            weight=context.matrix(dense.pack, context.constant(node, "w"), **image),
+            weight=weight,
             bias=context.vector(node.get("b")),
             # Logits stay float32: a softmax or a user reads them, and there are few.
-            out=context.write(node.output, dtype="float32"),
+            out=context.write(node.output, None if context.quant(node.output) else "float32"),
             act=self.act,
             slope=context.vector(node.get("slope")),
+            quants=quants,
+            start=end.start,
+            scale=end.scale,
+            before=Prologue(quant=context.quant(node.inputs[0])),
             precision=context.precision,
         )
 

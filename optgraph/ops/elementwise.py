@@ -20,6 +20,7 @@ from optgraph.kernels.frame.ends import Prologue
 from optgraph.ops import computing, exporting
 from optgraph.ops.elements import by_channel, elements
 from optgraph.ops.importing import KeepError, axis_of, constant_operand, require_floating
+from optgraph.ops.integers import rounds_to
 from optgraph.ops.movement import Identity, Reshape
 from optgraph.ops.rounding import Rounding, rounded
 from optgraph.plan.lowering import Lowering
@@ -31,6 +32,7 @@ class Affine(Rounding):
 
     slots = ("x", "scale", "shift")
     writes_channels = True
+    integers = True
     act: Act = IDENTITY
 
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
@@ -53,14 +55,13 @@ class Affine(Rounding):
         return (rounded(computing.scaled(x, scale, shift, self.act), self.quants),)
 
     def lower(self, context: Lowering, node: Node) -> None:
-        if self.quants:
-            raise NoKernelError("its kernel does not round to a grid")
         rank = len(context.shape(node.output))
         if rank not in (2, 4):
             raise NoKernelError(f"an affine map of rank {rank}")
         (x,), out = by_channel(context, node, node.inputs[0])
-        pre = Prologue(context.vector(node.get("scale")), context.vector(node.get("shift")), self.act)
-        context.call(ELEMENTWISE, node, x=x, out=out, before=pre)
+        scale, shift = context.vector(node.get("scale")), context.vector(node.get("shift"))
+        pre = Prologue(scale, shift, self.act, context.quant(node.inputs[0]))
+        context.call(ELEMENTWISE, node, x=x, out=out, before=pre, quants=rounds_to(context, node, self.quants))
 
 
 # ONNX operator -> what its Act is called, and the attributes that are its parameters, with their defaults.
@@ -82,6 +83,7 @@ class Activation(Rounding):
     """act(x)."""
 
     writes_channels = True
+    integers = True
     act: Act
 
     def on_grid(self, grids: Sequence[Quant | None], output: int = 0) -> Quant | None:
@@ -132,10 +134,9 @@ class Activation(Rounding):
         return (rounded(self.act.apply(x), self.quants),)
 
     def lower(self, context: Lowering, node: Node) -> None:
-        if self.quants:
-            raise NoKernelError("its kernel does not round to a grid")
         (x,), out = elements(context, node, node.inputs[0])
-        context.call(ELEMENTWISE, node, x=x, out=out, before=Prologue(act=self.act))
+        pre = Prologue(act=self.act, quant=context.quant(node.inputs[0]))
+        context.call(ELEMENTWISE, node, x=x, out=out, before=pre, quants=rounds_to(context, node, self.quants))
 
 
 def cuts_on(act: Act, quant: Quant) -> bool:
@@ -182,6 +183,7 @@ class Binary(Rounding):
 
     slots = ("x", "y")
     writes_channels = True
+    integers = True
     fn: str
     post: Act = IDENTITY
 
@@ -274,10 +276,10 @@ class Binary(Rounding):
         return (rounded(self.post.apply(out), self.quants),)
 
     def lower(self, context: Lowering, node: Node) -> None:
-        if self.quants:
-            raise NoKernelError("its kernel does not round to a grid")
         (x, y), out = elements(context, node, *node.inputs)
-        context.call(ELEMENTWISE, node, x=x, other=y, out=out, combine=self.fn, post=self.post)
+        grids = {"before": Prologue(quant=context.quant(node.inputs[0])), "other_quant": context.quant(node.inputs[1])}
+        grids["quants"] = rounds_to(context, node, self.quants)
+        context.call(ELEMENTWISE, node, x=x, other=y, out=out, combine=self.fn, post=self.post, **grids)
 
 
 @dataclass(frozen=True, kw_only=True)

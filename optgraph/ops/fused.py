@@ -17,6 +17,7 @@ from optgraph.kernels.pointwise import POINTWISE
 from optgraph.kernels.pooled_pointwise import POOLED_POINTWISE
 from optgraph.kernels.separable import SEPARABLE
 from optgraph.ops import computing, exporting
+from optgraph.ops.integers import Products
 from optgraph.ops.lowered import after, before, fusion
 from optgraph.ops.pool import emit_max_pool, max_pool
 from optgraph.ops.rounding import rounded
@@ -31,6 +32,7 @@ class MergedPointwise(Op):
 
     slots = ("x", "pre_scale", "pre_shift")
     writes_channels = True
+    integers = True
     segments: tuple[Segment, ...]
     stride: Pair = (1, 1)
     pre_act: Act = IDENTITY
@@ -71,18 +73,22 @@ class MergedPointwise(Op):
         if any(w not in context.graph.constants for w in kernels):
             raise NoKernelError("its weight is computed, not constant")
         sizes = tuple(segment.channels for segment in self.segments)
+        product, pre = Products(context, node.inputs[0], *kernels), before(context, node, self.pre_act)
+        sums = product and not (pre.affine or self.pre_act)
+        weight = product.packed(pointwise.pack_integers) if sums else context.matrix(pointwise.pack, *kernels)
+        end = Epilogue(context.weight(joined_vectors, *biases, dtype="float32", sizes=sizes))
         context.call(
             POINTWISE,
             node,
             ("outs",),
             x=context.read(node.inputs[0]).nhwc,
-            weight=context.matrix(pointwise.pack, *kernels),
+            weight=weight,
             outs=tuple(context.write(value).nhwc for value in node.outputs),
             stride=self.stride,
             acts=tuple(segment.act for segment in self.segments),
             quants=tuple(segment.quants for segment in self.segments if segment.quants),
-            before=before(context, node, self.pre_act),
-            after=Epilogue(context.weight(joined_vectors, *biases, dtype="float32", sizes=sizes)),
+            before=pre,
+            after=product.after(end) if sums else end,
             precision=context.precision,
         )
 

@@ -33,6 +33,7 @@ class Concat(Op):
     the others are copied there. Empty: all are.
     """
 
+    integers = True
     axis: int
     in_place: tuple[bool, ...] = ()
 
@@ -107,6 +108,7 @@ class Split(Op):
     """Consecutive pieces of the given sizes along `axis` (not negative), one output each."""
 
     moves = True
+    integers = True
     axis: int
     sizes: tuple[int, ...]
 
@@ -158,6 +160,7 @@ class Slice(Op):
     """x[start:stop:step] along each of `axes`, in ONNX's meaning (negative from the end, clamped)."""
 
     moves = True
+    integers = True
     starts: tuple[int, ...]
     ends: tuple[int, ...]
     axes: tuple[int, ...]
@@ -262,6 +265,7 @@ class Gather(Op):
     """The positions `indices` of `axis` (none negative), in that order."""
 
     moves = True
+    integers = True
     axis: int
     indices: tuple[int, ...]
 

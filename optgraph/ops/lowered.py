@@ -17,6 +17,7 @@ from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.tile import nearest_planned
 from optgraph.kernels.frame.view import View
 from optgraph.kernels.resample import RESAMPLE, table
+from optgraph.ops.integers import rounds_to
 from optgraph.ops.windowed import Windowed
 from optgraph.plan.lowering import Lowering
 from optgraph.plan.plan import Weight
@@ -41,7 +42,8 @@ class Ending(Protocol):
 
 def before(context: Lowering, node: Node, act: Act) -> Prologue:
     """The prologue of a node with slots pre_scale and pre_shift."""
-    return Prologue(context.vector(node.get("pre_scale")), context.vector(node.get("pre_shift")), act)
+    quant = context.quant(node.inputs[0])
+    return Prologue(context.vector(node.get("pre_scale")), context.vector(node.get("pre_shift")), act, quant)
 
 
 def after(context: Lowering, node: Node, op: Ending) -> Epilogue:
@@ -49,7 +51,7 @@ def after(context: Lowering, node: Node, op: Ending) -> Epilogue:
     bias, residual = context.vector(node.get("b")), node.get("residual")
     slope = context.vector(node.get("slope")) if "slope" in node.op.slots else None
     added = context.dense(node, residual) if residual else None
-    return Epilogue(bias, op.act, added, op.post, slope, op.quants)
+    return Epilogue(bias, op.act, added, op.post, slope, rounds_to(context, node, op.quants), context.quant(residual))
 
 
 def fusion(
@@ -112,6 +114,8 @@ def resampled(context: Lowering, node: Node, x: View, out: View, tables: Mapping
     Raises NoKernelError for a rank over 4 and for numbers that no kernel moves.
     """
     require_numbers(out)
+    if out.dtype == "int8":
+        raise NoKernelError("no kernel selects integers of a grid")
     if len(x.shape) > 4:
         raise NoKernelError(f"it selects along axes {sorted(tables)} of rank {len(x.shape)}")
     sides = {2, 3} if len(x.shape) == 4 else set()

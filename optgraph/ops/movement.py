@@ -26,6 +26,7 @@ class Identity(Op):
     """x, under another name."""
 
     moves = True
+    integers = True
 
     @staticmethod
     def from_onnx(importer: Importer, node: onnx.NodeProto, attrs: dict[str, Any]) -> None:
@@ -63,6 +64,7 @@ class Reshape(Op):
     """Reshape to `shape`: at most one -1 (what is left); a symbol stands for itself."""
 
     moves = True
+    integers = True
     shape: Shape
 
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
@@ -150,6 +152,7 @@ class Transpose(Op):
     """Axis i of the output is axis perm[i] of x, as in numpy."""
 
     moves = True
+    integers = True
     perm: tuple[int, ...]
 
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
@@ -182,6 +185,7 @@ class Pad(Op):
     'wrap' with what lies at the other end; `pads` is begins then ends, one of each an axis. Negative crops."""
 
     writes_channels = True
+    integers = True
     pads: tuple[int, ...]
     value: float = 0.0
     mode: str = "constant"
@@ -250,7 +254,8 @@ class Pad(Op):
             ends = {axis: (self.mode, x.shape[axis], self.pads[axis], self.pads[axis + rank]) for axis in moved}
             picked(context, node, x, out, {axis: source_positions(*end) for axis, end in ends.items()})
             return
-        if out.dtype not in FLOATS:
+        quant = context.quant(node.output)
+        if out.dtype not in FLOATS and quant is None:
             raise NoKernelError(f"no kernel pads numbers of type {out.dtype}")
         last = rank - 1 if rank < 4 else 1  # is taken for the channels
         order = [axis for axis in range(rank) if axis != last]
@@ -258,7 +263,8 @@ class Pad(Op):
         if rank > 4 or pads[0] or (rank == 4 and self.pads[order[0] + rank]):
             raise NoKernelError(f"it pads axes {moved} of rank {rank}")
         x, out = (with_rank_4(view.permute(*order, last)) for view in (x, out))
-        options = {"begin": tuple(pads[1:]), "value": self.value, "edge": self.mode == "edge"}
+        value = self.value if quant is None else quant.zero + round(self.value / quant.scale)
+        options = {"begin": tuple(pads[1:]), "value": value, "edge": self.mode == "edge"}
         context.call(PAD, node, x=x, out=out, **options)
 
 

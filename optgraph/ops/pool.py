@@ -35,6 +35,7 @@ class Pool(Windowed):
     prologue_field = "pre_act"
     writes_channels = True
     takes_residual = 3
+    integers = True
     mode: str
     count_include_pad: bool = False
 
@@ -97,7 +98,7 @@ class Pool(Windowed):
             kind=self.mode,
             window=self.window,
             count_include_pad=self.count_include_pad,
-            before=Prologue(act=self.pre_act),
+            before=Prologue(act=self.pre_act, quant=context.quant(node.inputs[0])),
             after=after(context, node, self),
             out=context.write(node.output).nhwc,
         )

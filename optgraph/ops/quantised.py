@@ -10,12 +10,16 @@ import numpy as np
 import onnx
 
 from optgraph.ir.graph import Graph
+from optgraph.ir.grids import values_on_grids
 from optgraph.ir.op import Exporter, Inputs, Node, Op, Outputs
 from optgraph.ir.quant import Grid, Quant
 from optgraph.ir.values import IDENTITY
+from optgraph.kernels.elementwise import ELEMENTWISE
+from optgraph.kernels.frame.ends import Prologue
 from optgraph.ops import exporting
+from optgraph.ops.elements import elements
 from optgraph.ops.importing import attributes
-from optgraph.ops.rounding import values_on_grids
+from optgraph.plan.lowering import Lowering
 
 _INTEGERS = {"int8", "uint8", "int32"}
 
@@ -28,6 +32,7 @@ class FakeQuantize(Op):
     """
 
     writes_channels = True
+    integers = True
     quant: Quant
     unsigned: bool = False
 
@@ -41,6 +46,11 @@ class FakeQuantize(Op):
     def compute(self, inputs: Inputs) -> Outputs:
         (x,) = self.per_slot(inputs)
         return (self.quant.apply(x),)
+
+    def lower(self, context: Lowering, node: Node) -> None:
+        (x,), out = elements(context, node, node.inputs[0])
+        pre = Prologue(quant=context.quant(node.inputs[0]))
+        context.call(ELEMENTWISE, node, x=x, out=out, before=pre, quants=(self.quant,))
 
 
 def grid_of(node: onnx.NodeProto, arrays: Sequence[np.ndarray | None]) -> Grid | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnx
 
-from optgraph.base.errors import ModelError, NoKernelError
+from optgraph.base.errors import ModelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Op, Outputs, image, present
 from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, Act, Value
@@ -18,6 +18,7 @@ from optgraph.kernels.global_pool import GLOBAL_POOL
 from optgraph.kernels.reduce import REDUCE
 from optgraph.ops import computing, exporting
 from optgraph.ops.importing import KeepError, axes_of, require_floating
+from optgraph.ops.integers import rounds_to
 from optgraph.ops.lines import groups, lines
 from optgraph.ops.lowered import before
 from optgraph.ops.movement import Identity
@@ -35,6 +36,7 @@ class GlobalPool(Rounding):
     slots = ("x", "pre_scale", "pre_shift")
     prologue_field = "pre_act"
     writes_channels = True
+    integers = True
     mode: str
     pre_act: Act = IDENTITY
     act: Act = IDENTITY
@@ -73,11 +75,10 @@ class GlobalPool(Rounding):
         return (rounded(self.act.apply(y), self.quants),)
 
     def lower(self, context: Lowering, node: Node) -> None:
-        if self.quants:
-            raise NoKernelError("its kernel does not round to a grid")
         x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
         pre = before(context, node, self.pre_act)
-        context.call(GLOBAL_POOL, node, x=x, out=out, kind=self.mode, before=pre, act=self.act)
+        quants = rounds_to(context, node, self.quants)
+        context.call(GLOBAL_POOL, node, x=x, out=out, kind=self.mode, before=pre, act=self.act, quants=quants)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Expand(Op):
     x has none."""
 
     moves = True
+    integers = True
     slots = ("x", "like")
     writes_channels = True
     shape: Shape
@@ -91,6 +92,7 @@ class Tile(Op):
     """x so many times over along each axis."""
 
     moves = True
+    integers = True
     writes_channels = True
     repeats: tuple[int, ...]
 
@@ -143,6 +145,7 @@ class DepthToSpace(Op):
     those of one channel of the output."""
 
     moves = True
+    integers = True
     writes_channels = True
     block: int
     mode: str = "DCR"
@@ -187,6 +190,7 @@ class SpaceToDepth(Op):
     """Blocks of pixels dealt out to channels, of which those of one pixel of a block are neighbours."""
 
     moves = True
+    integers = True
     writes_channels = True
     block: int
 

@@ -1,4 +1,4 @@
-"""Operators whose results may be rounded to grids (`ir/quant.py`), and which values lie on one."""
+"""Operators whose results may be rounded to grids (`ir/quant.py`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from optgraph.ir.graph import Graph
 from optgraph.ir.op import Op
 from optgraph.ir.quant import Quant
 
@@ -31,15 +30,3 @@ def rounded(y: Tensor, quants: Sequence[Quant]) -> Tensor:
     for quant in quants:
         y = quant.apply(y)
     return y
-
-
-def values_on_grids(graph: Graph) -> dict[str, Quant]:
-    """The grids of the values that lie on one, as far as the operators that compute them tell."""
-    found: dict[str, Quant] = {}
-    for node in graph.nodes():
-        given = [found.get(value) for value in node.inputs]
-        for i, value in enumerate(node.outputs):
-            quant = node.op.on_grid(given, i)
-            if quant is not None:
-                found[value] = quant
-    return found

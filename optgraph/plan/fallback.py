@@ -9,13 +9,20 @@ import torch
 
 from optgraph.base.errors import ModelError
 from optgraph.ir.op import Op, Outputs
+from optgraph.ir.quant import Quant
 from optgraph.kernels.frame.kernel import Kernel
 
 
 def fallback(
-    op: Op, node: str, opsets: Mapping[str, int], inputs: Sequence[torch.Tensor | None], outs: Sequence[torch.Tensor]
+    op: Op,
+    node: str,
+    opsets: Mapping[str, int],
+    inputs: Sequence[torch.Tensor | None],
+    outs: Sequence[torch.Tensor],
+    grids: Sequence[Quant | None] = (),
 ) -> Callable[[], None]:
-    """A launcher. node: whose operator `op` is, by name. opsets: of the model, by domain. inputs: one a slot.
+    """A launcher. node: whose operator `op` is, by name. opsets: of the model, by domain. inputs: one a slot. grids: of
+    the outputs that are to get the integers of one.
 
     What it returns raises ModelError, naming the node, for inputs that do not fit.
     """
@@ -34,12 +41,12 @@ def fallback(
             raise ModelError(f"node '{node}' ({op.kind}): {lines[0]}") from error
 
     def run() -> None:
-        for out, result in zip(outs, computed(), strict=True):
+        for out, result, quant in zip(outs, computed(), grids or [None] * len(outs), strict=True):
             if out.shape != result.shape:  # copied, it might be repeated without a word
                 shapes = list(result.shape), list(out.shape)
                 reason = f"node '{node}' ({op.kind}): gives {shapes[0]}, and {shapes[1]} was inferred"
                 raise ModelError(f"{reason}: fix the input shapes")
-            out.copy_(result)
+            out.copy_(result if quant is None else quant.integers(result.float()))
 
     return run
 

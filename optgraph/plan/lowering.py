@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
 from optgraph.base.devices import INTERPRET, Target
-from optgraph.base.dtypes import ITEMSIZE, STORAGE, check_dtype
+from optgraph.base.dtypes import INT8, ITEMSIZE, check_dtype, float_storage
 from optgraph.base.errors import InputError, ModelError, NoKernelError
 from optgraph.ir.checks import fixed_shapes
 from optgraph.ir.graph import Graph, Node
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import BATCH, Value, at
 from optgraph.kernels.elementwise import ELEMENTWISE
+from optgraph.kernels.frame.ends import Prologue
 from optgraph.kernels.frame.fusion import Fusion
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.view import View
 from optgraph.plan.fallback import FALLBACK
+from optgraph.plan.integers import MOST_AXES, Integers
 from optgraph.plan.kept import Kept
 from optgraph.plan.memory import Lifetime, allocate
 from optgraph.plan.plan import Call, Fallback, Packed, Plan, Schedule, Weight
@@ -36,7 +40,8 @@ DOUBLE = "float64"
 def lower(
     graph: Graph, batch: int = 1, dtype: str = "fp32", target: Target = INTERPRET, keep: Collection[str] = ()
 ) -> Plan:
-    """Lowers `graph` for `batch` images. dtype: 'fp32' (IEEE products), 'tf32', 'fp16' or 'bf16'; sums are fp32.
+    """Lowers `graph` for `batch` images. dtype: 'fp32' (IEEE products), 'tf32', 'fp16' or 'bf16'; sums are fp32. Or
+    'int8': of values on grids; all else is fp16.
 
     target: where it is to run: what one launch does, and what two, may depend on it.
     keep: ONNX nodes whose regions stay in float32 (see `plan/kept.py`).
@@ -86,9 +91,14 @@ class Lowering:
         self.batch = batch
         self.dtype = dtype
         self.target = target
-        self.storage = STORAGE[dtype]  # of the node being lowered: its weights and what lies between its launches
+        self.storage = float_storage(
+            dtype
+        )  # of floats of the node being lowered: its weights and what lies between its launches
         self.precision = "tf32" if dtype == "tf32" else "ieee"
         self._kept = Kept.of(graph, keep)
+        self._integers = Integers.of(graph, self._kept.values, self._kept.nodes) if dtype == INT8 else Integers()
+        self._reals: dict[str, View] = {}  # floats of values that are stored as integers
+        self._node: Node | None = None
         self._views: dict[str, View] = {}
         self._sizes: dict[str, int] = {}  # arena buffer -> bytes
         self._packed: dict[str, Packed] = {}
@@ -107,8 +117,29 @@ class Lowering:
             raise ModelError(f"the shape of '{value}' is not known: {error.reason}", remedy) from None
 
     def read(self, value: str) -> View:
-        """Where `value` is, axes in their ONNX order."""
+        """Where `value` is, axes in their ONNX order: as int8 if `quant` has its grid, and the node takes such."""
+        if value in self._integers.values and not self._reads_integers:
+            return self._real(value)
         return self._views[value]
+
+    def quant(self, value: str) -> Quant | None:
+        """The grid of a value that is stored as int8, and read so by the node; None for any other."""
+        return self._integers.values.get(value) if self._reads_integers else None
+
+    @property
+    def _reads_integers(self) -> bool:
+        return self._node is not None and self._node.name in self._integers.nodes
+
+    def _real(self, value: str) -> View:
+        """Floats of a value that is stored as int8, made once."""
+        if value not in self._reals:
+            assert self._node is not None
+            view, quant = self._views[value], self._integers.values[value]
+            made = self._buffer(self._name(f"{value}:real"), view.shape, self._float_dtype(value))
+            ends = {"before": Prologue(quant=quant), "x": _with_channels(view), "out": _with_channels(made)}
+            self.call(ELEMENTWISE, self._node, **ends)
+            self._reals[value] = made
+        return self._reals[value]
 
     def write(self, value: str, dtype: str | None = None) -> View:
         """Where to put `value`: its slice of a concat, or a new arena buffer (channels last)."""
@@ -180,9 +211,13 @@ class Lowering:
     def fallback(self, node: Node, reason: str) -> None:
         """Runs the node through the torch reference."""
         outs = tuple(self.write(value) for value in node.outputs)
+        grids = tuple(self._integers.values.get(value) for value in node.outputs)
         opsets = {**self.graph.domains, "": self.graph.opset}
-        inputs = tuple(self.operand(value) if value else None for value in node.inputs)
-        said = {"op": node.op, "node": node.name, "opsets": opsets}
+        inputs = tuple(
+            self._real(value) if value in self._integers.values else self.operand(value) if value else None
+            for value in node.inputs
+        )
+        said = {"op": node.op, "node": node.name, "opsets": opsets, "grids": grids}
         self.call(FALLBACK, node, ("outs",), **said, inputs=inputs, outs=outs)
         self._fallbacks.append(Fallback(node.name, node.op.kind, reason))
 
@@ -200,7 +235,7 @@ class Lowering:
     def scratch(self, node: Node, shape: tuple[int, ...], name: str = "scratch", dtype: str = "") -> View:
         """A buffer of the node's own, for what lies between its launches; the same whenever it is asked for."""
         if (node.name, name) not in self._scratch:
-            dtype = dtype or self._value_dtype(node.output)
+            dtype = dtype or self._float_dtype(node.output)
             self._scratch[node.name, name] = self._buffer(self._name(f"{node.name}:{name}"), shape, dtype)
         return self._scratch[node.name, name]
 
@@ -216,12 +251,13 @@ class Lowering:
             node.op.place(self, node)
         for node in self.graph.nodes():
             self._enter(node)
-            before = len(self._calls)
+            before, made = len(self._calls), dict(self._reals)
             try:
                 self._check_types(node)
                 node.op.lower(self, node)
             except NoKernelError as error:
                 del self._calls[before:]
+                self._reals = made
                 self.fallback(node, str(error) or f"no kernel for {node.op.kind}")
         self._enter(None)
         for call in self._calls:
@@ -249,6 +285,7 @@ class Lowering:
             calls=tuple(self._calls),
             schedule=Schedule(wave, *streams(self._calls, needs, blocks)),
             results={value: self._views[value] for value in produced},
+            grids=self._integers.values,
             fallbacks=tuple(self._fallbacks),
         )
 
@@ -263,7 +300,8 @@ class Lowering:
     def _enter(self, node: Node | None) -> None:
         """What follows is of `node`."""
         kept = node is not None and node.name in self._kept.nodes
-        self.storage = "float32" if kept else STORAGE[self.dtype]
+        self._node = node
+        self.storage = "float32" if kept else float_storage(self.dtype)
         self.precision = "tf32" if self.dtype == "tf32" and not kept else "ieee"
 
     def _lifetimes(self, outputs: Mapping[str, View | Weight], wave: Sequence[int]) -> list[Lifetime]:
@@ -291,12 +329,16 @@ class Lowering:
         return name
 
     def _value_dtype(self, value: str) -> str:
-        """How a value is stored: floats as the plan has them, but for doubles, which no kernel computes."""
+        """How a value is stored."""
+        return "int8" if value in self._integers.values else self._float_dtype(value)
+
+    def _float_dtype(self, value: str) -> str:
+        """How it is stored if not as integers: floats as the plan has them, but for doubles, which no kernel computes."""
         dtype = self.graph.values[value].dtype
         if value in self.graph.constants:
             storage = self.storage
         else:
-            storage = "float32" if value in self._kept.values else STORAGE[self.dtype]
+            storage = "float32" if value in self._kept.values else float_storage(self.dtype)
         return storage if dtype != DOUBLE and dtype.startswith(("float", "bfloat")) else dtype
 
 
@@ -308,6 +350,14 @@ def _check_size(call: Call, batch: int) -> None:
             f"batch {batch}: '{call.node}' has {pixels} pixels, and a kernel counts at most {MOST_PIXELS}: "
             "use a smaller batch, or smaller images"
         )
+
+
+def _with_channels(view: View) -> View:
+    """A view as N×H×W×C, one of fewer axes with others of size 1 before them."""
+    if len(view.shape) == MOST_AXES:
+        return view.nhwc
+    ones = MOST_AXES - len(view.shape)
+    return replace(view, shape=(1,) * ones + view.shape, strides=(view.strides[0],) * ones + view.strides)
 
 
 def _laid_out(name: str, shape: tuple[int, ...], dtype: str) -> View:

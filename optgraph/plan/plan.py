@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from optgraph.base.devices import Target
+from optgraph.ir.quant import Quant
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.tree import leaves
 from optgraph.kernels.frame.view import View
@@ -140,6 +141,7 @@ class Plan:
         calls: the launches, in one order that is right.
         schedule: which of them may run at the same time.
         results: graph value -> where a region's values are right after its last call.
+        grids: graph value -> its grid, of those that are stored as int8.
         fallbacks: nodes without a kernel, and why.
     """
 
@@ -154,6 +156,7 @@ class Plan:
     calls: tuple[Call, ...]
     schedule: Schedule
     results: Mapping[str, View]
+    grids: Mapping[str, Quant] = field(default_factory=dict)
     fallbacks: tuple[Fallback, ...] = ()
 
     @property

@@ -93,6 +93,11 @@ class Context:
         """The tensor a View stands for."""
         return self._buffers.view(view)
 
+    def result(self, value: str) -> torch.Tensor:
+        """What a region gave; of integers, the numbers that they stand for."""
+        tensor, quant = self.view(self.plan.results[value]), self.plan.grids.get(value)
+        return tensor if quant is None else quant.real(tensor.float())
+
     def load(self, feeds: Tensors) -> None:
         """Copies the inputs in."""
         for name, tensor in feeds.items():

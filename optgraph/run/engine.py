@@ -225,7 +225,7 @@ class Engine:
             for node in self.graph.nodes():
                 for _ in range(launches[node.name]):
                     next(steps)
-                see(node, {value: context.view(context.plan.results[value]) for value in node.outputs})
+                see(node, {value: context.result(value) for value in node.outputs})
             results = context.results()
         if not self.replays:
             return results  # interpreted, another run would take minutes and launch the same again

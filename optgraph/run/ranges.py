@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from optgraph.base.arrays import to_tensor
-from optgraph.base.dtypes import STORAGE
+from optgraph.base.dtypes import float_storage
 from optgraph.ir.graph import Graph, Node
 from optgraph.ops import Activation
 from optgraph.plan.kept import Kept
@@ -66,7 +66,7 @@ def leaving(
     keep: ONNX nodes whose regions are kept in float32, and so are none of these. Of what is inside a region, and so in
     no value of `fused`, the large numbers count as they are in `simplified`. Sums that a kernel makes in float16 count.
     """
-    if STORAGE[dtype] != "float16":
+    if float_storage(dtype) != "float16":
         return []
     sums: dict[str, float] = {}
     extremes = _extremes(fused, inputs, sums=sums)

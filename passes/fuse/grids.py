@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from optgraph.ir.graph import Graph, Node
+from optgraph.ir.grids import values_on_grids
 from optgraph.ir.quant import Quant
 from optgraph.ir.values import Act
 from optgraph.ops import Activation, FakeQuantize, Pool
 from optgraph.ops.elementwise import cuts_on
-from optgraph.ops.rounding import Rounding, values_on_grids
+from optgraph.ops.rounding import Rounding
 from optgraph.passes.rewrite import Outcome, Rule, sweep
 
 Grids = dict[str, Quant]  # value -> the grid that it lies on

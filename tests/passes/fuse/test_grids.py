@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from optgraph.ir.graph import Graph
+from optgraph.ir.grids import values_on_grids
 from optgraph.ir.quant import Quant
 from optgraph.ir.values import RELU, Act
 from optgraph.ops import Activation, Concat, FakeQuantize, Pad, Reshape, Resize, Split, Transpose
-from optgraph.ops.rounding import values_on_grids
 from optgraph.passes.fuse import grids
 from tests.support.networks import Builder, kinds
 from tests.support.simplify_checks import applied, refusal
