@@ -71,8 +71,8 @@ Dtype = Annotated[
     typer.Option(
         metavar="NAME",
         autocompletion=_dtypes,
-        help="The numbers that kernels store and multiply: fp32 (the default), tf32, fp16, bf16, or int8 for a quantised model. A .optgraph has "
-        "its own.",
+        help="The numbers that kernels store and multiply: fp32 (the default), tf32, fp16 or bf16, or int8 for a model "
+        "of 8 bits. A .optgraph has its own.",
     ),
 ]
 Shapes = Annotated[

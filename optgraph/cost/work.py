@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from optgraph.base.dtypes import ITEMSIZE, float_storage
+from optgraph.base.dtypes import INT8, ITEMSIZE, float_storage
 from optgraph.ir.graph import Graph, Node
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.work import Read, Work, touched
@@ -65,9 +65,14 @@ def bytes_per_image(graph: Graph, dtype: str = "fp32") -> int:
 
 
 def weight_bytes(graph: Graph, dtype: str = "fp32") -> int:
-    """Bytes of all constants, floating ones at `dtype`."""
+    """Bytes of all constants, floating ones at `dtype`; of int8, those that were integers of 8 bits in the model."""
     itemsize = ITEMSIZE[float_storage(dtype)]
-    return sum(a.size * itemsize if a.dtype.kind == "f" else a.nbytes for a in graph.constants.values())
+    total = 0
+    for name, array in graph.constants.items():
+        grid = graph.grids.get(name) if dtype == INT8 else None
+        short = grid is not None and ITEMSIZE[grid.dtype] == 1
+        total += array.size if short else array.size * itemsize if array.dtype.kind == "f" else array.nbytes
+    return total
 
 
 def _cost(call: Call, plan: Plan, buffers: Buffers, weights: Shapes) -> Cost:

@@ -15,7 +15,7 @@ from optgraph.kernels import conv2d, depthwise, pointwise
 from optgraph.kernels.conv2d import CONV2D
 from optgraph.kernels.depthwise import DEPTHWISE
 from optgraph.kernels.pointwise import POINTWISE
-from optgraph.ops import computing, exporting
+from optgraph.ops import computing, exporting, integers
 from optgraph.ops.integers import Products
 from optgraph.ops.lowered import after, before
 from optgraph.ops.windowed import Windowed, read_window
@@ -77,26 +77,28 @@ class Conv(Windowed):
     def lower(self, context: Lowering, node: Node) -> None:
         w = context.constant(node, "w")
         channels = context.shape(node.inputs[0])[1]
-        ends = {"before": before(context, node, self.pre_act), "after": after(context, node, self)}
+        pre, end = before(context, node, self.pre_act), after(context, node, self)
         x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
-        product = Products(context, node.inputs[0], w)
-        sums = product and not (ends["before"].affine or self.pre_act)
+        product = Products(context, node.inputs[0], pre, w)
         if self.pointwise:
-            weight = product.packed(pointwise.pack_integers) if sums else context.matrix(pointwise.pack, w)
-            ends["after"] = product.after(ends["after"]) if sums else ends["after"]
-            options = {"weight": weight, "stride": self.stride, "precision": context.precision}
-            context.call(POINTWISE, node, ("outs",), x=x, outs=(out,), **options, **ends)
+            weight = product.weight(integers.pack_pointwise, pointwise.pack)
+            how: dict[str, Any] = {
+                "stride": self.stride,
+                "precision": context.precision,
+                "before": pre,
+                "after": product.after(end),
+            }
+            context.call(POINTWISE, node, ("outs",), x=x, weight=weight, outs=(out,), **how)
         elif self.depthwise(channels) and context.shape(node.output)[1] == channels:
-            weight = product.packed(depthwise.pack) if sums else context.weight(depthwise.pack, w)
-            ends["after"] = product.after(ends["after"]) if sums else ends["after"]
-            context.call(DEPTHWISE, node, x=x, weight=weight, out=out, window=self.window, **ends)
+            weight = product.weight(integers.pack_depthwise, depthwise.pack)
+            how = {"window": self.window, "before": pre, "after": product.after(end)}
+            context.call(DEPTHWISE, node, x=x, weight=weight, out=out, **how)
         else:
+            weight = product.weight(integers.pack_conv2d, conv2d.pack, groups=self.groups)
             size = (x.shape[1], x.shape[2])
-            how = {"groups": self.groups}
-            weight = product.packed(conv2d.pack_integers, **how) if sums else context.matrix(conv2d.pack, w, **how)
-            ends["after"] = product.after(ends["after"], self.window, size) if sums else ends["after"]
-            options = {"weight": weight, "groups": self.groups, "precision": context.precision}
-            context.call(CONV2D, node, x=x, out=out, window=self.window, **options, **ends)
+            how = {"window": self.window, "before": pre, "after": product.after(end, self.window, size)}
+            how |= {"groups": self.groups, "precision": context.precision}
+            context.call(CONV2D, node, x=x, weight=weight, out=out, **how)
 
 
 OPS = (Conv,)

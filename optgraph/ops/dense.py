@@ -31,7 +31,7 @@ from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.view import View, contiguous
 from optgraph.ops import computing, exporting
 from optgraph.ops.importing import KeepError, given, require_floating
-from optgraph.ops.integers import Products, rounds_to
+from optgraph.ops.integers import Products, pack_dense, rounds_to
 from optgraph.ops.rounding import Rounding, rounded
 from optgraph.plan.lowering import Lowering
 
@@ -87,23 +87,23 @@ class Gemm(Rounding):
     def lower(self, context: Lowering, node: Node) -> None:
         x, image = _flat(context.read(node.inputs[0]))
         w = context.constant(node, "w")
-        product, quants = Products(context, node.inputs[0], w), rounds_to(context, node, self.quants)
-        weight = product.packed(dense.pack_integers, **image) if product else context.matrix(dense.pack, w, **image)
-        end = product.after(Epilogue()) if product else Epilogue()
+        pre = Prologue(quant=context.quant(node.inputs[0]))
+        product = Products(context, node.inputs[0], pre, w)
+        end = product.after(Epilogue())
         context.call(
             DENSE,
             node,
             x=x,
-            weight=weight,
+            weight=product.weight(pack_dense, dense.pack, **image),
             bias=context.vector(node.get("b")),
             # Logits stay float32: a softmax or a user reads them, and there are few.
             out=context.write(node.output, None if context.quant(node.output) else "float32"),
             act=self.act,
             slope=context.vector(node.get("slope")),
-            quants=quants,
+            quants=rounds_to(context, node, self.quants),
             start=end.start,
             scale=end.scale,
-            before=Prologue(quant=context.quant(node.inputs[0])),
+            before=pre,
             precision=context.precision,
         )
 

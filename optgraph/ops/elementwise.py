@@ -277,9 +277,18 @@ class Binary(Rounding):
 
     def lower(self, context: Lowering, node: Node) -> None:
         (x, y), out = elements(context, node, *node.inputs)
-        grids = {"before": Prologue(quant=context.quant(node.inputs[0])), "other_quant": context.quant(node.inputs[1])}
-        grids["quants"] = rounds_to(context, node, self.quants)
-        context.call(ELEMENTWISE, node, x=x, other=y, out=out, combine=self.fn, post=self.post, **grids)
+        context.call(
+            ELEMENTWISE,
+            node,
+            x=x,
+            other=y,
+            out=out,
+            combine=self.fn,
+            post=self.post,
+            before=Prologue(quant=context.quant(node.inputs[0])),
+            other_quant=context.quant(node.inputs[1]),
+            quants=rounds_to(context, node, self.quants),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from optgraph.kernels.pointwise import POINTWISE
 from optgraph.kernels.pooled_pointwise import POOLED_POINTWISE
 from optgraph.kernels.separable import SEPARABLE
 from optgraph.ops import computing, exporting
-from optgraph.ops.integers import Products
+from optgraph.ops.integers import Products, pack_pointwise
 from optgraph.ops.lowered import after, before, fusion
 from optgraph.ops.pool import emit_max_pool, max_pool
 from optgraph.ops.rounding import rounded
@@ -73,22 +73,21 @@ class MergedPointwise(Op):
         if any(w not in context.graph.constants for w in kernels):
             raise NoKernelError("its weight is computed, not constant")
         sizes = tuple(segment.channels for segment in self.segments)
-        product, pre = Products(context, node.inputs[0], *kernels), before(context, node, self.pre_act)
-        sums = product and not (pre.affine or self.pre_act)
-        weight = product.packed(pointwise.pack_integers) if sums else context.matrix(pointwise.pack, *kernels)
+        pre = before(context, node, self.pre_act)
+        product = Products(context, node.inputs[0], pre, *kernels)
         end = Epilogue(context.weight(joined_vectors, *biases, dtype="float32", sizes=sizes))
         context.call(
             POINTWISE,
             node,
             ("outs",),
             x=context.read(node.inputs[0]).nhwc,
-            weight=weight,
+            weight=product.weight(pack_pointwise, pointwise.pack),
             outs=tuple(context.write(value).nhwc for value in node.outputs),
             stride=self.stride,
             acts=tuple(segment.act for segment in self.segments),
             quants=tuple(segment.quants for segment in self.segments if segment.quants),
             before=pre,
-            after=product.after(end) if sums else end,
+            after=product.after(end),
             precision=context.precision,
         )
 

@@ -333,7 +333,7 @@ class Lowering:
         return "int8" if value in self._integers.values else self._float_dtype(value)
 
     def _float_dtype(self, value: str) -> str:
-        """How it is stored if not as integers: floats as the plan has them, but for doubles, which no kernel computes."""
+        """How it is if not as integers: floats as the plan has them, but for doubles, which no kernel computes."""
         dtype = self.graph.values[value].dtype
         if value in self.graph.constants:
             storage = self.storage
