@@ -40,7 +40,7 @@ from optgraph.onnx.sessions import Feeds, InnerValues, session
 from optgraph.onnx.sizes import Size
 from optgraph.ops.quantised import on_grids
 from optgraph.plan.lowering import fitting_batch
-from optgraph.run.backends import OnnxRuntime
+from optgraph.run.backends import OnnxRuntime, opener
 from optgraph.run.example import example
 from optgraph.tune.timing import Times
 
@@ -217,7 +217,7 @@ def interleave(
 
 
 def _ours(net: Net, batch: int, threads: int) -> Runner:
-    runtime = OnnxRuntime(net.simplified, threads) if net.backend == "onnxruntime" else net.runtime
+    runtime = OnnxRuntime(net.simplified, threads, opener(net.dtype)) if net.backend == "onnxruntime" else net.runtime
 
     def call(feeds: Feeds) -> dict[str, np.ndarray]:
         results = runtime({name: torch.from_numpy(array) for name, array in feeds.items()}, batch)

@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from itertools import groupby
 
 from optgraph.base.devices import BANDWIDTH_REACHED, BEST, FLOPS_REACHED, PREDICTED, WORST, Device, Target
+from optgraph.base.dtypes import INT8
 from optgraph.base.errors import InputError
 from optgraph.cost import walk
 from optgraph.cost.walk import Machine
@@ -123,5 +124,6 @@ def _predicted(
         demands = [asked(machine, program, multiplied(launch), reached=end) for end in ends]
         found = expected(launch, device, early, demands)
     in_memory = (work.moved + work.weight_bytes) / (BANDWIDTH_REACHED * device.memory)
-    ideal = max(in_memory, sum(work.flops.values()) / (FLOPS_REACHED * device.flops[dtype]))
+    rate = dtype if dtype != INT8 else multiplied(launch) if launch else "fp16"
+    ideal = max(in_memory, sum(work.flops.values()) / (FLOPS_REACHED * device.flops[rate]))
     return Predicted(cost, found.time, found.share, ideal, found.bound, early, machine is not None)

@@ -5,6 +5,7 @@ Each can also be watched: it then shows what every node of its graph gave, in th
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ import torch
 from optgraph.ahead.cubins import Cubin
 from optgraph.base.arrays import as_tensor, to_array
 from optgraph.base.devices import INTERPRET, SM_90, Target
-from optgraph.base.dtypes import torch_dtype
+from optgraph.base.dtypes import INT8, torch_dtype
 from optgraph.base.errors import InputError, OptgraphError
 from optgraph.base.progress import Progress, silent
 from optgraph.ir.graph import Graph
@@ -112,7 +113,7 @@ def make_backend(
             import_triton(name)
             return Engine(plans, torch.device("cpu"), like=engine)
         case "onnxruntime":
-            return OnnxRuntime(simplified, opened=partial(session, integers=plans.dtype == "int8"))
+            return OnnxRuntime(simplified, opened=opener(plans.dtype))
         case _:
             return Torch(plans.graph)
 
@@ -164,6 +165,11 @@ class Torch:
 
     def bind(self, batch: int) -> Buffers:
         return Copies(self, batch)
+
+
+def opener(dtype: str) -> Callable[..., Running]:
+    """What opens the sessions of ONNX Runtime: in int8, it computes in integers what it can."""
+    return functools.partial(session, integers=True) if dtype == INT8 else session
 
 
 class OnnxRuntime:
