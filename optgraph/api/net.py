@@ -344,7 +344,8 @@ def compile(
         model: a path, what is in a file, or a loaded ModelProto; or a module in eval mode, whose weights are copied.
         backend: 'auto' (a GPU's kernels, else ONNX Runtime), 'triton', 'interpret', 'onnxruntime' or 'torch'.
         dtype: 'fp32', 'tf32', 'fp16' or 'bf16', what the kernels store and multiply in; sums are float32, and the two
-            reference backends always compute in float32.
+            reference backends always compute in float32. 'int8', for a model that says what 8 bits stand for: such
+            numbers are stored and multiplied as integers, all others as in fp16; ONNX Runtime multiplies integers, too.
         input_shape: fixes open dimensions, see `read`.
         outputs: names of tensors to cut the network off at: what it then answers with, by these names. `--cut`, on
             the command line.
