@@ -22,6 +22,7 @@ import torch
 
 from optgraph.api.net import Net
 from optgraph.base.arrays import as_tensor
+from optgraph.base.dtypes import INT8
 from optgraph.base.errors import InputError
 from optgraph.ir.graph import Node
 from optgraph.onnx.sessions import Session, session
@@ -176,7 +177,7 @@ def _by_onnxruntime(
     with TemporaryDirectory() as folder:
 
         def profiled(model: bytes | str, threads: int = 0, optimize: bool = True) -> Session:
-            opened.append(session(model, threads, optimize, profile=Path(folder) / "profile"))
+            opened.append(session(model, threads, optimize, Path(folder) / "profile", net.dtype == INT8))
             return opened[-1]
 
         backend = OnnxRuntime(net.simplified, threads, profiled)

@@ -5,7 +5,6 @@ Each can also be watched: it then shows what every node of its graph gave, in th
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -169,7 +168,7 @@ class Torch:
 
 def opener(dtype: str) -> Callable[..., Running]:
     """What opens the sessions of ONNX Runtime: in int8, it computes in integers what it can."""
-    return functools.partial(session, integers=True) if dtype == INT8 else session
+    return partial(session, integers=True) if dtype == INT8 else session
 
 
 class OnnxRuntime:
