@@ -76,6 +76,12 @@ def test_a_host_that_is_slow_in_one_run_is_told_of(clock: GpuClock) -> None:
     assert not found.ahead
 
 
+def test_a_host_that_is_slow_at_the_beginning_is_told_of(clock: GpuClock) -> None:
+    """Though the launches after the second wait are all there in time."""
+    found = timed(Launches(kernel(clock, 1, 1e6), *(kernel(clock, 1) for _ in range(300))))
+    assert not found.ahead
+
+
 def test_more_launches_than_a_queue_takes(clock: GpuClock) -> None:
     found = timed(Launches(*(kernel(clock, 1 + i % 5) for i in range(2000))))
     assert found.ahead

@@ -1,27 +1,44 @@
 // The charts of launches: when each runs on which stream, which bytes hold what, and how far each is from the roofline.
 
-// A chart that draws itself anew where its room, or what is selected, changes.
+// A chart that draws itself anew where its room changes. It may have thousands of marks: where what is selected changes,
+// only those that are concerned do. `draw` gives a function of the selection, which says which marks are of which kind,
+// [[mark, "chosen" or "related"]], and what lies over them.
 function chart(compile, label, height, draw) {
-  const root = el("div", {class: "chart card"});
+  const root = el("div", {class: "chart card"}), over = svg("g", {class: "over"});
+  let concerned = () => ({kinds: [], over: []}), marked = [];
+  const select = () => {
+    for (const [mark] of marked) mark.classList.remove("chosen", "related");
+    const found = concerned(compile.selected);
+    marked = found.kinds.filter(([mark]) => mark);
+    for (const [mark, kind] of marked) mark.classList.add(kind);
+    over.replaceChildren(...found.over);
+  };
   const update = () => {
     const width = root.clientWidth - 22;
     if (width < 50) return;
     const picture = svg("svg", {width, height, role: "img", "aria-label": label});
-    draw(picture, width, height);
+    marked = [];
+    concerned = draw(picture, width, height);
+    picture.append(over);
     root.replaceChildren(picture);
+    select();
   };
   new ResizeObserver(update).observe(root);
-  compile.onSelect(update);
+  compile.onSelect(select);
   return Object.assign(root, {update});
 }
 
-function mark(compile, launch, shape, tint = compile.tint(launch.kernel)) {
-  const {region, launch: chosen} = compile.selected;
-  const kind = launch.index === chosen ? "chosen" : launch.node === region ? "related" : "";
+function mark(compile, launch, shape) {
   const tip = svg("title", {}, `${launch.index}  ${launch.kernel}  ${timeText(launch.us)}\n${launch.node}`);
-  const shown = fill(shape, {class: `mark ${kind}`, "data-launch": launch.index, onclick: () => compile.selectLaunch(launch.index)}, [tip]);
-  shown.style.fill = tint;
+  const shown = fill(shape, {class: "mark", "data-launch": launch.index, onclick: () => compile.selectLaunch(launch.index)}, [tip]);
+  shown.style.fill = compile.tint(launch.kernel);
   return shown;
+}
+
+// The marks of the selected region's launches. marks: by launch.
+function ofRegion(compile, marks, {region, launch}) {
+  const launches = region === null ? [] : compile.regions.get(region).launches;
+  return launches.map(({index}) => [marks.get(index), index === launch ? "chosen" : "related"]);
 }
 
 const text = (x, y, words, anchor = "start", kind = "") => svg("text", {x, y, "text-anchor": anchor, class: kind}, words);
@@ -40,16 +57,19 @@ function timeline(compile) {
         text(x, height - 6, `${digits(end * i / ticks)} µs`, anchor));
     }
     for (let i = 0; i < streams; i++) picture.append(text(0, i * (BAR + 6) + 18, `stream ${i}`));
-    for (const launch of compile.launches) {
+    const marks = new Map(compile.launches.map(launch => {
       const width = Math.max(1.5, at(launch.start + launch.time) - at(launch.start));
-      picture.append(mark(compile, launch, svg("rect", {x: at(launch.start), y: row(launch), width, height: BAR, rx: 2})));
-    }
-    const chosen = compile.launches[compile.selected.launch];
-    for (const index of chosen?.waits ?? []) {
-      const other = compile.launches[index], x1 = at(other.start + other.time), x2 = at(chosen.start);
-      const y1 = row(other) + BAR / 2, y2 = row(chosen) + BAR / 2;
-      picture.append(svg("path", {class: "wait", d: `M${x1} ${y1}C${x1 + 14} ${y1} ${x2 - 14} ${y2} ${x2} ${y2}`}));
-    }
+      return [launch.index, mark(compile, launch, svg("rect", {x: at(launch.start), y: row(launch), width, height: BAR, rx: 2}))];
+    }));
+    picture.append(...marks.values());
+    const arrow = (other, chosen) => {
+      const x1 = at(other.start + other.time), x2 = at(chosen.start), y1 = row(other) + BAR / 2, y2 = row(chosen) + BAR / 2;
+      return svg("path", {class: "wait", d: `M${x1} ${y1}C${x1 + 14} ${y1} ${x2 - 14} ${y2} ${x2} ${y2}`});
+    };
+    return selected => {
+      const chosen = compile.launches[selected.launch];
+      return {kinds: ofRegion(compile, marks, selected), over: (chosen?.waits ?? []).map(index => arrow(compile.launches[index], chosen))};
+    };
   });
   const slider = el("input", {type: "range", min: 1, max: 16, step: 0.5, value: 1, "aria-label": "zoom of the timeline",
     oninput: event => { zoom = Number(event.target.value); shown.update(); }});
@@ -65,7 +85,7 @@ function arena(compile) {
   for (const launch of compile.launches) for (const base of launch.writes) if (!writer.has(base)) writer.set(base, launch);
   const shown = chart(compile, "Which bytes of the arena each buffer holds, launch by launch", 300, (picture, width, height) => {
     const x = index => LEFT + index / compile.launches.length * (width - LEFT - 4);
-    const y = bytes => 6 + (1 - bytes / total) * (height - BOTTOM - 6), chosen = compile.launches[compile.selected.launch];
+    const y = bytes => 6 + (1 - bytes / total) * (height - BOTTOM - 6), marks = new Map(); // by buffer
     for (let i = 0; i <= 4; i++) {
       const level = y(total * i / 4);
       picture.append(svg("line", {x1: LEFT, x2: width, y1: level, y2: level, class: "grid"}),
@@ -77,11 +97,17 @@ function arena(compile) {
         y: y(buffer.offset + buffer.bytes), height: Math.max(1, y(buffer.offset) - y(buffer.offset + buffer.bytes))});
       const held = mark(compile, by, shape);
       held.firstChild.textContent = `${buffer.name}\n${bytesText(buffer.bytes)} at ${bytesText(buffer.offset)}, launches ${buffer.first} to ${buffer.last}`;
-      held.setAttribute("class", chosen?.writes.includes(buffer.name) ? "mark chosen" : chosen?.reads.includes(buffer.name) ? "mark related" : "mark");
-      picture.append(held);
+      marks.set(buffer.name, held);
     }
-    if (chosen) picture.append(svg("line", {x1: x(chosen.index + 0.5), x2: x(chosen.index + 0.5), y1: 0, y2: height - BOTTOM, class: "wait"}));
-    picture.append(text(LEFT, height - 6, "launch 0"), text(width, height - 6, `${compile.launches.length - 1}`, "end"));
+    picture.append(...marks.values(), text(LEFT, height - 6, "launch 0"), text(width, height - 6, `${compile.launches.length - 1}`, "end"));
+    return ({launch}) => {
+      const chosen = compile.launches[launch];
+      if (!chosen) return {kinds: [], over: []};
+      const {writes, reads} = chosen, at = x(launch + 0.5);
+      return {kinds: [...writes.map(base => [marks.get(base), "chosen"]),
+        ...reads.filter(base => !writes.includes(base)).map(base => [marks.get(base), "related"])],
+      over: [svg("line", {x1: at, x2: at, y1: 0, y2: height - BOTTOM, class: "wait"})]};
+    };
   });
   return section("arena", "Arena", "which bytes each buffer holds, launch by launch", shown);
 }
@@ -112,14 +138,16 @@ function roofline(compile) {
       picture.append(svg("polyline", {class: `roof ${kind}`, points: points.map(([a, b]) => `${x(a)},${y(b)}`).join(" ")}));
     }
     const longest = Math.max(...points.map(point => point.launch.time), 1e-9);
-    for (const point of points) {
-      const {low, high} = point.launch.us;
-      const chosen = point.launch.index === compile.selected.launch;
-      if (chosen && high > low) picture.append(svg("line", {class: "wait", x1: x(point.x), x2: x(point.x),
-        y1: y(point.launch.flops / low * 1e6), y2: y(point.launch.flops / high * 1e6)}));
+    const marks = new Map(points.map(point => {
       const r = 3 + 6 * Math.sqrt(point.launch.time / longest);
-      picture.append(mark(compile, point.launch, svg("circle", {cx: x(point.x), cy: y(point.y), r, "fill-opacity": 0.8})));
-    }
+      return [point.launch.index, mark(compile, point.launch, svg("circle", {cx: x(point.x), cy: y(point.y), r, "fill-opacity": 0.8}))];
+    }));
+    picture.append(...marks.values());
+    return selected => {
+      const point = points.find(({launch}) => launch.index === selected.launch), {low, high} = point?.launch.us ?? {};
+      const range = () => svg("line", {class: "wait", x1: x(point.x), x2: x(point.x), y1: y(point.launch.flops / low * 1e6), y2: y(point.launch.flops / high * 1e6)});
+      return {kinds: ofRegion(compile, marks, selected), over: high > low ? [range()] : []};
+    };
   });
   return section("roofline", "Roofline", `${compile.device}, ${compile.net.dtype}; dashed: what good kernels reach`, shown);
 }

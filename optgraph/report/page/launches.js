@@ -45,13 +45,16 @@ function launchTable(compile) {
     const next = shown[Math.max(0, Math.min(shown.length - 1, now ? shown.indexOf(now) + by : 0))];
     compile.selectLaunch(Number(next.dataset.launch));
   }}, el("table", {}, el("thead", {}, el("tr", {}, heads)), body));
-  compile.onSelect(({launch}) => rows.forEach((row, i) => {
-    row.classList.toggle("chosen", i === launch);
-    if (i !== launch) return;
+  let row = null;
+  compile.onSelect(({launch}) => {
+    row?.classList.remove("chosen");
+    row = rows[launch];
+    if (!row) return;
+    row.classList.add("chosen");
     const top = row.offsetTop - 30, bottom = row.offsetTop + row.offsetHeight; // scrolls the table, not the page
     if (top < scroll.scrollTop) scroll.scrollTop = top;
     else if (bottom > scroll.scrollTop + scroll.clientHeight) scroll.scrollTop = bottom - scroll.clientHeight;
-  }));
+  });
   return section("launches", "Launches", "each row is one; click a heading to sort, a row to select", scroll);
 }
 

@@ -64,6 +64,19 @@ def test_a_click_fills_the_panel_and_selects_everywhere(opened: Opened, where: s
     assert not any(chosen(opened).values()) and "Nothing selected" in opened.text(".panel")
 
 
+def test_a_selection_draws_no_chart_anew(opened: Opened) -> None:
+    """Of thousands of launches that takes a second."""
+    marks = "[...document.querySelectorAll('.chart .mark')]"
+    opened.page.evaluate(f"window.drawn = {marks}")
+    for row in (0, 1, 2):
+        opened.page.click(f"#launches tbody tr >> nth={row}")
+        assert opened.page.evaluate(f"drawn.length > 9 && {marks}.every((mark, i) => mark === drawn[i])")
+        assert opened.page.locator("#timeline .mark.chosen").count() == 1
+        assert opened.page.locator("#arena .mark.chosen").count() >= 1
+    opened.page.keyboard.press("Escape")
+    assert opened.page.locator(".mark.chosen, .mark.related, .chart .wait").count() == 0
+
+
 def test_search_finds_by_onnx_name(opened: Opened) -> None:
     opened.page.keyboard.press("/")
     opened.page.keyboard.type("bn/batch")
