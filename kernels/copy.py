@@ -58,7 +58,7 @@ def copy(x: torch.Tensor, out: torch.Tensor, *, tile: Tile | None = None) -> Lau
         {
             "X_COLUMN": x_column,
             "OUT_COLUMN": out_column,
-            "ALIGN": alignment(columns, *x_strides, *out_strides),
+            "ALIGN": alignment(columns, *x_strides, *out_strides, itemsize=x.element_size()),
             **tile.blocks(),
         },
         tile,
@@ -107,6 +107,7 @@ def _copies() -> Iterator[tuple[str, View, View]]:
     dense, shuffled = image(3, 5, 7, 24), image(3, 5, 7, 24, beside=8)
     yield "to planes", image(3, 5, 7, 37), image(3, 5, 7, 37, planes=True)
     yield "into a slice", image(2, 3, 5, 9), image(2, 3, 5, 9, beside=8)
+    yield "int8", image(2, 3, 5, 48, dtype="int8"), image(2, 3, 5, 48, dtype="int8", beside=16)
     for groups in (2, 3, 8):
         grouped = dense.split(3, groups).permute(0, 1, 2, 4, 3)
         yield "shuffle", grouped, shuffled.split(3, 24 // groups)

@@ -63,6 +63,8 @@ def samples() -> Iterator[tuple[str, Sample]]:
         yield "pads", _sample(shape, pads, edge, tile)
     for pads, edge in product([(0, 0, 0, 0, 0, 13), (1, 0, 8, 0, 2, 16), (0, 1, -5, 1, 0, 3)], [False, True]):
         yield "channels", _sample((2, 3, 5, 24), pads, edge, None)
+    x, out = image(2, 5, 7, 37, dtype="int8"), image(2, 7, 8, 37, dtype="int8", beside=16)
+    yield "int8", Sample({"x": x, "out": out, "begin": (1, 1, 0), "value": -7.0})
 
 
 def _sample(shape: tuple[int, int, int, int], pads: tuple[int, ...], edge: bool, tile: Tile | None) -> Sample:

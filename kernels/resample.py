@@ -35,10 +35,11 @@ def resample(
     columns: torch.Tensor | None = None,
     tile: Tile | None = None,
 ) -> Launch:
-    """One launch."""
-    check_floats(x=x)
+    """One launch. int8, of one tap a row and a column, is moved as it is."""
     batch, height, width, channels = out.shape
     taps = [_taps(table, size, name) for table, size, name in ((rows, height, "rows"), (columns, width, "columns"))]
+    if taps != [1, 1]:
+        check_floats(x=x)
     kept = [x.shape[axis + 1] if table is None else out.shape[axis + 1] for axis, table in enumerate((rows, columns))]
     check_shape(out, (x.shape[0], *kept, x.shape[3]), "out")
     pixels = batch * height * width
@@ -56,7 +57,7 @@ def resample(
             "COLUMNS": taps[1],
             "STRIDE_C": strides4(x)[3],
             "OUT_C": strides4(out)[3],
-            "ALIGN": alignment(channels, *source.strides, *target.strides),
+            "ALIGN": alignment(channels, *source.strides, *target.strides, itemsize=x.element_size()),
             **tile.blocks(),
         },
         tile,
@@ -106,6 +107,8 @@ def samples() -> Iterator[tuple[str, Sample]]:
     for shape, tile in zip([(1, 9, 6, 3), (3, 2, 2, 64), (2, 3, 5, 1)], tiles, strict=False):
         yield "shapes", _sample(shape, (3, 8), 2, 2, tile, planes=True)
         yield "selected", _sample(shape, (4, 5), 1, 1, tile)
+    x, out = image(2, 5, 7, 37, dtype="int8"), image(2, 9, 4, 37, dtype="int8", beside=16)
+    yield "int8", Sample({"x": x, "out": out, "rows": vector(9), "columns": vector(4)})
 
 
 def _sample(

@@ -2,7 +2,7 @@
 
 The kernel is a pointwise convolution of eleven steps through a ring of three stages, fetched by the copy engine, or by
 threads, for wgmma (sm_90) or mma (sm_80). Or a separable one whose warps are specialised, of three chunks in shared
-memory and six steps through such a ring.
+memory and six steps through such a ring. Or a convolution in int8.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ import torch
 from optgraph.ahead.cubins import Cubin, TensorMap
 from optgraph.base.devices import SM_80, SM_90, Target
 from optgraph.base.errors import OptgraphError
+from optgraph.ir.quant import Quant
+from optgraph.ir.values import RELU, Window
+from optgraph.kernels.conv2d import CONV2D
+from optgraph.kernels.conv2d import sample as conv2d_sample
+from optgraph.kernels.frame.ends import Epilogue
 from optgraph.kernels.frame.launch import targeting
 from optgraph.kernels.frame.tile import Box, Tile
 from optgraph.kernels.pointwise import POINTWISE, sample
@@ -73,6 +78,21 @@ TMA = Setting(SM_90, _pointwise((1, 64, 1)))
 GATHERED = Setting(SM_90, _pointwise())
 CHAINED, CHAINED_TMA = replace(GATHERED, early=True), replace(TMA, early=True)
 AMPERE = Setting(SM_80, _pointwise())
+INT8 = Setting(
+    SM_80,
+    Layer(
+        CONV2D,
+        conv2d_sample(
+            (1, 5, 6, 48),
+            32,
+            Window((3, 3), pads=(1, 1, 1, 1)),
+            integers=True,
+            stored="int8",
+            after=Epilogue(True, RELU, quants=(Quant(150.0, -9),)),
+            tile=Tile(32, 32, 32, 4, 2),
+        ),
+    ),
+)
 SPECIALISED = Setting(SM_90, Layer(SEPARABLE, next(specialised_samples()).typed("fp16")), early=True)
 
 
@@ -138,11 +158,11 @@ def _swizzle(bits: int) -> Mutate:
     return mutate
 
 
-def _exchange(first: str, second: str) -> Mutate:
+def _exchange(first: str, second: str, setting: Setting = AMPERE) -> Mutate:
     """Two parameters, by their paths."""
 
     def mutate(cubin: Cubin) -> Cubin:
-        paths = [path for path, _ in AMPERE.layer.dry(AMPERE.target).variant.parameters]
+        paths = [path for path, _ in setting.layer.dry(setting.target).variant.parameters]
         text = cubin.code.decode()
         start = text.index("{", text.index(".entry"))
         names = [f"{cubin.entry}_param_{paths.index(path)}" for path in (first, second)]
@@ -201,6 +221,16 @@ _OF_SPECIALISED = {
     "those who make chunks do not wait for earlier launches": _at(_WAIT, slice(1, 2), ""),
 }
 
+_ROUND = r"(add(?:\.rn)?\.f32 \t%\w+, )(%\w+)(, 0f4B400000;)"
+_OF_INT8 = {
+    "truncates": _text(_ROUND, r"{ .reg .f32 whole; cvt.rzi.f32.f32 whole, \2; \1whole\3 }"),
+    "does not saturate": _text("0f42FE0000", "0f43FE0000"),  # at 127, but at 508
+    "scale and bias exchanged": _exchange("end.scale", "end.bias", INT8),
+    "the zero of the grid is another number": _exchange("end.last_zero", "kinds.across", INT8),
+    "what lies outside has a zero of its own": _exchange("kinds.top", "kinds.bottom", INT8),
+    "the weight by rows": _exchange("size.columns", "size.channels", INT8),
+}
+
 MUTATIONS: dict[str, tuple[Setting, Mutate]] = {
     "TMA: no wait for the copies": (TMA, _in_loop(r"mbarrier\.try_wait\S+ complete, [^;]*;", "mov.pred complete, 1;")),
     "TMA: the first parity is wrong": (TMA, _first_parity),
@@ -231,6 +261,7 @@ MUTATIONS: dict[str, tuple[Setting, Mutate]] = {
     "chained by TMA: fetches an activation before it waits": (CHAINED_TMA, _fetch_out),
     "chained: writes before it waits": (CHAINED, _write_first),
     **{f"specialised: {name}": (SPECIALISED, mutate) for name, mutate in _OF_SPECIALISED.items()},
+    **{f"int8: {name}": (INT8, mutate) for name, mutate in _OF_INT8.items()},
     "gathered, mma: no wait for the copies": (AMPERE, _in_loop(_WAIT_COPY, "")),
     "gathered, mma: waits for half a stage less": (
         AMPERE,

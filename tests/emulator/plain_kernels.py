@@ -46,6 +46,21 @@ def matmul(a, b, c, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexp
 
 
 @triton.jit
+def matmul_integers(a, b, c, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """c = a @ b^T of int8, in int32, plus what c has; 8 divides N and K."""
+    N, K = N // 8 * 8, K // 8 * 8  # noqa: N806
+    m, n, k = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BN + tl.arange(0, BN), tl.arange(0, BK)
+    place, inside = c + m[:, None] * N + n[None, :], (m[:, None] < M) & (n[None, :] < N)
+    acc = tl.load(place, inside, other=0)
+    for i in range(tl.cdiv(K, BK)):
+        rest = K - i * BK
+        x = tl.load(a + m[:, None] * K + k[None, :] + i * BK, (m[:, None] < M) & (k[None, :] < rest), other=0)
+        y = tl.load(b + n[:, None] * K + k[None, :] + i * BK, (n[:, None] < N) & (k[None, :] < rest), other=0)
+        acc = tl.dot(x, y.T, acc, out_dtype=tl.int32)
+    tl.store(place, acc, inside)
+
+
+@triton.jit
 def matmul_tma(a, b, c, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PREC: tl.constexpr):
     """The same with operands that the copy engine fetches."""
     N = N // 8 * 8  # noqa: N806

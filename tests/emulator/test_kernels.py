@@ -2,9 +2,8 @@
 
 Of the samples that a kernel declares, the first and the last, one whose warps are specialised, one that the copy engine
 fetches, one that splits its sums, one of several rows a program and one with a slope a channel in its middle; and of
-those in int8 one of each sort. Outputs
-are NaN before, and what surrounds them is to stay so. On sm_90 the second launch begins before the first has ended, as
-far as the driver is told.
+those in int8 one of each sort, on sm_80 one. Outputs are NaN before, and what surrounds them is to stay so. On sm_90
+the second launch begins before the first has ended, as far as the driver is told.
 """
 
 from __future__ import annotations
@@ -52,7 +51,8 @@ def chosen(kernel: Kernel, target: Target) -> Iterable[Layer]:
     rows = [sample for sample in found if tile_of(sample).rows > 1]
     sloped = [sample for sample in found if "mid_slope" in sample.views()]
     specialised = [sample for sample in found if tile_of(sample).producers]
-    trials = [found[0], found[-1], *specialised[:1], *boxed[:1], *split[:1], *rows[:1], *sloped[-1:], *sorts.values()]
+    trials = [found[0], found[-1], *specialised[:1], *boxed[:1], *split[:1], *rows[:1], *sloped[-1:]]
+    trials += list(sorts.values())[: None if target == SM_90 else 1]
     return {str(sample): Layer(kernel, sample.typed("fp16")) for sample in trials}.values()
 
 

@@ -12,6 +12,7 @@ from tests.emulator.mutations import (
     CHAINED,
     CHAINED_TMA,
     GATHERED,
+    INT8,
     MUTATIONS,
     SPECIALISED,
     TMA,
@@ -26,6 +27,7 @@ SETTINGS = {
     "chained": CHAINED,
     "chained by TMA": CHAINED_TMA,
     "specialised": SPECIALISED,
+    "int8": INT8,
 }
 
 

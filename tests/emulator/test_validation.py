@@ -115,11 +115,39 @@ PRODUCTS: list[Any] = [
 ]
 
 
+def integer_product() -> Call:
+    """Of all int8, their least among them."""
+    m, n, k = SIZES
+    random = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(-128, 128, shape, generator=random, dtype=torch.int8) for shape in ((m, k), (n, k)))
+    a[:8], b[:8] = -128, -128
+    arguments = {"a": a, "b": b, "c": torch.zeros(m, n, dtype=torch.int32), "M": m, "N": n, "K": k}
+    return Call("matmul_integers", arguments, dict(zip(("BM", "BN", "BK"), WGMMA[0], strict=True)))
+
+
 @pytest.fixture(scope="module")
 def cubins() -> dict[tuple[Variant, Target], Cubin]:
     wanted = [(product(*form).variant(), target) for target, *form in PRODUCTS]
     wanted += [(call.variant(), SM_90) for call in (addition(), rounding(), comparison())]
+    wanted += [(integer_product().variant(), target) for target in (SM_80, SM_90)]
     return dict(zip(wanted, compile_all(wanted), strict=True))
+
+
+@pytest.mark.parametrize(("target", "word"), [(SM_80, "m16n8k32.row.col.satfinite.s32.s8"), (SM_90, "k32.s32.s8.s8")])
+@pytest.mark.parametrize("before", [0, 2**31 - 1 - 128 * 128 * 44])
+def test_products_of_integers(target: Target, word: str, before: int, cubins: Any) -> None:
+    """Of what is too large for 32 bits, mma saturates, as it is compiled; wgmma does not."""
+    call = integer_product()
+    cubin = cubins[call.variant(), target]
+    assert word in cubin.code.decode()
+    a, b = (call.arguments[name].double() for name in "ab")
+    exact = before + a @ b.t()
+    expected = exact.clamp(-(2**31), 2**31 - 1) if target == SM_80 else exact
+    assert (exact.max() >= 2**31) == (before > 0)
+    for schedule in SCHEDULES:
+        call.output.fill_(before)
+        call.run(cubin, (-(-SIZES[0] // 64), -(-SIZES[1] // 64)), schedule)
+        assert torch.equal(call.output, expected.to(torch.int64).to(torch.int32))
 
 
 @pytest.mark.parametrize(("target", "dtype", "tma", "blocks", "warps", "stages"), PRODUCTS, ids=str)

@@ -142,7 +142,7 @@ def test_a_window_outside_of_the_image_has_no_maximum() -> None:
     assert (out[0, 1:3, 1:3] == -1.5).all() and out[0, 0].isneginf().all()
 
 
-FLOATS = ("lrn", "softmax", "matmul", "separable", "bottleneck", "pooled_pointwise", "reduce", "resample", "normalise")
+FLOATS = ("lrn", "softmax", "matmul", "separable", "bottleneck", "pooled_pointwise", "reduce", "normalise")
 
 
 @pytest.mark.parametrize("kernel", FLOATS)
