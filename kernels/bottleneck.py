@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 
 from optgraph.base.devices import Device, Target
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels import conv2d, pointwise
 from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
@@ -296,6 +297,8 @@ def samples() -> Iterator[tuple[str, Sample]]:
     for mid, act, residual in product([IDENTITY, Act("sigmoid")], [IDENTITY, Act("silu")], [None, True]):
         after = Epilogue(True, act, residual, RELU)
         yield "epilogue", sample((1, 7, 9, 24), 37, 21, around, rest=20, mid=mid, after=after, tile=small)
+    after = Epilogue(True, RELU, True, RELU, None, (Quant(0.0625, -9),), Quant(0.03125, 5))
+    yield "to int8", sample((1, 7, 9, 24), 37, 21, around, rest=20, after=after, tile=small, stored="int8")
 
 
 BOTTLENECK = Kernel(bottleneck, reference, samples)

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels import pool
 from optgraph.kernels.frame.arguments import Image, Output, Sliding, ours
@@ -121,6 +122,8 @@ def samples() -> Iterator[tuple[str, Sample]]:
     yield "planes", sample((3, 9, 7, 20), 16, window, x=x, tile=small)
     x = image(1, 6, 6, 20, dtype="float32")
     yield "float32 input", sample((1, 6, 6, 20), 9, Window((3, 3)), x=x, after=Epilogue())
+    after = Epilogue(True, RELU, quants=(Quant(0.0625, -9),))
+    yield "to int8", sample((1, 7, 9, 24), 21, around, after=after, tile=small, stored="int8")
 
 
 POOLED_POINTWISE = Kernel(pooled_pointwise, reference, samples)

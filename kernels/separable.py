@@ -34,6 +34,7 @@ import torch
 import torch.nn.functional as F
 
 from optgraph.base.devices import SM_90, Target
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels.depthwise import DEPTHWISE, in_half
 from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
@@ -227,6 +228,8 @@ def samples() -> Iterator[tuple[str, Sample]]:
     for after in (Epilogue(True, PRELU), Epilogue(True, RELU, residual=True, post=PRELU)):
         tile = Tile(32, 16, 16, accumulators=2)
         yield "slopes", sample((1, 5, 7, 20), 41, around, mid=PRELU, after=after, tile=tile)
+    after = Epilogue(True, RELU, True, RELU, None, (Quant(0.0625, -9),), Quant(0.03125, 5))
+    yield "to int8", sample((1, 7, 9, 24), 21, around, mid=RELU, after=after, tile=small, stored="int8")
     yield from (("specialised warps", sample) for sample in specialised_samples())
     x, window = image(3, 9, 7, 20, planes=True), Window((3, 3), (2, 2), (0, 0, 1, 1))
     yield "planes", sample((3, 9, 7, 20), 16, window, x=x, tile=small)
@@ -242,6 +245,8 @@ def specialised_samples() -> Iterator[Sample]:
     yield sample((1, 17, 19, 104), 264, strided, mid=RELU, after=Epilogue(True, Act("silu")), tile=narrow)
     window = Window((5, 3), (1, 2), (2, 2, 2, 2), (1, 2))
     yield sample((1, 7, 21, 40), 24, window, mid=PRELU, before=Prologue(act=clip), after=Epilogue(), tile=narrow)
+    after = Epilogue(True, RELU, quants=(Quant(0.0625, -9),))
+    yield sample((1, 7, 9, 72), 48, around, before=relu, after=after, tile=narrow, stored="int8")
 
 
 SEPARABLE = Kernel(separable, reference, samples)
