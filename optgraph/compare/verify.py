@@ -15,6 +15,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from optgraph.api.feeds import as_feeds, batch_of, listed
 from optgraph.api.net import Net, compile, load
 from optgraph.base.arrays import as_tensor
 from optgraph.base.budget import DEFAULT, Budget
+from optgraph.base.dtypes import INT8
 from optgraph.base.errors import InputError, OptgraphError
 from optgraph.base.files import as_path, is_artifact
 from optgraph.base.progress import Progress, silent
@@ -177,7 +179,8 @@ def verify_net(
         model = load_model(original)
         values = InnerValues(model, apart.opener(ORIGINAL), widened=True)
         try:
-            runtime = OnnxRuntime(net.simplified, opened=apart.opener(SIMPLIFIED)) if backend == ORT else net.runtime
+            opened = partial(apart.opener(SIMPLIFIED), integers=net.dtype == INT8)
+            runtime = OnnxRuntime(net.simplified, opened=opened) if backend == ORT else net.runtime
             common = net, runtime, backend, feeds, batch, seed, progress
             return _verified(values, f"onnxruntime {onnxruntime.__version__}", *common)
         except EndedError as error:

@@ -129,9 +129,17 @@ class Apart:
 class _Session:
     """As `sessions.Session`, in another process, where it is opened again if another has taken its place since."""
 
-    def __init__(self, apart: Apart, what: str, model: bytes | str, threads: int = 0, optimize: bool = True) -> None:
+    def __init__(
+        self,
+        apart: Apart,
+        what: str,
+        model: bytes | str,
+        threads: int = 0,
+        optimize: bool = True,
+        integers: bool = False,
+    ) -> None:
         self._apart, self._what = apart, what
-        self._request = "open", model, threads, optimize
+        self._request = "open", model, threads, optimize, *([None, True] if integers else [])
         self.inputs, self.outputs = self._open()
 
     def _open(self) -> tuple[list[str], list[str]]:

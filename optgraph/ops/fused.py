@@ -14,6 +14,7 @@ from optgraph.kernels import pointwise, separable
 from optgraph.kernels.depthwise import DEPTHWISE
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.pointwise import POINTWISE
+from optgraph.kernels.pool import POOL
 from optgraph.kernels.pooled_pointwise import POOLED_POINTWISE
 from optgraph.kernels.separable import SEPARABLE
 from optgraph.ops import computing, exporting
@@ -163,6 +164,7 @@ class PooledPointwise(Windowed):
 
     slots = ("x", "w", "b", "residual", "slope")
     writes_channels = True
+    integers = True
 
     def infer(self, inputs: Sequence[Value | None]) -> tuple[Value, ...]:
         x, w = image(inputs), present(inputs, 1)
@@ -182,10 +184,22 @@ class PooledPointwise(Windowed):
         return self.compute_epilogue(computing.convolve(pooled, w, b), residual, slope)
 
     def lower(self, context: Lowering, node: Node) -> None:
+        x, quant = node.inputs[0], context.quant(node.inputs[0])
+        before_it = Prologue(act=self.pre_act, quant=quant)
+        product = Products(context, x, before_it, context.constant(node, "w"))
+        if quant is not None and product.integers:  # which the kernel of both does not multiply
+            out = context.write(node.output).nhwc
+            batch, height, width, _ = out.shape
+            pooled = context.scratch(node, (batch, context.shape(x)[1], height, width), dtype="int8").nhwc
+            ends = {"before": before_it, "after": Epilogue(quants=(quant,))}
+            context.call(POOL, node, x=context.read(x).nhwc, kind="max", window=self.window, out=pooled, **ends)
+            weight, end = product.weight(pack_pointwise, pointwise.pack), product.after(after(context, node, self))
+            context.call(POINTWISE, node, ("outs",), x=pooled, weight=weight, outs=(out,), before=before_it, after=end)
+            return
         context.call(
             POOLED_POINTWISE,
             node,
-            x=context.read(node.inputs[0]).nhwc,
+            x=context.real(x).nhwc,
             weight=context.matrix(pointwise.pack, context.constant(node, "w")),
             window=self.window,
             before=Prologue(act=self.pre_act),

@@ -114,15 +114,13 @@ def resampled(context: Lowering, node: Node, x: View, out: View, tables: Mapping
     Raises NoKernelError for a rank over 4 and for numbers that no kernel moves.
     """
     require_numbers(out)
-    if out.dtype == "int8":
-        raise NoKernelError("no kernel selects integers of a grid")
     if len(x.shape) > 4:
         raise NoKernelError(f"it selects along axes {sorted(tables)} of rank {len(x.shape)}")
     sides = {2, 3} if len(x.shape) == 4 else set()
     passes = [{axis} for axis in tables if axis not in sides] + [sides & tables.keys()] * bool(sides & tables.keys())
     for i, axes in enumerate(passes):
         shape = tuple(out.shape[a] if a in axes else size for a, size in enumerate(x.shape))
-        made = out if i == len(passes) - 1 else context.scratch(node, shape, f"pass {i}")
+        made = out if i == len(passes) - 1 else context.scratch(node, shape, f"pass {i}", out.dtype)
         _resample(context, node, x, made, {axis: tables[axis] for axis in axes})
         x = made
 

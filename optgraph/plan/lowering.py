@@ -118,9 +118,7 @@ class Lowering:
 
     def read(self, value: str) -> View:
         """Where `value` is, axes in their ONNX order: as int8 if `quant` has its grid, and the node takes such."""
-        if value in self._integers.values and not self._reads_integers:
-            return self._real(value)
-        return self._views[value]
+        return self._views[value] if self._reads_integers else self.real(value)
 
     def quant(self, value: str) -> Quant | None:
         """The grid of a value that is stored as int8, and read so by the node; None for any other."""
@@ -130,8 +128,10 @@ class Lowering:
     def _reads_integers(self) -> bool:
         return self._node is not None and self._node.name in self._integers.nodes
 
-    def _real(self, value: str) -> View:
-        """Floats of a value that is stored as int8, made once."""
+    def real(self, value: str) -> View:
+        """Where the floats of `value` are: of one that is stored as int8, they are made once."""
+        if value not in self._integers.values:
+            return self._views[value]
         if value not in self._reals:
             assert self._node is not None
             view, quant = self._views[value], self._integers.values[value]
@@ -214,7 +214,7 @@ class Lowering:
         grids = tuple(self._integers.values.get(value) for value in node.outputs)
         opsets = {**self.graph.domains, "": self.graph.opset}
         inputs = tuple(
-            self._real(value) if value in self._integers.values else self.operand(value) if value else None
+            None if not value else self.operand(value) if value in self.graph.constants else self.real(value)
             for value in node.inputs
         )
         said = {"op": node.op, "node": node.name, "opsets": opsets, "grids": grids}

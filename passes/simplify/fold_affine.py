@@ -8,7 +8,8 @@ This also takes residual scales (Inception-ResNet's x + 0.17 f(x)) into the bran
 
 Legal: the value between the two is read by nobody else. Before a convolution with padding only a scale folds: the
 border is padded with zeros after the affine, so a shift does not reach it. Weights are constants, and may be shared:
-a copy is changed. What comes out lies in the range of their dtype.
+a copy is changed. What comes out lies in the range of their dtype. Of weights that were integers in the model the
+same integers are left, on another grid, where the affine comes after.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 
 from optgraph.base.in_range import out_of_range, overflow, stored
 from optgraph.ir.graph import Graph, Node
+from optgraph.ir.quant import Grid
 from optgraph.ops import Affine, Conv, ConvTranspose, Gemm
 from optgraph.passes.rewrite import Outcome, Rule, sweep
 
@@ -146,13 +148,25 @@ def _replace(graph: Graph, found: _Found, x: str, *, same_value: bool) -> None:
     layer, old, weight, bias = found.layer, found.layer.get("w"), found.weight, found.bias
     b = layer.get("b")
     dtype = graph.constants[old].dtype
-    slots = {"x": x, "w": graph.add_constant(stored(weight, dtype), old)}
+    weight = stored(weight, dtype)
+    slots = {"x": x, "w": graph.add_constant(weight, old, _scaled(graph.grids.get(old), found, weight))}
     if b or bias.any():
         slots["b"] = graph.add_constant(stored(bias, dtype), b or f"{layer.name}.bias")
     inputs = layer.inputs_with(**slots)
     while not inputs[-1]:
         inputs = inputs[:-1]
     graph.update(layer, inputs=inputs, origin=found.affine.origin, same_value=same_value)
+
+
+def _scaled(grid: Grid | None, found: _Found, weight: np.ndarray) -> Grid | None:
+    """That of the folded weight, if its rows are those of before times a factor each."""
+    rows = len(weight)
+    factor = np.abs(np.broadcast_to(found.scale.astype(np.float64), rows)) if found.scale.size in (1, rows) else None
+    if grid is None or factor is None or any(grid.zero) or (grid.axis != 0 and len(grid.scale) > 1):
+        return None
+    scale = np.broadcast_to(np.array(grid.scale, np.float64), rows) * np.where(factor > 0, factor, 1.0)
+    scaled = Grid(grid.dtype, tuple(map(float, scale.astype(np.float32))), (0,) * rows, 0)
+    return scaled if all(scaled.scale) and scaled.integers(weight) is not None else None
 
 
 def run(graph: Graph) -> Outcome:

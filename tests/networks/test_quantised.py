@@ -146,22 +146,22 @@ def test_verify_tells_a_wrong_scale(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["uint8, a scale a channel", "int8, symmetric", "7 bits, activations kept"])
 def test_int8_gives_the_integers_of_the_floats(kind: str, tmp_path: Path) -> None:
-    """Each value that is stored as int8 against that of the floats, but behind the resize, which reads fp16: all equal
-    in but a few elements, which are a step apart."""
+    """Each value that is stored as int8 against that of the floats: equal but for a few elements, a step apart."""
     model = quantised(mixed_network(), tmp_path, **KINDS[kind])
     net = optgraph.compile(model, backend="interpret", dtype="int8")
     plan, x = net.plan(3), images()
-    assert not plan.fallbacks and len(plan.grids) == 17
+    assert not plan.fallbacks and len(plan.grids) == 18
     stored = Counter(view.dtype for call in plan.calls for view in call.written)
-    assert stored == {"int8": 15, "float16": 2, "float32": 1}
+    assert stored == {"int8": 16, "float32": 1}
     floats = reference.run(net.fused, {"x": x}, keep=plan.grids)
     compared = set()
 
     def see(node: Node, values: Mapping[str, torch.Tensor]) -> None:
         for name in values.keys() & plan.grids.keys():
             steps = ((values[name] - floats[name]).abs() / plan.grids[name].scale).round()
-            coarse = node.op.kind in ("GlobalPool", "Reshape") or "23" in node.name
-            assert steps.max() <= 1 and (steps > 0).float().mean() <= (0.1 if coarse else 1e-3), node.name
+            # A mean of so many steps often lies half way between two.
+            share = 0.1 if node.op.kind in ("GlobalPool", "Reshape") else 1e-3
+            assert steps.max() <= 1 and (steps > 0).float().mean() <= share, node.name
             compared.add(name)
 
     net.runtime.stepwise({"x": torch.from_numpy(x)}, 3, see)

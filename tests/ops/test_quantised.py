@@ -174,6 +174,21 @@ def test_a_weight_that_is_changed_is_a_float() -> None:
     assert [node.op.kind for node in graph.nodes()] == ["Conv"] and not found and not graph.grids
 
 
+def test_a_weight_times_a_factor_a_channel_is_the_same_integers() -> None:
+    """As where a batchnorm comes after the convolution, of training with fake quantisation. One factor is negative, one
+    zero."""
+    s = Sketch()
+    integers = s.rng.integers(-127, 128, (6, 8, 1, 1))
+    w = s.dequantize(s.weight(integers, np.int8), CHANNELS, np.zeros(6), axis=0)
+    factors = np.array([0.3, 1.0, -2.0, 0.0, 5.0, 1.7])
+    vectors = [s.weight(v) for v in (factors, s.rng.normal(size=6), s.rng.normal(size=6), np.ones(6))]
+    y = s.node("BatchNormalization", s.node("Conv", "x", w), *vectors, epsilon=0.0)
+    graph, found = round_trip(s.model(y))
+    assert [node.op.kind for node in graph.nodes()] == ["Conv"]
+    (kept,) = found.values()
+    np.testing.assert_array_equal(kept, integers * np.sign(factors).astype(int)[:, None, None, None])
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16])
 def test_other_integers_are_floats_from_then_on(dtype: Any) -> None:
     s = Sketch(opset=21)

@@ -14,7 +14,7 @@ from optgraph.base.devices import INTERPRET
 from optgraph.ir.graph import Graph
 from optgraph.ir.quant import Grid, Quant
 from optgraph.ir.values import Act
-from optgraph.ops import Activation, Concat, FakeQuantize, Gather, Pad, Reshape, Resize, Softmax, Split
+from optgraph.ops import Activation, Concat, FakeQuantize, Gather, Gemm, Pad, Reshape, Resize, Softmax, Split, Transpose
 from optgraph.ops.rounding import Rounding
 from optgraph.passes import pipeline
 from optgraph.plan.integers import Integers
@@ -155,6 +155,7 @@ MOVED: dict[str, tuple[Callable[[Builder, str], str], bool]] = {
     "silu": (lambda b, x: last(b, b.act(x, Act("silu")), TWO), True),
     "softmax": (lambda b, x: b.graph.add(Softmax(axis=1, log=False), [x]).output, False),
     "gathered": (lambda b, x: b.graph.add(Gather(axis=1, indices=(3, 1, 8, 2)), [x]).output, True),
+    "nearest": (lambda b, x: b.graph.add(Resize(axes=(2, 3), scales=(2.0, 1.5)), [x]).output, True),
     "linear": (lambda b, x: b.graph.add(Resize(axes=(2, 3), scales=(2.0, 2.0), mode="linear"), [x]).output, False),
 }
 
@@ -209,3 +210,38 @@ def test_a_fallback_reads_and_writes_integers() -> None:
     y = b.graph.update(node, inputs=node.inputs_with(w=weight)).output
     plan = answers(b.done(conv(b, y, 3, quants=())))
     assert [f.node for f in plan.fallbacks] == [node.name] and y in plan.grids
+
+
+def test_a_dense_layer_of_images() -> None:
+    """Whose weight is reordered for images that lie N×H×W×C."""
+    b = Builder(channels=8, size=5)
+    y = conv(b, rounded(b, b.x), 6)
+    w = b.constant(7, 6 * 25, scale=0.1)
+    scale = float(np.float32(np.abs(b.graph.constants[w]).max() / 127))
+    numbers = (np.rint(b.graph.constants[w] / np.float32(scale)) * np.float32(scale)).astype(np.float32)
+    w = b.graph.add_constant(numbers, "w8", Grid("int8", (scale,), (0,)))
+    plan = answers(b.done(b.graph.add(Gemm(), [y, w]).output), 1e-5)
+    assert kinds_of(plan)["dense"] == "int8 int8"
+
+
+def test_a_max_pool_before_a_convolution() -> None:
+    """One launch of floats; of integers, two."""
+    for integers in (True, False):
+        b = Builder(channels=16)
+        pooled = b.pool(rounded(b, b.x), "max", stride=2)
+        y = conv(b, pooled, 6) if integers else b.conv(pooled, 6, quants=(ONE,))
+        graph = b.done(conv(b, y, 3, quants=()))
+        pipeline.apply(graph, [step for step in pipeline.FUSE if step.name == "fuse_max_pool"])
+        plan = answers(graph, 1e-3 if integers else 0.02)
+        names = ["pool", "pointwise"] if integers else ["elementwise", "pooled_pointwise"]
+        assert [call.name for call in plan.calls[1:-1]] == names and len(plan.grids) == 2
+
+
+def test_a_residual_that_lies_otherwise_is_copied() -> None:
+    b = Builder(channels=8)
+    x = rounded(b, b.x)
+    total = b.add(conv(b, x, 8, quants=()), b.graph.add(Transpose(perm=(0, 1, 3, 2)), [x]).output)
+    graph = b.done(conv(b, last(b, total, ONE), 3, quants=()))
+    pipeline.apply(graph, pipeline.FUSE)
+    plan = answers(graph, 1e-3)
+    assert [call.name for call in plan.calls] == ["elementwise", "elementwise", "pointwise", "pointwise"]
