@@ -297,7 +297,7 @@ def samples() -> Iterator[tuple[str, Sample]]:
     for mid, act, residual in product([IDENTITY, Act("sigmoid")], [IDENTITY, Act("silu")], [None, True]):
         after = Epilogue(True, act, residual, RELU)
         yield "epilogue", sample((1, 7, 9, 24), 37, 21, around, rest=20, mid=mid, after=after, tile=small)
-    after = Epilogue(True, RELU, True, RELU, None, (Quant(0.0625, -9),), Quant(0.03125, 5))
+    after = Epilogue(True, RELU, True, RELU, None, (Quant(0.0625, -9),), Quant(0.03125, 5), Quant(0.03125, 0))
     yield "to int8", sample((1, 7, 9, 24), 37, 21, around, rest=20, after=after, tile=small, stored="int8")
 
 

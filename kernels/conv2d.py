@@ -322,7 +322,7 @@ def _integer_samples() -> Iterator[tuple[str, Sample]]:
         yield "integers, kinds of pixels", sample((2, 6, 5, 16), 24, window, after=ends, tile=small, **whole)
     for channels, tile in ((3, None), (3, small), (1, small)):
         yield "integers, few channels", sample((2, 13, 5, channels), 21, around, after=ends, tile=tile, **whole)
-    after = Epilogue(True, RELU, True, RELU, None, (Quant(400.0, 3), Quant(200.0, -90)), grid)
+    after = Epilogue(True, RELU, True, RELU, None, (Quant(400.0, 3), Quant(200.0, -90)), grid, Quant(400.0, 9))
     yield "integers, groups", sample((2, 7, 5, 40), 60, around, groups=2, after=after, tile=small, **whole)
     x, tile = image(2, 7, 6, 48, dtype="int8", beside=16), Tile(32, 32, 64, box=(1, 4, 8))
     for window in (around, Window((1, 7), pads=(0, 3, 0, 3)), Window((7, 1), pads=(3, 0, 3, 0))):

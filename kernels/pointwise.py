@@ -286,7 +286,7 @@ def _integer_samples() -> Iterator[tuple[str, Sample]]:
         yield "integers", sample(shape, size, integers=True, stored="int8", after=ends, tile=tile)
     yield "integers to numbers", sample((2, 5, 7, 24), 40, integers=True, after=Epilogue(True, RELU), tile=small)
     x = image(2, 9, 7, 40, dtype="int8", beside=8)
-    after = Epilogue(True, RELU, True, RELU, None, (Quant(90.0, 3), Quant(60.0, -90)), grid)
+    after = Epilogue(True, RELU, True, RELU, None, (Quant(90.0, 3), Quant(60.0, -90)), grid, Quant(90.0, 9))
     yield "integers, all ends", sample((2, 9, 7, 40), 72, integers=True, stored="int8", x=x, stride=(2, 1), after=after)
     boxed, x = Tile(32, 16, 32, box=(1, 32, 1)), image(3, 5, 7, 48, dtype="int8", beside=16)
     yield "integers by boxes", sample((3, 5, 7, 48), 80, integers=True, stored="int8", x=x, after=ends, tile=boxed)

@@ -228,7 +228,7 @@ def samples() -> Iterator[tuple[str, Sample]]:
     for after in (Epilogue(True, PRELU), Epilogue(True, RELU, residual=True, post=PRELU)):
         tile = Tile(32, 16, 16, accumulators=2)
         yield "slopes", sample((1, 5, 7, 20), 41, around, mid=PRELU, after=after, tile=tile)
-    after = Epilogue(True, RELU, True, RELU, None, (Quant(0.0625, -9),), Quant(0.03125, 5))
+    after = Epilogue(True, RELU, True, RELU, None, (Quant(0.0625, -9),), Quant(0.03125, 5), Quant(0.03125, 0))
     yield "to int8", sample((1, 7, 9, 24), 21, around, mid=RELU, after=after, tile=small, stored="int8")
     yield from (("specialised warps", sample) for sample in specialised_samples())
     x, window = image(3, 9, 7, 20, planes=True), Window((3, 3), (2, 2), (0, 0, 1, 1))

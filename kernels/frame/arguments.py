@@ -154,7 +154,7 @@ class Grids(NamedTuple):
 
 
 class End(NamedTuple):
-    """post(act(y + bias) + residual), then the nearest numbers of two grids in turn. bias is float32 [C] or None,
+    """post(before(act(y + bias)) + residual), each rounded to its grids if there are some. bias is float32 [C] or None,
     residual dense pixels or None, on a grid if it is int8. An `a` may be float32 [C]. Of sums of integers y is (sum +
     start) * scale: int32 [C], or a row for each kind of pixel, or None; and float32 [C]."""
 
@@ -169,6 +169,9 @@ class End(NamedTuple):
     post_b: float
     start: torch.Tensor | None = None
     scale: torch.Tensor | None = None
+    before_scale: float | None = None
+    before_inverse: float | None = None
+    before_zero: int | None = None
     residual_step: float | None = None
     residual_zero: int | None = None
     first_scale: float | None = None

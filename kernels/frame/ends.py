@@ -92,6 +92,7 @@ class Epilogue:
     """post(act(y + bias) + residual), then the nearest numbers of `quants`, one grid after the other, GRIDS at most.
 
     bias: float32 [channels of the output], or None. residual: as the output; residual_quant: of an int8 one, its grid.
+    before_residual: the grid that act(y + bias) is rounded to before the residual is added.
     slope: as the bias, of that one of `act` and `post` which is a PRelu; None if neither is.
     start, scale: of sums of integers, which are (y + start) * scale before the bias: int32 [channels of the output] or
     None (some kernels take a row for each kind of pixel), and float32 [channels of the output].
@@ -105,6 +106,7 @@ class Epilogue:
     slope: Any = None
     quants: tuple[Quant, ...] = ()
     residual_quant: Quant | None = None
+    before_residual: Quant | None = None
     start: Any = None
     scale: Any = None
 
@@ -120,6 +122,8 @@ class Epilogue:
         if self.residual is not None:
             check_shape(self.residual, shape, "residual")
             check_grid(self.residual.dtype, self.residual_quant, "residual")
+        elif self.before_residual is not None:
+            raise ValueError("a grid is given for what a residual is added to, and no residual")
         check_grids(dtype, self.quants)
 
     @property
@@ -130,7 +134,10 @@ class Epilogue:
         """What the kernel takes."""
         act, post = Scalar.of(self.act, self.slope), Scalar.of(self.post, self.slope)
         step, _, zero = Grid.of(self.residual_quant)
-        more = {"residual_step": step, "residual_zero": zero, **Grids.of(self.quants)._asdict()}
+        before = dict(
+            zip(("before_scale", "before_inverse", "before_zero"), Grid.of(self.before_residual), strict=True)
+        )
+        more = {**before, "residual_step": step, "residual_zero": zero, **Grids.of(self.quants)._asdict()}
         return End(self.bias, *act, self.residual, self.residual_row, *post, self.start, self.scale, **more)
 
     @property
@@ -149,6 +156,7 @@ class Epilogue:
         y = y if self.scale is None else y * self.scale.double()
         y = self.act.apply(y if self.bias is None else y + self.bias.double(), slope)
         if self.residual is not None:
+            y = y if self.before_residual is None else self.before_residual.apply(y)
             added = self.residual.double()
             y = y + (added if self.residual_quant is None else self.residual_quant.real(added))
         return on_grids(self.post.apply(y, slope), self.quants, out)

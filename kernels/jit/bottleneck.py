@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.jit.dependence import await_launches
-from optgraph.kernels.jit.epilogue import activated, multiplicand, parameter, prologue
+from optgraph.kernels.jit.epilogue import activated, joined_by, multiplicand, parameter, prologue
 from optgraph.kernels.jit.grid import settled
 
 
@@ -124,10 +124,7 @@ def bottleneck(
             acc = tl.dot(z3, b3, acc, input_precision=PRECISION)
         acc = activated(acc, end, n, n_mask)
         if end.residual is not None:
-            added = added.to(tl.float32)
-            if end.residual_step is not None:
-                added = (added - end.residual_zero) * end.residual_step
-            acc += added
+            acc = joined_by(acc, added, end)
         acc = end.post(acc, parameter(end.post_a, n, n_mask), end.post_b)
         tl.store(out + pixel[:, None] * out_row + n[None, :], settled(acc, end, out.dtype.element_ty), mask)
 # fmt: on

@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from optgraph.kernels.jit.grid import settled
+from optgraph.kernels.jit.grid import nearest, settled
 
 
 @triton.jit
@@ -73,6 +73,17 @@ def started(acc, end, columns, mask):
 
 
 @triton.jit
+def joined_by(acc, added, end):
+    """acc, rounded to its own grid if it has one, and what was loaded of the residual."""
+    if end.before_scale is not None:
+        acc = nearest(acc, end.before_scale, end.before_inverse, end.before_zero)
+    added = added.to(tl.float32)
+    if end.residual_step is not None:
+        added = (added - end.residual_zero) * end.residual_step
+    return acc + added
+
+
+@triton.jit
 def store_rows(acc, end, out, out_row, rows, columns, row_mask, column_mask, ALIGN: tl.constexpr):
     """Stores grid(post(acc + residual)) at pixel rows [BLOCK_M] (int64) and channels [BLOCK_N] of dense-pixel tensors
     whose rows ALIGN divides."""
@@ -80,10 +91,7 @@ def store_rows(acc, end, out, out_row, rows, columns, row_mask, column_mask, ALI
     if end.residual is not None:
         residual_row = end.residual_row // ALIGN * ALIGN
         added = tl.load(end.residual + rows[:, None] * residual_row + columns[None, :], mask, other=0.0)
-        added = added.to(tl.float32)
-        if end.residual_step is not None:
-            added = (added - end.residual_zero) * end.residual_step
-        acc += added
+        acc = joined_by(acc, added, end)
     acc = end.post(acc, parameter(end.post_a, columns, column_mask), end.post_b)
     out_row = out_row // ALIGN * ALIGN
     tl.store(out + rows[:, None] * out_row + columns[None, :], settled(acc, end, out.dtype.element_ty), mask)
