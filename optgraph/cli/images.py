@@ -102,6 +102,11 @@ class Reader:
             numbers = ", ".join(f"{len(files)} for '{name}'" for name, files in given.items())
             raise InputError(f"--input: each input of the network gets as many images: got {numbers}") from None
 
+    def batch(self, arguments: Sequence[str]) -> Feeds:
+        """All images that these arguments name, as one batch."""
+        batches = list(self.batches(sources_by_name(arguments, list(self.inputs))))
+        return {name: np.concatenate([each[name] for each in batches]) for name in self.inputs}
+
     def feeds(self, arguments: Sequence[str]) -> list[Feeds]:
         """Several inputs, a dict of arrays for each, from arguments such as 'a.png', 'b.png' or a folder of images.
 

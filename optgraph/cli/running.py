@@ -16,6 +16,8 @@ from optgraph.cli.pictures import ClassOptions, PictureOptions
 from optgraph.cli.say import Say
 
 if TYPE_CHECKING:
+    from optgraph.api.net import Net
+    from optgraph.cli.images import Feeds
     from optgraph.compare.bench import Comparison
     from optgraph.onnx.sizes import Size
 
@@ -182,9 +184,19 @@ def bench(
     against: Annotated[
         str, typer.Option(metavar="NAME", help="What to compare with; there is onnxruntime.")
     ] = "onnxruntime",
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]SOURCE",
+            help="Runs on images or .npy files as for run, or on a folder of them, all as one batch. Default: smooth "
+            "random images.",
+        ),
+    ] = None,
     backend: Backend = "auto",
     original: Original = None,
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="How many images at a time.")] = 1,
+    batch: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="How many random images at a time. Default: 1.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="The CPU threads of both sides. Default: one for each core.")
     ] = None,
@@ -200,6 +212,7 @@ def bench(
         Path | None, typer.Option(metavar="FILE", help="Write the time of every run to this file, a row a pair.")
     ] = None,
     *,
+    pictures: PictureOptions,
     options: ModelOptions,
     say: Say,
 ) -> None:
@@ -208,18 +221,30 @@ def bench(
     \b
     Examples:
       optgraph bench model.onnx --threads 2
+      optgraph bench model.onnx --input cat.jpg --preprocess torch
       optgraph bench model.onnx --warm-up 10 --duration 30 --csv runs.csv
       optgraph bench fast.optgraph --backend triton --batch 8 --json
     """
     from optgraph.base.files import replacing
     from optgraph.cli import sizing
-    from optgraph.cli.written import check_outputs
+    from optgraph.cli.written import check_outputs, source_file
     from optgraph.compare.bench import bench
     from optgraph.report import tables
+    from optgraph.report.results import pictures_parts
 
     settings = options.settings(model) | {"threads": threads, "original": original}
     settings |= {"warm_up": warm_up, "repeats": repeats, "min_seconds": duration}
-    check_outputs([csv], model, original)
+    check_outputs([csv], model, original, *map(source_file, input or ()))
+    done: list[str] = []
+
+    def read(net: Net) -> Feeds:
+        reader = pictures.reader(net)
+        feeds = reader.batch(input or ())
+        done[:] = reader.done
+        return feeds
+
+    if input:
+        settings["read"] = read
     with say.progress() as tell:
         found = {
             size: bench(model, against, backend, batch, progress=tell, size=size, **settings)
@@ -231,7 +256,7 @@ def bench(
     results = {size: each.to_json() for size, each in found.items()}
     data, parts = sizing.by_size(results, lambda each: [tables.times_table(each), tables.comparison_table(each)])
     say.note(options.overridden(model))
-    say.show(data, *parts)
+    say.show(data | {"pictures": done}, *pictures_parts(done), *parts)
 
 
 def _runs(found: Mapping[Size | None, Comparison]) -> str:

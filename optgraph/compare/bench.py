@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import torch
 
+from optgraph.api.feeds import batch_of
 from optgraph.api.net import Net
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.errors import InputError, OptgraphError
@@ -117,7 +118,7 @@ def bench(
     model: str | Path,
     against: str = "onnxruntime",
     backend: str = "auto",
-    batch: int = 1,
+    batch: int | None = None,
     dtype: str = "fp32",
     threads: int | None = None,
     repeats: int = 20,
@@ -130,6 +131,7 @@ def bench(
     size: Size | None = None,
     keep_fp32: Sequence[str] | str = (),
     warm_up: int = WARM_UPS,
+    read: Callable[[Net], Feeds] | None = None,
 ) -> Comparison:
     """Times a backend against ONNX Runtime (CPU, float32, all of its optimisations that are right: see `ort_faults`) on
     the original ONNX model.
@@ -139,6 +141,8 @@ def bench(
     threads: of both sides on the CPU; by default as many as torch takes, one for a physical core.
     repeats, min_seconds: pairs of runs; more, if these take less than `min_seconds` in all.
     warm_up: runs of each before, the first of which are compared.
+    batch: of smooth random images, by default one.
+    read: has other images for the net, which then are the batch.
     Raises OptgraphError if the two answers differ by more than `verify` allows, and else as `verify`.
     """
     if against not in AGAINST:
@@ -150,8 +154,11 @@ def bench(
     progress("compile", 0.0)
     settings = dtype, input_shape, original, outputs, budget, size, keep_fp32
     net, source = open_with_original(model, backend, *settings, progress=progress)
-    batch = fitting_batch(net.inputs, batch)
-    feeds = example(net.inputs, batch, seed=0)
+    given = read(net) if read else None
+    images = fitting_batch(net.inputs, batch_of(given, net.inputs) if given else 1 if batch is None else batch)
+    if given and batch not in (None, images):
+        raise InputError(f"batch {batch}: the images given are {images}, and run as one batch: leave it out")
+    feeds, batch = given or example(net.inputs, images, seed=0), images
     threads = threads or torch.get_num_threads()
     whole = load_model(source)
     files = OnDisk()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -255,6 +257,35 @@ def test_a_shape_that_the_model_fixes_otherwise(tmp_path: Path, backend: str) ->
     assert call("check", model, "--input-shape", "1,3,12,12").stderr == ""
     assert call("check", saved(tmp_path), *shape).stderr.count("note: ") == 1
     assert call("check", saved(tmp_path, classifier(shape=("n", 3, "h", "w"))), *shape).stderr == ""
+
+
+def test_bench_on_pictures(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the batch, made ready as for run; a table of times is written over none of them."""
+    seen: list[np.ndarray] = []
+
+    def interleave(ours: Callable[[], Any], *_: object) -> tuple[list[float], list[float]]:
+        seen.append(ours()["y"])
+        return [0.004] * 3, [0.008] * 3
+
+    monkeypatch.setattr("optgraph.compare.bench.interleave", interleave)
+    for i in range(3):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (9, 14, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    files = [part for i in range(3) for part in ("--input", tmp_path / f"{i}.png")]
+    assert ok_json("bench", model, *files, "--preprocess", "torch", "--backend", "torch")["batch"] == 3
+    shown = ok("bench", model, *files, "--preprocess", "torch")
+    assert shown.startswith("0.png: 9x14 -> shorter side 14, centre 12x12") and "2.png: 9x14" in shown
+    eight = saved(tmp_path, classifier(shape=(8, 3, 12, 12)), "eight.onnx")
+    assert ok_json("bench", eight)["batch"] == 8
+    assert ok_json("bench", eight, *(files * 3)[:16])["batch"] == 8
+    ok("run", model, *files, "--preprocess", "torch", "--backend", "torch", "-o", tmp_path / "y.npy")
+    close(seen[0], np.load(tmp_path / "y.npy"))
+    result = call("bench", model, *files, "--batch", 2)
+    assert result.exit_code == 2 and "batch 2: the images given are 3" in result.stderr
+    result = call("bench", model, *files, "--csv", tmp_path / "1.png")
+    assert result.exit_code == 2 and "is the input itself" in result.stderr
+    np.save(tmp_path / "x.npy", np.zeros((1, 3, 12, 13), np.float32))
+    result = call("bench", model, "--input", tmp_path / "x.npy")
+    assert result.exit_code == 2 and "expects float32 of shape [N, 3, 12, 12]" in result.stderr
 
 
 def test_bench_shows_what_was_measured(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,9 +146,9 @@ def test_both_sides_of_onnxruntime_get_the_threads(model, monkeypatch):
         return make(path, threads)
 
     class Ours(benchmark.OnnxRuntime):
-        def __init__(self, graph, threads):
+        def __init__(self, graph, threads, *how):
             given.append(threads)
-            super().__init__(graph, threads)
+            super().__init__(graph, threads, *how)
 
     monkeypatch.setattr(benchmark, "session", recorded)
     monkeypatch.setattr(benchmark, "OnnxRuntime", Ours)
