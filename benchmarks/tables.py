@@ -301,6 +301,20 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
             "differences": lambda row: f"{len(row['differences'])}",
         },
     ),
+    "torch_compile": (
+        "torch_compile",
+        "python -m benchmarks.torch_compile",
+        {
+            "pixels": lambda row: f"{row['size']}²",
+            "graphs": lambda row: f"{row['graphs']}",
+            "recompiles": lambda row: f"{row['recompiles']}",
+            "launches": lambda row: f"{row['launches']}",
+            "fallbacks": lambda row: f"{row['fallbacks']}",
+            "onnxruntime": _worst("onnxruntime"),
+            "interpret": _worst("interpret"),
+            "two images apart": lambda row: f"{row['input_sensitivity']:.2f}",
+        },
+    ),
     "cubins": (
         "cubins",
         "python -m benchmarks.cubins",
