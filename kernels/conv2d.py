@@ -12,7 +12,8 @@ outside x are then the integer 0, not the grid's zero, for that is what the hard
 sum depends on which taps are inside. So `start` has a row for each kind of pixel (`frame/starts.py`): near the edges
 each row and each column of the output is one of its own, and all between are one.
 
-Three ways to fetch a block of x and weight:
+On sm_90 warps may be specialised (`frame/halo_launch.py`): at large batch, where one fetch of a pixel serves several
+taps. Else there are three ways to fetch a block of x and weight:
 - TMA (sm_90; stride and dilation 1, one group, no prologue): a box of pixels of one tap comes through the copy engine,
   which writes the zeros of the padding itself. Where no tap moves along an axis, that axis merges with its neighbour
   (1xk: images with rows; kx1: rows with columns), so that boxes fit a 17x17 map.
@@ -28,18 +29,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
+from optgraph.base.devices import SM_90
 from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels.frame.arguments import Image, Output, Sliding, ours
 from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.ends import Epilogue, Prologue, check_operands
 from optgraph.kernels.frame.gemm import Gemm, product_constants
+from optgraph.kernels.frame.halo_launch import halo_of, specialised
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, describable, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_shape, check_window, strides4
@@ -89,8 +93,21 @@ def conv2d(
     extent = boxed.boxes(planned)[:3] if boxed else (1, planned * height * width, 1)
     depth, taps = (window.taps * channels, 1) if flatten else (channels, window.taps)
     plain, item = not before and after.residual is None, weight.element_size()
-    problem = Gemm(extent, (columns,) * groups, depth, item, taps, plain=plain, tma=boxed is not None)
+    floats = not (before or flatten or after.quants or after.residual_quant)
+    halo = halo_of(x, weight, window, (planned, height, width)) if floats else None
+    problem = Gemm(extent, (columns,) * groups, depth, item, taps, plain=plain, tma=boxed is not None, halo=halo)
     tile = tile or choose(problem, target)
+    if tile.producers:
+        plain_tile = choose(replace(problem, halo=None), target)
+        options: dict[str, Any] = {"window": window, "groups": groups, "before": before, "after": after}
+        otherwise = partial(conv2d, x, weight, out, **options, precision=precision, tile=plain_tile)
+        if target.interpreted:  # no interpreter runs Gluon
+            return otherwise()
+        if halo is None or target != SM_90:
+            raise ValueError(
+                "specialised warps need sm_90, 16 bits, few taps, 8 dividing channels; no groups, prologue, dilation, grid"
+            )
+        return specialised(x, weight, out, window, after, tile, problem, otherwise)
     if flatten:  # a pipeline no longer than the loop
         tile = replace(tile, num_stages=min(tile.num_stages, cdiv(depth, tile.block_k)))
     image, size, stride_c = Image.of(x), Output.of(out, channels, columns), strides4(x)[3]
@@ -294,6 +311,7 @@ def samples() -> Iterator[tuple[str, Sample]]:
     yield "boxes of a slice", sample((2, 7, 9, 40), 24, around, x=x, after=everything, tile=tile)
     for tile in (Tile(16, 16, 16, splits=4), Tile(16, 16, 16, box=(1, 4, 4), splits=8)):
         yield "split", sample((1, 4, 5, 24), 24, around, after=Epilogue(True, RELU, residual=True), tile=tile)
+    yield from (("specialised warps", sample) for sample in specialised_samples())
     for channels, groups in ((3, 1), (40, 2)):
         window, tile = replace(same, stride=(2, 2)), Tile(16, 16, 16, splits=2)
         yield "split", sample((1, 9, 7, channels), 24, window, groups=groups, tile=tile)
@@ -334,6 +352,19 @@ def _integer_samples() -> Iterator[tuple[str, Sample]]:
     for channels in (3, 19):
         x = image(2, 5, 7, channels, dtype="int8", beside=2)
         yield "int8 and a float weight", sample((2, 5, 7, channels), 21, around, x=x, stored="int8", **options)
+
+
+def specialised_samples() -> Iterator[Sample]:
+    """Of the warp-specialised kernel on sm_90: both axes, strides, rings that come round, blocks that are not full."""
+    around, strided = Window((3, 3), pads=(1, 1, 1, 1)), Window((3, 3), (2, 2), (0, 0, 1, 1))
+    wide, tall = (Tile(*block, 32, 8, 3, producers=2) for block in ((256, 192), (384, 128)))
+    small, residual = Tile(128, 64, 32, 8, 2, producers=2), Epilogue(True, RELU, residual=True, post=RELU)
+    yield sample((3, 5, 9, 40), 136, around, after=Epilogue(True, RELU), tile=replace(wide, box=(8, 4, 1)))
+    window, x = Window((5, 2), pads=(2, 0, 1, 1)), image(17, 4, 3, 40, beside=8)
+    yield sample((17, 4, 3, 40), 72, window, x=x, after=residual, tile=replace(small, box=(16, 1, 2)))
+    yield sample((5, 9, 11, 72), 96, strided, after=Epilogue(True, Act("silu")), tile=replace(tall, box=(8, 1, 1)))
+    window, after = Window((2, 3), (1, 2), (1, 1, 0, 2)), Epilogue(None, PRELU)
+    yield sample((3, 6, 13, 24), 72, window, after=after, tile=replace(small, box=(4, 4, 1)))
 
 
 CONV2D = Kernel(conv2d, reference, samples)

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from optgraph.base.devices import Device, Target
-from optgraph.kernels.frame import specialised
+from optgraph.kernels.frame import halos, specialised
+from optgraph.kernels.frame.halos import Halo
 from optgraph.kernels.frame.operands import strides4
 from optgraph.kernels.frame.rows import alignment
 from optgraph.kernels.frame.tile import MAX_NUMEL, Box, Problem, Tile, blocks_along, cdiv, ceil_pow2, padding_blocks
@@ -34,6 +35,7 @@ class Gemm(Problem):
     plain:  neither prologue nor residual; beside them the biggest accumulators would spill.
     tma:    whether the copy engine may load x and weight.
     splittable: whether the kernel can share a tile's depth among programs.
+    halo:   of a convolution whose taps may read shared memory, by specialised warps.
     """
 
     extent: Box
@@ -45,6 +47,7 @@ class Gemm(Problem):
     plain: bool = True
     tma: bool = False
     splittable: bool = True
+    halo: Halo | None = None
 
     @property
     def m(self) -> int:
@@ -56,6 +59,8 @@ class Gemm(Problem):
     def program(self, tile: Tile, residual: bool, rows: int = 1) -> Program:
         """What one program does. Of the reads of overlapping windows most meet L1: they count for two. rows: how often
         a loop over the window goes round."""
+        if tile.producers and self.halo:
+            return halos.program(self.halo, tile, self.k, self.n[0], self.itemsize, residual)
         if tile.producers:
             return specialised.program(tile, self.k, self.n[0], self.depthwise, self.itemsize, residual)
         depth = _depth(tile, self)
@@ -161,7 +166,9 @@ def _candidates(problem: Gemm, target: Target) -> list[Tile]:
     ]
     if problem.tma and problem.plain and problem.depthwise:
         tiles += specialised.tiles(problem.k, itemsize, target)
-    fitting = [tile for tile in tiles if _shared_bytes(tile, itemsize) <= device.block_shared]
+    if problem.halo:
+        tiles += halos.tiles(problem.halo, problem.n[0], itemsize, problem.plain, target)
+    fitting = [tile for tile in tiles if tile.producers or _shared_bytes(tile, itemsize) <= device.block_shared]
     return sorted(fitting, key=lambda tile: _gpu_cost(tile, problem, device))
 
 
@@ -230,6 +237,10 @@ def _gpu_cost(tile: Tile, problem: Gemm, device: Device) -> tuple[float, int]:
     drain a block); only their order of magnitude matters. The two add up, as their overlap is never whole. Ties go to
     the fewer programs.
     """
+    if tile.producers and problem.halo:
+        programs, one = halos.programs(problem.halo, tile, problem.n[0]), problem.program(tile, residual=False)
+        taken = one.product / 2 / device.fma + one.bytes / 32 + halos.beside(tile)
+        return cdiv(programs, device.sms) * taken * halos.MARGIN, programs
     if tile.producers:
         programs = cdiv(problem.m, tile.block_m)
         taken = specialised.clocks(tile, problem.k, problem.n[0], problem.depthwise, problem.itemsize)

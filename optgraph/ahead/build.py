@@ -63,7 +63,7 @@ class Use:
         if constants.get("BOX0"):
             words.append(f"box {_sizes(constants, 'BOX')}")
         words += [name.lower() for name, value in constants.items() if value is True]
-        words += ["specialised"] if constants.get("PRODUCERS") else []
+        words += ["specialised"] if {"PRODUCERS", "HALOS"} & constants.keys() else []
         words += ["prologue"] if constants.get("pre.act") else []
         words += [value.name for value in constants.values() if isinstance(value, Jit)]
         words += ["residual"] if "end.residual" in dict(self.variant.parameters) else []

@@ -1,8 +1,9 @@
 """Compiled kernels broken on purpose: each fault must show as a wrong answer, or as a fault, in some schedule.
 
 The kernel is a pointwise convolution of eleven steps through a ring of three stages, fetched by the copy engine, or by
-threads, for wgmma (sm_90) or mma (sm_80). Or a separable one whose warps are specialised, of three chunks in shared
-memory and six steps through such a ring. Or a convolution in int8.
+threads, for wgmma (sm_90) or mma (sm_80). Or one whose warps are specialised: a separable one of three chunks in shared
+memory and six steps through such a ring, and a convolution of stride 2, of four halos through three places in shared
+memory and six taps through two. Or a convolution in int8.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from optgraph.base.devices import SM_80, SM_90, Target
 from optgraph.base.errors import OptgraphError
 from optgraph.ir.quant import Quant
 from optgraph.ir.values import RELU, Window
-from optgraph.kernels.conv2d import CONV2D
-from optgraph.kernels.conv2d import sample as conv2d_sample
+from optgraph.kernels import conv2d
 from optgraph.kernels.frame.ends import Epilogue
 from optgraph.kernels.frame.launch import targeting
 from optgraph.kernels.frame.tile import Box, Tile
@@ -81,8 +81,8 @@ AMPERE = Setting(SM_80, _pointwise())
 INT8 = Setting(
     SM_80,
     Layer(
-        CONV2D,
-        conv2d_sample(
+        conv2d.CONV2D,
+        conv2d.sample(
             (1, 5, 6, 48),
             32,
             Window((3, 3), pads=(1, 1, 1, 1)),
@@ -94,6 +94,8 @@ INT8 = Setting(
     ),
 )
 SPECIALISED = Setting(SM_90, Layer(SEPARABLE, next(specialised_samples()).typed("fp16")), early=True)
+*_, _STRIDED = conv2d.specialised_samples()
+HALO = Setting(SM_90, Layer(conv2d.CONV2D, _STRIDED.typed("fp16")), early=True)
 
 
 def _text(pattern: str, to: str, count: int = 0) -> Mutate:
@@ -220,6 +222,25 @@ _OF_SPECIALISED = {
     "those who multiply do not wait for earlier launches": _at(_WAIT, slice(0, 1), ""),
     "those who make chunks do not wait for earlier launches": _at(_WAIT, slice(1, 2), ""),
 }
+# Those who multiply wait for halos and stages, of even taps and of odd ones, and free those of the tap before. Then
+# come those who load halos, of both kinds, and those who load stages.
+_OF_HALO = {
+    "no wait for a halo": _at(_TRY_WAIT, slice(0, 1), _OVER),
+    "no wait for a halo of odd taps": _at(_TRY_WAIT, slice(3, 4), _OVER),
+    "no wait for a stage": _at(_TRY_WAIT, slice(1, 2), _OVER),
+    "no wait for a free halo": _at(_TRY_WAIT, slice(5, 7), _OVER),
+    "no wait for a free stage": _at(_TRY_WAIT, slice(7, None), _OVER),
+    "a stage is free before it was read": _text(_WAIT_PRODUCT, ""),
+    "no wait for the last product": _text(r"wgmma\.wait_group\.sync\.aligned \t?0;", ""),
+    "no stage is ever free": _at(_ARRIVE, slice(2, 4), ""),
+    "no halo is ever free": _at(_ARRIVE, slice(4, 5), ""),
+    "a stage is free when one warp has read it": _at(r"bar\.sync \t0, 256;", slice(4, 5), ""),
+    "fewer bytes of a halo are expected": _text(r"(expect_tx\S+ _, \[%r\d+\]), 9216;", r"\1, 8192;"),
+    "fewer bytes of a stage are expected": _text(r"(expect_tx\S+ _, \[%r\d+\]), 4096;", r"\1, 2048;"),
+    "a swizzle of 128 bytes": _swizzle(3),
+    "those who multiply do not wait for earlier launches": _at(_WAIT, slice(0, 1), ""),
+    "those who load halos do not wait for earlier launches": _at(_WAIT, slice(1, 2), ""),
+}
 
 _ROUND = r"(add(?:\.rn)?\.f32 \t%\w+, )(%\w+)(, 0f4B400000;)"
 _OF_INT8 = {
@@ -262,6 +283,7 @@ MUTATIONS: dict[str, tuple[Setting, Mutate]] = {
     "chained: writes before it waits": (CHAINED, _write_first),
     **{f"specialised: {name}": (SPECIALISED, mutate) for name, mutate in _OF_SPECIALISED.items()},
     **{f"int8: {name}": (INT8, mutate) for name, mutate in _OF_INT8.items()},
+    **{f"halo: {name}": (HALO, mutate) for name, mutate in _OF_HALO.items()},
     "gathered, mma: no wait for the copies": (AMPERE, _in_loop(_WAIT_COPY, "")),
     "gathered, mma: waits for half a stage less": (
         AMPERE,

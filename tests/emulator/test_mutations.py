@@ -12,6 +12,7 @@ from tests.emulator.mutations import (
     CHAINED,
     CHAINED_TMA,
     GATHERED,
+    HALO,
     INT8,
     MUTATIONS,
     SPECIALISED,
@@ -27,6 +28,7 @@ SETTINGS = {
     "chained": CHAINED,
     "chained by TMA": CHAINED_TMA,
     "specialised": SPECIALISED,
+    "halo": HALO,
     "int8": INT8,
 }
 

@@ -1,4 +1,4 @@
-"""The warp-specialised separable convolution: no interpreter runs it, so all of its samples are tried here."""
+"""The warp-specialised kernels: no interpreter runs them, so all of their samples are tried here."""
 
 from __future__ import annotations
 
@@ -9,20 +9,28 @@ import torch
 
 from optgraph.base.devices import SM_90
 from optgraph.ir.values import Act, Window
+from optgraph.kernels import conv2d, separable
+from optgraph.kernels.conv2d import CONV2D
 from optgraph.kernels.frame.launch import targeting
 from optgraph.kernels.frame.tile import Tile
-from optgraph.kernels.separable import SEPARABLE, reference, separable, specialised_samples
+from optgraph.kernels.separable import SEPARABLE
 from optgraph.run.driver import Bound
 from optgraph.tune.layers import Layer
 from tests.emulator.compiler import CompileError, compile_all
 from tests.emulator.machine import Machine
 from tests.emulator.schedule import HASTY, LATE, REVERSE, SCHEDULES
 
-CASES = [(i, dtype) for i, _ in enumerate(specialised_samples()) for dtype in ("fp16", "bf16")]
+SAMPLES = [
+    *(("separable_specialised", SEPARABLE, sample) for sample in separable.specialised_samples()),
+    *(("conv2d_specialised", CONV2D, sample) for sample in conv2d.specialised_samples()),
+]
+FIRST = {name: i for i, (name, *_) in reversed(list(enumerate(SAMPLES)))}
+CASES = [(i, "fp16") for i, _ in enumerate(SAMPLES)] + [(i, "bf16") for i in FIRST.values()]
 
 
 def layer_of(number: int, dtype: str) -> Layer:
-    return Layer(SEPARABLE, list(specialised_samples())[number].typed(dtype))
+    _, kernel, sample = SAMPLES[number]
+    return Layer(kernel, sample.typed(dtype))
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +43,19 @@ def compiled() -> None:
 @pytest.mark.parametrize(("number", "dtype"), CASES)
 @pytest.mark.usefixtures("compiled")
 def test_a_sample(number: int, dtype: str) -> None:
+    name = SAMPLES[number][0]
     layer = layer_of(number, dtype)
     with targeting(SM_90):
         operands = layer.operands(torch.device("cpu"))
         launch = operands.launch()
-    assert launch.code.name == "separable_specialised"
+    assert launch.code.name == name
     (cubin,) = compile_all([(launch.variant, SM_90)])
     assert cubin.waits and cubin.wgmma and cubin.tma
     machine = Machine(SM_90, [cubin])
     run, expected = machine.bind(launch), operands.expected()
     assert isinstance(run, Bound)
     machine.follow(launch)
-    for schedule in SCHEDULES if (number, dtype) == CASES[0] else (LATE, HASTY):
+    for schedule in SCHEDULES if dtype == "fp16" and number in FIRST.values() else (LATE, HASTY):
         machine.cuda.schedule = schedule
         assert operands.error(run.early if schedule in (REVERSE, HASTY) else run, expected) <= layer.bound
     assert machine.early() > 0 and machine.kernels.compiled == 0
@@ -57,7 +66,7 @@ def test_what_an_activation_makes_of_zeros_beyond_the_channels_harms_nothing() -
     x, depthwise, weight = (torch.rand(size).half() + 0.5 for size in ((1, 6, 7, 40), (3, 3, 40), (40, 24)))
     out = torch.full((1, 4, 5, 24), torch.nan, dtype=torch.float16)
     with targeting(SM_90):
-        launch = separable(x, depthwise, weight, out, window=window, mid=act, tile=tile)
+        launch = separable.separable(x, depthwise, weight, out, window=window, mid=act, tile=tile)
     Machine(SM_90, compile_all([(launch.variant, SM_90)])).bind(launch)()
-    expected = reference(x, depthwise, weight, out, window=window, mid=act)
+    expected = separable.reference(x, depthwise, weight, out, window=window, mid=act)
     torch.testing.assert_close(out.double(), expected, rtol=5e-3, atol=0)

@@ -16,7 +16,8 @@ from optgraph.ahead import build, cubins
 from optgraph.ahead.cubins import Cubin
 from optgraph.base.devices import SM_80, SM_90, Target
 from optgraph.base.errors import OptgraphError
-from optgraph.kernels.frame import specialised
+from optgraph.kernels.frame import halos, specialised
+from optgraph.kernels.frame.gemm import Gemm
 from optgraph.kernels.frame.launch import Launch
 from tests.support.kernel_checks import KERNELS
 from tests.support.real_layers import real_layers
@@ -25,7 +26,10 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 TARGETS = (SM_80, SM_90)
 LAYERS = real_layers()
 NAMES = list(LAYERS)
-SPECIALISED = "separable_specialised"
+SPECIALISED = (
+    *("separable_specialised", "conv2d_specialised", "conv2d_specialised_wide"),
+    "conv2d_specialised_strided",
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def test_compiles_without_spills(name: str, target: Target, compiled: Results) -
 
 
 # Specialised warps do their waiting where each begins: tests/emulator/test_specialised.py.
-@pytest.mark.parametrize("name", [name for name in NAMES if name != SPECIALISED])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in SPECIALISED])
 def test_hopper_touches_no_memory_before_it_waits_for_earlier_launches(name: str, compiled: Results) -> None:
     """In the machine code; tests/emulator/test_dependence.py has the PTX of every sample."""
     sooner = compiled[name, SM_90].sooner
@@ -107,7 +111,7 @@ NARROW = ("conv2d_stem", "conv2d_stem_int8", "depthwise_int8", "pool_max_int8", 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NARROW])
 def test_loads_are_wide(name: str, target: Target, compiled: Results) -> None:
     result = compiled[name, target]
-    assert (result.cubin.tma and name in BOXED and target == SM_90) or result.wide
+    assert (result.cubin.tma and target == SM_90 and name in (*BOXED, *SPECIALISED)) or result.wide
 
 
 @pytest.mark.parametrize(
@@ -118,7 +122,7 @@ def test_loads_are_wide(name: str, target: Target, compiled: Results) -> None:
         "conv2d_strided_int8",
         "conv2d_stem_int8",
         "separable",
-        SPECIALISED,
+        *SPECIALISED,
         "pooled_pointwise",
         "bottleneck",
         "bottleneck_rest",
@@ -132,7 +136,7 @@ def test_hopper_multiplies_with_wgmma(name: str, compiled: Results) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_copy_engine_loads_where_there_is_one(name: str, compiled: Results) -> None:
-    assert compiled[name, SM_90].cubin.tma == (name in (*BOXED, SPECIALISED))
+    assert compiled[name, SM_90].cubin.tma == (name in (*BOXED, *SPECIALISED))
     assert not compiled[name, SM_80].cubin.tma
 
 
@@ -142,12 +146,17 @@ def test_small_maps_split_their_depth(target: Target, compiled: Results) -> None
     assert split == {"pointwise_split", "pointwise_split_int8", "conv2d_split"}
 
 
-def test_specialised_warps_share_the_registers(compiled: Results) -> None:
-    result = compiled[SPECIALISED, SM_90]
-    assert result.launch.tile.producers and result.cubin.num_warps > result.launch.tile.num_warps
+@pytest.mark.parametrize("name", SPECIALISED)
+def test_specialised_warps_share_the_registers(name: str, compiled: Results) -> None:
+    result = compiled[name, SM_90]
+    problem, tile = result.launch.problem, result.launch.tile
+    assert tile.producers and result.cubin.num_warps > tile.num_warps
     assert result.cubin.registers * 32 * result.cubin.num_warps <= SM_90.device.registers
-    assert result.cubin.shared_bytes <= specialised.shared_bytes(result.launch.tile, 728, 2)
-    assert not compiled[SPECIALISED, SM_80].launch.tile.producers
+    assert isinstance(problem, Gemm)
+    halo = problem.halo
+    most = halos.shared_bytes(halo, tile, 2) if halo else specialised.shared_bytes(tile, problem.k, 2)
+    assert result.cubin.shared_bytes <= most <= SM_90.device.block_shared
+    assert not compiled[name, SM_80].launch.tile.producers
 
 
 def test_every_kernel_is_here() -> None:

