@@ -105,7 +105,7 @@ def conv2d(
             return otherwise()
         if halo is None or target != SM_90:
             raise ValueError(
-                "specialised warps need sm_90, 16 bits, few taps, 8 dividing channels; no groups, prologue, dilation, grid"
+                "specialised warps need sm_90, 16 bits, few taps, channels by 8, no group, prologue, dilation or grid"
             )
         return specialised(x, weight, out, window, after, tile, problem, otherwise)
     if flatten:  # a pipeline no longer than the loop
