@@ -134,9 +134,7 @@ class Epilogue:
         """What the kernel takes."""
         act, post = Scalar.of(self.act, self.slope), Scalar.of(self.post, self.slope)
         step, _, zero = Grid.of(self.residual_quant)
-        before = dict(
-            zip(("before_scale", "before_inverse", "before_zero"), Grid.of(self.before_residual), strict=True)
-        )
+        before = {f"before_{name}": value for name, value in Grid.of(self.before_residual)._asdict().items()}
         more = {**before, "residual_step": step, "residual_zero": zero, **Grids.of(self.quants)._asdict()}
         return End(self.bias, *act, self.residual, self.residual_row, *post, self.start, self.scale, **more)
 

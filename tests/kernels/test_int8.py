@@ -105,6 +105,7 @@ def test_nan_stays_nan_and_is_the_lowest_integer() -> None:
         ({"weight": torch.zeros(16, 8)}, "x is torch.int8, and no grid"),
         ({"weight": torch.zeros(16, 8), "before": Prologue(quant=GRID)}, "a scale is given"),
         ({"residual": torch.zeros(1, 2, 2, 8, dtype=torch.int8)}, "residual is torch.int8, and no grid"),
+        ({"after": Epilogue(scale=torch.ones(8), quants=(GRID,), before_residual=GRID)}, "and no residual"),
         ({"weight": integers(8, 131_072), "x": integers(1, 2, 2, 131_072)}, "131072 terms"),
     ],
 )

@@ -96,7 +96,10 @@ def _integers() -> Iterator[tuple[str, Kernel, Sample]]:
     """In int8, with grids of many kinds."""
     grid = Quant(0.1, -3)
     whole: dict[str, Any] = {"integers": True, "stored": "int8"}
-    ends, add = Epilogue(True, RELU, quants=(grid,)), replace(ADD_RELU, quants=(grid,), residual_quant=grid)
+    ends, add = (
+        Epilogue(True, RELU, quants=(grid,)),
+        replace(ADD_RELU, quants=(grid,), residual_quant=grid, before_residual=grid),
+    )
 
     kernel = pointwise.POINTWISE
     yield "pointwise_int8", kernel, pointwise.sample((64, 28, 28, 128), 512, after=add, **whole)
