@@ -54,6 +54,13 @@ def quantize(
             "does, which is tried.",
         ),
     ] = None,
+    equalise: Annotated[
+        bool,
+        typer.Option(
+            "--equalise/--no-equalise",
+            help="Brings ranges of channels together between convolutions, where they differ much and it helps.",
+        ),
+    ] = True,
     keep: Annotated[
         list[str] | None,
         typer.Option(metavar="NODE", help="Keeps the layer that an ONNX node became part of in float. Repeatable."),
@@ -102,7 +109,7 @@ def quantize(
     from optgraph.report.quantised import losses_csv, losses_parts, quantised_table
     from optgraph.report.results import pictures_parts
 
-    settings = Settings(calibrate, per_channel, reduce_range, keep or (), tolerance, batch, look)
+    settings = Settings(calibrate, per_channel, reduce_range, equalise, keep or (), tolerance, batch, look)
     check_float(model)
     with say.progress() as tell:
         tell(f"reading {model.name}", 0.0)

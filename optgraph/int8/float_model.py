@@ -11,6 +11,7 @@ import onnx
 from optgraph.api.net import Net
 from optgraph.base.errors import InputError, ModelError
 from optgraph.int8.correct import with_biases
+from optgraph.int8.equalise import equalised
 from optgraph.int8.write import DEQUANTIZE, QUANTIZE
 from optgraph.ir.graph import Graph
 from optgraph.onnx import read
@@ -42,6 +43,11 @@ class FloatModel:
         model = onnx.shape_inference.infer_shapes(model)
         origins = {proto: net.simplified.node(name).origin for proto, name in writer.written.items()}
         return cls(model, read.read(model, budget=net.simplified.budget), origins)
+
+    def equalised(self) -> FloatModel | None:
+        """The same function of other weights, whose channels' ranges are closer; None where they are close."""
+        model = equalised(self.model)
+        return None if model is None else FloatModel(model, read.read(model, budget=self.graph.budget), self.origins)
 
     def named(self, keep: Sequence[str]) -> list[str]:
         """The nodes that ONNX nodes of these names became. Raises InputError for a name that none has."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -46,6 +46,7 @@ class Settings:
     calibrate: str = "minmax"
     per_channel: bool = True
     reduce_range: bool | None = None
+    equalise: bool = True
     keep: Sequence[str] = ()
     tolerance: float = TOLERANCE
     batch: int = AT_ONCE
@@ -68,8 +69,9 @@ class Quantized:
         losses: what each layer loses by itself, what harms the answer most first.
         verdict: how far its answers are from the float model's on the pictures, computed in float as the model says.
         here: the same, computed by ONNX Runtime's integer kernels on this machine.
-        plain: `verdict` with no bias corrected and no layer in float but those that were asked for.
+        plain: `verdict` with no bias corrected, nothing equalised and no layer in float but those that were asked for.
         corrected: whether biases are corrected: not if that makes the answer worse.
+        equalised: whether channels' ranges are: where they differ much, and if that makes the answer better.
         saturates: whether these kernels cut sums of 8-bit weights off on this machine.
         settings: how it was done; `reduce_range` is whether weights are of 7 bits.
     """
@@ -80,6 +82,7 @@ class Quantized:
     here: Verdict
     plain: Verdict
     corrected: bool
+    equalised: bool
     saturates: bool
     settings: Settings
 
@@ -100,7 +103,8 @@ class Quantized:
     def to_json(self) -> dict[str, Any]:
         """All but the model, as plain data."""
         verdicts = {name: getattr(self, name).to_json() for name in ("verdict", "here", "plain")}
-        found = asdict(self.settings) | {"corrected": self.corrected, "saturates": self.saturates}
+        found = asdict(self.settings) | {"corrected": self.corrected, "equalised": self.equalised}
+        found |= {"saturates": self.saturates}
         return found | verdicts | {"kept": list(self.kept), "losses": [loss.to_json() for loss in self.losses]}
 
 
@@ -111,6 +115,7 @@ def quantize(
     calibrate: str = "minmax",
     per_channel: bool = True,
     reduce_range: bool | None = None,
+    equalise: bool = True,
     keep: Sequence[str] = (),
     tolerance: float = TOLERANCE,
     batch: int = AT_ONCE,
@@ -131,6 +136,8 @@ def quantize(
         per_channel: a scale for each channel of a weight, not one for all.
         reduce_range: weights of 7 bits, for ONNX Runtime on CPUs that cut off sums of 8 bits; by default if this
             machine's does.
+        equalise: whether to bring ranges of channels together between convolutions, where they differ much and the
+            answer gets better by it.
         keep: ONNX nodes to stay in float.
         tolerance: how far the answers to all images may be off, as relative L2, ‖int8 - float‖ / ‖float‖, of the output
             where it is largest. Layers that harm the answer most stay in float, as few as that takes.
@@ -143,7 +150,7 @@ def quantize(
         ModelError: the model cannot be read, or is of no type that can be quantised.
         InputError: there is no such file, an option does not fit it, or the images do not.
     """
-    settings = Settings(calibrate, per_channel, reduce_range, keep, tolerance, batch, look)
+    settings = Settings(calibrate, per_channel, reduce_range, equalise, keep, tolerance, batch, look)
     check_float(model)
     source = as_model(model)
     given = {"input_shape": input_shape, "outputs": outputs, "budget": budget, "preprocess": preprocess}
@@ -167,17 +174,25 @@ def quantize_net(
     saturating = saturates()
     if settings.reduce_range is None:
         settings = replace(settings, reduce_range=saturating)
-    found_ranges = ranges(network.model, pictures(), settings.calibrate, progress)
-    writer = Writer(found_ranges, settings.per_channel, bool(settings.reduce_range), source)
     judge = Judge(network.model, pictures, progress)
 
-    found = layers(network.graph, writer.write(network.model, keep), keep)
+    def start(given: FloatModel) -> _Start:
+        found = ranges(given.model, pictures(), settings.calibrate, progress)
+        writer = Writer(found, settings.per_channel, bool(settings.reduce_range), source)
+        return _Start(given, writer, _Trial.of(given, writer, judge, keep, {}))
+
+    first = chosen = start(network)
+    if not math.isfinite(first.plain.verdict.error):
+        raise InputError("the network's answers to these pictures are not finite: are they made ready right?")
+    other = network.equalised() if settings.equalise else None
+    if other is not None:
+        chosen = min(first, start(other), key=lambda each: each.plain.verdict.error)
+    network, writer, plain = chosen
+    found = layers(network.graph, plain.written, keep)
     if not found:
         raise ModelError("no layer can be in int8", "it is for networks of convolutions and matrix products")
     added = corrections(network.graph, found, pictures.single(CORRECT), progress)
-    plain, better = (_Trial.of(network, writer, judge, keep, biases) for biases in ({}, added))
-    if not math.isfinite(plain.verdict.error):
-        raise InputError("the network's answers to these pictures are not finite: are they made ready right?")
+    better = _Trial.of(network, writer, judge, keep, added)
     best = min(plain, better, key=lambda trial: trial.verdict.error)
     found = layers(network.graph, best.written, keep)
     lost = losses(network.graph, found, pictures.single(settings.look), network.origins, progress)
@@ -192,7 +207,7 @@ def quantize_net(
         count, best = _fewest(len(lost), trial, settings.tolerance)
         lost = [replace(loss, kept=i < count) for i, loss in enumerate(lost)]
     here = judge(best.written, integers=True)
-    about = best.verdict, here, plain.verdict, bool(best.biases), saturating, settings
+    about = best.verdict, here, first.plain.verdict, bool(best.biases), chosen is not first, saturating, settings
     return Quantized(best.written, tuple(lost), *about)
 
 
@@ -214,6 +229,14 @@ class _Trial:
         added = {name: array for name, array in biases.items() if name not in keep}
         written = writer.write(corrected(network.model, added), keep)
         return cls(written, judge(written), biases)
+
+
+class _Start(NamedTuple):
+    """A network, equalised or not, what it is written of, and how far it is off with nothing else done to it."""
+
+    network: FloatModel
+    writer: Writer
+    plain: _Trial
 
 
 def _fewest(most: int, trial: Callable[[int], _Trial], tolerance: float) -> tuple[int, _Trial]:

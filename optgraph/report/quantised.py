@@ -42,11 +42,12 @@ def quantised_table(data: Mapping[str, Any]) -> Table:
     ok = verdict["error"] is not None and verdict["error"] <= data["tolerance"]
     rows: dict[str, str | Sequence[str]] = {
         "answer": f"{'ok' if ok else 'not ok'}: {_off(verdict)}; {_part(data['tolerance'])} is allowed",
-        "before": f"{_part(data['plain']['error'])} off, all in int8 and no bias corrected",
+        "before": f"{_part(data['plain']['error'])} off, all in int8, nothing corrected",
         "integers": f"{_off(here)}, by ONNX Runtime's kernels on this CPU",
         "layers": f"{layers - len(kept)} of {layers} in int8",
         "weights": _weights(data),
         "biases": "corrected" if data["corrected"] else "as they were: correcting them made the answer worse",
+        **({"channels": "equalised: ranges that differed much are closer"} if data["equalised"] else {}),
         "size": f"{size(data['bytes']['before'])} -> {size(data['bytes']['after'])}",
     }
     if kept:

@@ -25,6 +25,7 @@ from optgraph.int8.ranges import METHODS, percentile, ranges
 from optgraph.int8.verdict import Judge
 from optgraph.int8.write import Writer
 from optgraph.onnx.sessions import session
+from optgraph.onnx.write import to_onnx
 from optgraph.run.reference import Executor
 from tests.support.digits import Digits, quietest, trained, uneven
 
@@ -109,8 +110,9 @@ def test_one_scale_for_all_channels_fails_where_their_ranges_differ(digits: Digi
     model = uneven(digits.model, quietest(digits), 300.0)
     right = digits.right(answers(model, digits.unseen))
     assert right == digits.right(answers(digits.model, digits.unseen))
+    given = {"tolerance": ANY, "batch": 64, "equalise": False}
     by_channel, by_tensor = (
-        optgraph.quantize(model, digits.seen[:256], per_channel=each, tolerance=ANY, batch=64) for each in (True, False)
+        optgraph.quantize(model, digits.seen[:256], per_channel=each, **given) for each in (True, False)
     )
     assert digits.right(answers(by_channel.model, digits.unseen)) >= right - 2 * POINTS
     assert digits.right(answers(by_tensor.model, digits.unseen)) < right - 0.2
@@ -120,8 +122,18 @@ def test_one_scale_for_all_channels_fails_where_their_ranges_differ(digits: Digi
     assert int(worst.why.split()[-3][:-1]) > 50
     (same,) = (loss for loss in by_channel.losses if loss.layer == worst.layer)
     assert same.parts[WEIGHTS] < 0.1 * worst.parts[WEIGHTS] and same.own < 0.5 * worst.own
-    kept = optgraph.quantize(model, digits.seen[:256], per_channel=False, batch=64, tolerance=0.05)
+    kept = optgraph.quantize(model, digits.seen[:256], per_channel=False, **given | {"tolerance": 0.05})
     assert worst.layer in kept.kept and digits.right(answers(kept.model, digits.unseen)) >= right - 2 * POINTS
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_channels_are_equalised_where_it_helps(digits: Digits, quantized: Quantized, per_channel: bool) -> None:
+    """In the same network, whose depthwise layer reads one channel that is 300 times narrower than it was."""
+    model = uneven(digits.model, quietest(digits), 300.0)
+    found = optgraph.quantize(model, digits.seen[:256], per_channel=per_channel, tolerance=ANY, batch=64, look=1)
+    assert found.equalised and found.plain.error > 4 * found.verdict.error
+    assert found.verdict.error < 1.5 * quantized.verdict.error
+    assert digits.right(answers(found.model, digits.unseen)) >= digits.right(answers(model, digits.unseen)) - POINTS
 
 
 def test_a_loss_is_what_the_layer_alone_in_int8_is_off(digits: Digits, network: FloatModel, writer: Writer) -> None:
@@ -226,6 +238,19 @@ def test_integers_run_where_they_are_asked_for(digits: Digits, quantized: Quanti
         ran.append(Counter(args["op_name"] for args in events if "op_name" in args))
     assert ran[0]["QLinearConv"] == 5 and not ran[0]["Conv"]
     assert not ran[1]["QLinearConv"] and ran[1]["Conv"] + ran[1]["FusedConv"] == 5
+
+
+def test_the_file_is_compiled_and_means_the_same(digits: Digits, quantized: Quantized, tmp_path: Path) -> None:
+    """On torch as the file says; in ONNX Runtime in integers, by way of our own graph."""
+    x = digits.unseen[:32]
+    exact = answers(quantized.model, x)
+    net = optgraph.compile(quantized.model, "torch")
+    assert np.linalg.norm(np.asarray(net(x)) - exact) < 1e-5 * np.linalg.norm(exact)
+    opened = session(to_onnx(net.simplified).SerializeToString(), profile=tmp_path / "profile", integers=True)
+    (found,) = opened.run(None, {"x": x})
+    ran = Counter(event.get("args", {}).get("op_name") for event in opened.profile())
+    assert ran["QLinearConv"] == 5 and ran["QGemm"] == ran["QLinearAdd"] == 1 and not ran["Conv"]
+    assert 0 < np.linalg.norm(found - exact) < 5e-3 * np.linalg.norm(exact)
 
 
 def test_weights_of_seven_bits_where_sums_are_cut_off(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 import optgraph
 from optgraph.base.errors import InputError, ModelError
 from optgraph.int8 import machine
+from optgraph.int8.correct import with_biases
 from optgraph.int8.pictures import Pictures
 from optgraph.onnx.sessions import session
 from tests.support.cli_models import classifier
@@ -69,7 +70,14 @@ def test_a_bias_that_two_share_and_one_that_is_missing() -> None:
     arrays = {"w": normal(4, 3, 3, 3), "v": normal(4, 4, 1, 1), "u": normal(4, 4, 1, 1), "b": normal(4)}
     nodes: list[Any] = [("Conv", "x w b", "p", {"pads": [1] * 4}), ("Relu", "p", "r", {})]
     nodes += [("Conv", "r v b", "q", {}), ("Conv", "q u", "y", {})]
-    found = optgraph.quantize(model_of(nodes, arrays, ["N", 3, 12, 12]), X, tolerance=ANY)
+    model = model_of(nodes, arrays, ["N", 3, 12, 12])
+    apart = onnx.ModelProto.FromString(model.SerializeToString())
+    with_biases(apart)
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in apart.graph.initializer}
+    biases = [node.input[2] for node in apart.graph.node if node.op_type == "Conv"]
+    assert len(set(biases)) == 3 and [(stored[name] == arrays["b"]).all() for name in biases] == [True, True, False]
+    assert not stored[biases[2]].any() and np.array_equal(run(apart, X), run(model, X))
+    found = optgraph.quantize(model, X, tolerance=ANY)
     assert [loss.op for loss in found.losses] == ["Conv"] * 3
     assert found.verdict.error < 0.05 and found.verdict.top1 is None and found.verdict.probability is None
 
