@@ -14,20 +14,6 @@ from tests.support.paths import ROOT
 DOCS = ROOT / "docs"
 
 
-def test_the_pages_that_go_on_from_the_tutorial(tmp_path: Path) -> None:
-    """Without a GPU, and nobody asks here what the network has learnt."""
-    train = next(block for block in blocks((DOCS / "tutorial.md").read_text()) if block.title == "train.py")
-    assert "range(8)" in train.content
-    (tmp_path / train.title).write_text(train.content.replace("range(8)", "range(0)"))
-    with Reader(tmp_path) as reader:
-        assert reader.read("```console\n$ python train.py\n```\n") == 1
-        assert reader.read((DOCS / "howto" / "gpu.md").read_text()) == 2
-        assert reader.read((DOCS / "howto" / "prediction.md").read_text()) == 2
-        assert reader.read((DOCS / "howto" / "polygraphy.md").read_text()) == 3
-        assert reader.read((DOCS / "howto" / "triton_server.md").read_text()) == 4
-        assert reader.read((DOCS / "howto" / "many_pictures.md").read_text()) == 3
-
-
 def test_the_page_on_torch(tmp_path: Path) -> None:
     if "optgraph" not in torch.compiler.list_backends():  # installed before it had this entry point
         torch._dynamo.register_backend(backend, name="optgraph")
