@@ -95,6 +95,7 @@ FUSE: tuple[Pass, ...] = (
     Pass("fuse_epilogue", "epilogues", epilogue.run),
     # After these, which come before the rounding.
     Pass("fuse_rounding", "roundings to a grid", rounding.run),
+    Pass("fuse_rounded_residual", "residuals onto rounded numbers", epilogue.run_rounded),
     # Before the merge, which the moved 1×1 then joins.
     Pass("commute_average_pool", "1×1 bottlenecks: average pool commuted", commute_average_pool.run),
     Pass("fuse_separable", "depthwise + pointwise", separable.run),

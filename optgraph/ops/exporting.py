@@ -116,13 +116,18 @@ def finish(
     to: Exporter, output: str, y: str, act: Act, slope: str = "", quants: Sequence[Quant] = (), unsigned: bool = False
 ) -> None:
     """Makes act(y), rounded to the grids, the graph's value `output`. unsigned: the grids are written in uint8."""
-    y, dtype = activated(to, y, act, to.value(output), slope), to.value(output).dtype
+    y = activated(to, y, act, to.value(output), slope)
+    to.bind(output, rounded(to, y, quants, to.value(output).dtype, unsigned))
+
+
+def rounded(to: Exporter, y: str, quants: Sequence[Quant], dtype: str, unsigned: bool = False) -> str:
+    """The ONNX name of y, of floats of that dtype, rounded to the grids one after the other."""
     for quant in quants:
         scale = to.constant(scalar(quant.scale, dtype), "scale")
         zero = np.uint8(quant.zero + 128) if unsigned else np.int8(quant.zero)
         parameters = [scale, to.constant(np.array(zero), "zero_point")]
         y = to.emit("DequantizeLinear", [to.emit("QuantizeLinear", [y, *parameters]), *parameters])
-    to.bind(output, y)
+    return y
 
 
 def column(to: Exporter, vector: str, rank: int) -> str:

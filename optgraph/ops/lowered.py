@@ -38,6 +38,8 @@ class Ending(Protocol):
     def post(self) -> Act: ...
     @property
     def quants(self) -> tuple[Quant, ...]: ...
+    @property
+    def before_residual(self) -> tuple[Quant, ...]: ...
 
 
 def before(context: Lowering, node: Node, act: Act) -> Prologue:
@@ -51,7 +53,16 @@ def after(context: Lowering, node: Node, op: Ending) -> Epilogue:
     bias, residual = context.vector(node.get("b")), node.get("residual")
     slope = context.vector(node.get("slope")) if "slope" in node.op.slots else None
     added = context.dense(node, residual) if residual else None
-    return Epilogue(bias, op.act, added, op.post, slope, rounds_to(context, node, op.quants), context.quant(residual))
+    return Epilogue(
+        bias,
+        op.act,
+        added,
+        op.post,
+        slope,
+        rounds_to(context, node, op.quants),
+        context.quant(residual),
+        before_residual=op.before_residual[0] if op.before_residual else None,
+    )
 
 
 def fusion(

@@ -1,6 +1,7 @@
 """What slides a window over an image, with a prologue before it and an epilogue after:
 
-    y = grids( post( act( op(pre(x)) + bias ) + residual ) )        pre(x) = pre_act(x * pre_scale + pre_shift)
+    y = quants( post( before_residual( act( op(pre(x)) + bias ) ) + residual ) )
+    pre(x) = pre_act(x * pre_scale + pre_shift)
 
 One of act and post may be a PRelu, with a slope a channel in the slot `slope`.
 
@@ -20,6 +21,7 @@ import onnx
 
 from optgraph.base.errors import FIX_INPUT, ModelError
 from optgraph.ir.op import Exporter, Importer, Node, Outputs, check_slope, image
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, Act, Dim, Pads, Pair, Value, Window
 from optgraph.ops import computing, exporting
 from optgraph.ops.importing import KeepError
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 class Windowed(Rounding):
     """Base of the windowed operators, which have a slot `residual`, and one `slope` or no PRelu.
 
+    before_residual: the grid that is rounded to before the residual is added, if there is one.
     takes_residual: whether a following addition may become its residual, 0 if not; of two operators that may, the one
     with the larger number takes it.
     """
@@ -45,6 +48,7 @@ class Windowed(Rounding):
     pre_act: Act = IDENTITY
     act: Act = IDENTITY
     post: Act = IDENTITY
+    before_residual: tuple[Quant, ...] = ()
 
     @cached_property  # which every `infer` asks for
     def window(self) -> Window:
@@ -72,11 +76,12 @@ class Windowed(Rounding):
     def export_epilogue(self, to: Exporter, node: Node, y: str) -> None:
         residual, slope = node.get("residual"), node.get("slope") if "slope" in self.slots else ""
         y = exporting.activated(to, y, self.act, to.value(node.output), slope)
+        y = exporting.rounded(to, y, self.before_residual, to.value(node.output).dtype)
         y = to.emit("Add", [y, to.name(residual)]) if residual else y
         exporting.finish(to, node.output, y, self.post, slope, self.quants)
 
     def compute_epilogue(self, y: Tensor, residual: Tensor | None, slope: Tensor | None = None) -> Outputs:
-        y = computing.activated(y, self.act, slope)
+        y = rounded(computing.activated(y, self.act, slope), self.before_residual)
         y = computing.activated(y if residual is None else y + residual, self.post, slope)
         return (rounded(y, self.quants),)
 

@@ -102,6 +102,7 @@ def _rewrite(graph: Graph, found: _Found) -> None:
         act=node.op.act,
         post=node.op.post,
         quants=node.op.quants,
+        before_residual=node.op.before_residual,
         rest_first=concat is not None and concat.inputs[0] != conv.output,
     )
     inputs = (

@@ -73,13 +73,19 @@ def _rewrite(graph: Graph, found: _Found) -> None:
     pool, conv = found.pool, found.conv
     assert isinstance(pool.op, Pool) and isinstance(conv.op, Conv)
     product = graph.add(
-        replace(conv.op, act=IDENTITY, post=IDENTITY, quants=()),
+        replace(conv.op, act=IDENTITY, post=IDENTITY, before_residual=(), quants=()),
         (pool.inputs[0], conv.get("w")),
         name=conv.name,
         origin=conv.origin,
     )
     average = graph.add(
-        replace(pool.op, act=conv.op.act, post=conv.op.post, quants=conv.op.quants),
+        replace(
+            pool.op,
+            act=conv.op.act,
+            post=conv.op.post,
+            before_residual=conv.op.before_residual,
+            quants=conv.op.quants,
+        ),
         (product.output, conv.get("b"), conv.get("residual"), conv.get("slope")),
         name=pool.name,
         origin=(*pool.origin, *conv.origin),

@@ -4,12 +4,14 @@
     op(x) + r            ->  op(x, residual=r)
     f(op(x) + r)         ->  op{post=f}(x, residual=r)
     f(x + y), no op fits ->  Binary{post=f}(x, y)
+    op{quants=g}(x) + r  ->  op{before_residual=g}(x, residual=r)                  (`run_rounded`)
     f(concat(op1, op2))  ->  concat(op1{act=f}, op2{act=f})
 
 f may be a PRelu of a slope a channel, which then become an input of the operator; behind a concat, each gets its own.
 
-Legal: the absorbed value has no other reader and is no graph output; the slot is free, and op does
-not round to a grid; r has the shape of op(x); the slopes are constant, and the operator takes some and has none yet.
+Legal: the absorbed value has no other reader and is no graph output; the slot is free, and op does not
+round to a grid, but for a residual to one; r has the shape of op(x); the slopes are constant, and the operator takes
+some and has none yet.
 No cycle can arise: r cannot depend on a value that only the addition reads.
 
 Either operand of an addition may be able to take it. The deeper one does, the other then being ready or running
@@ -19,6 +21,7 @@ decide nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -143,26 +146,34 @@ def _rank(graph: Graph, depth: dict[str, int], node: Node) -> tuple[int, int, tu
     return depth[node.name], node.op.takes_residual, node.op.kernel, int(channels)
 
 
-def _match_residual(graph: Graph, node: Node, depth: dict[str, int]) -> _Sum | None:
+def _match_residual(graph: Graph, node: Node, depth: dict[str, int], rounded: bool) -> _Sum | None:
     if not isinstance(node.op, Binary) or node.op.fn != "add":
         return None
     candidates = []
     for value, other in (node.inputs, node.inputs[::-1]):
         producer = graph.producer(value)
-        if producer and isinstance(producer.op, Windowed) and producer.op.takes_residual:
+        if not producer or not isinstance(producer.op, Windowed) or not producer.op.takes_residual:
+            continue
+        if bool(producer.op.quants) or not rounded:
             candidates.append(_Candidate(producer, other))
     candidates.sort(key=lambda c: _rank(graph, depth, c.producer), reverse=True)
     return _Sum(node, candidates) if candidates else None
 
 
-def _obstacle(graph: Graph, candidate: _Candidate) -> str | None:
+def _check_rounded(graph: Graph, found: _Sum) -> str | None:
+    reasons = [_obstacle(graph, candidate, 1) for candidate in found.candidates]
+    return None if None in reasons else reasons[0]
+
+
+def _obstacle(graph: Graph, candidate: _Candidate, grids: int = 0) -> str | None:
+    """Why it cannot take the residual. grids: how many it may round to before."""
     producer = candidate.producer
     if graph.sole_user(producer.output) is None:
         return f"the output of '{producer.name}' is also needed without the addition"
     if producer.get("residual"):
         return f"'{producer.name}' has a residual already"
     assert isinstance(producer.op, Windowed)
-    if producer.op.quants:
+    if len(producer.op.quants) > grids:
         return f"the output of '{producer.name}' is rounded to a grid before it"
     if graph.values[candidate.residual] != graph.values[producer.output]:
         return "an operand is broadcast"
@@ -177,20 +188,28 @@ def _check_residual(graph: Graph, found: _Sum) -> str | None:
 
 
 def _fold_residual(graph: Graph, found: _Sum) -> None:
-    chosen = next(c for c in found.candidates if _obstacle(graph, c) is None)
+    chosen = next(c for c in found.candidates if _obstacle(graph, c, 1) is None)
     producer, add = chosen.producer, found.add
     assert isinstance(producer.op, Windowed) and isinstance(add.op, Binary)
-    op = replace(producer.op, post=add.op.post, quants=add.op.quants)
+    before = producer.op.quants
+    op = replace(producer.op, post=add.op.post, before_residual=before, quants=add.op.quants)
     graph.update(producer, op, producer.inputs_with(residual=chosen.residual), add.origin)
     graph.rewire(add.output, producer.output)
     graph.remove(add)
 
 
 def run(graph: Graph) -> Outcome:
+    activation = Rule("activation epilogue", _match_activation, _check_activation, _fold_activation)
+    return sweep(graph, activation, _residual(graph, False, _check_residual))
+
+
+def run_rounded(graph: Graph) -> Outcome:
+    """Residuals onto what is rounded to a grid before, once that is known."""
+    return sweep(graph, _residual(graph, True, _check_rounded))
+
+
+def _residual(graph: Graph, rounded: bool, check: Callable[[Graph, _Sum], str | None]) -> Rule[_Sum]:
     # Depths are those before the pass: rewrites keep the producers' names.
     layers = nx.topological_generations(graph.nx)
     depth = {name: layer for layer, names in enumerate(layers) for name in names}
-    match_residual = partial(_match_residual, depth=depth)
-    residual = Rule("residual epilogue", match_residual, _check_residual, _fold_residual)
-    activation = Rule("activation epilogue", _match_activation, _check_activation, _fold_activation)
-    return sweep(graph, activation, residual)
+    return Rule("residual epilogue", partial(_match_residual, depth=depth, rounded=rounded), check, _fold_residual)

@@ -71,6 +71,7 @@ def _rewrite(graph: Graph, found: _Found) -> None:
         act=conv.op.act,
         post=conv.op.post,
         quants=conv.op.quants,
+        before_residual=conv.op.before_residual,
     )
     inputs = (pool.inputs[0], conv.get("w"), conv.get("b"), conv.get("residual"), conv.get("slope"))
     graph.replace_node(conv, op, inputs, pool.origin)

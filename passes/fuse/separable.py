@@ -64,6 +64,7 @@ def _rewrite(graph: Graph, found: _Found) -> None:
         act=second.op.act,
         post=second.op.post,
         quants=second.op.quants,
+        before_residual=second.op.before_residual,
     )
     inputs = (
         first.inputs[0],

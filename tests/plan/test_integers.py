@@ -129,7 +129,8 @@ def test_siblings_and_a_residual() -> None:
     graph = b.done(conv(b, b.graph.update(total, replace(total.op, quants=(TWO,))).output, 4, quants=()))
     pipeline.apply(graph, pipeline.FUSE)
     plan = answers(graph)
-    assert [dtypes(plan)[node.name] for node in graph.nodes()][1:-1] == [["int8", "int8"], ["int8"], ["int8"]]
+    assert [dtypes(plan)[node.name] for node in graph.nodes()][1:-1] == [["int8", "int8"], ["int8"]]
+    assert plan.calls[2].arguments["after"].residual_quant == plan.calls[2].arguments["after"].before_residual == ONE
     b = Builder(channels=8)
     x = rounded(b, b.x)
     graph = b.done(b.conv(last(b, b.add(conv(b, x, 8, quants=()), x), ONE), 3))

@@ -138,6 +138,49 @@ def test_a_residual_takes_the_rounding_of_the_sum() -> None:
     assert isinstance(conv.op, Conv) and conv.op.quants == (ONE,) and conv.get("residual") == b.x
 
 
+def _sum(b: Builder, *quants: Quant, **fields: Any) -> str:
+    total = b.graph.add(Binary(fn="add", post=RELU), [last(b, b.conv(b.x, 12, 3, **fields), *quants), b.x])
+    return last(b, total.output, TWO)
+
+
+def test_a_residual_onto_rounded_numbers() -> None:
+    b = Builder()
+    before = b.done(_sum(b, ONE, act=Act("tanh")))
+    graph, outcome = applied(epilogue.run_rounded, before)
+    (conv,) = graph.nodes()
+    assert outcome.rewrites == 1 and isinstance(conv.op, Conv) and conv.get("residual") == b.x
+    assert (conv.op.before_residual, conv.op.post, conv.op.quants) == ((ONE,), RELU, (TWO,))
+    x = np.random.default_rng(0).normal(size=(2, 12, 9, 9)).astype(np.float32)
+    got = session(to_onnx(graph).SerializeToString(), optimize=False).run(None, {"x": x})[0]
+    steps = np.abs(got - reference.run(before, {"x": x})["y0"].numpy()) / TWO.scale
+    assert steps.max() < 2.01 and (steps > 0.1).mean() < 0.01
+
+
+def test_a_residual_stays_behind_two_roundings_and_behind_what_others_read() -> None:
+    assert "rounded to a grid before" in _refused(epilogue.run_rounded, lambda b: _sum(b, ONE, THREE))
+
+    def twice(b: Builder) -> tuple[str, str]:
+        x = last(b, b.conv(b.x, 12, 3), ONE)
+        return b.add(x, b.x), b.conv(x, 2)
+
+    assert "needed without the addition" in _refused(epilogue.run_rounded, twice)
+    b = Builder()
+    graph, outcome = applied(epilogue.run_rounded, b.done(b.add(b.conv(b.x, 12), b.x)))
+    assert outcome.rewrites == 0 and len(graph) == 2, "it is for those that round"
+
+
+def test_what_is_rounded_before_a_residual_stays_so_when_operators_merge() -> None:
+    for first in (lambda b: b.depthwise(b.x), lambda b: b.conv(b.x, 32, 3), lambda b: b.pool(b.x, "max")):
+        b = Builder(channels=16)
+        total = b.add(last(b, b.conv(first(b), 16), ONE), b.x)
+        graph, _ = applied(
+            lambda graph: pipeline.apply(graph, pipeline.FUSE) and rounding.Outcome(), b.done(last(b, total, TWO))
+        )
+        node = graph.producer(graph.outputs["y0"])
+        assert node is not None and node.get("residual")
+        assert getattr(node.op, "before_residual", None) == (ONE,), node.op
+
+
 def test_a_pool_that_rounds_stays_before_the_convolution() -> None:
     reason = _refused(commute_average_pool.run, lambda b: b.conv(last(b, b.pool(b.x), ONE), 4))
     assert reason == "the pool has a prologue or epilogue of its own"

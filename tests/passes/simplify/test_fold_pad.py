@@ -3,8 +3,9 @@ import math
 import pytest
 
 from optgraph.ir.graph import Graph
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import RELU, Act
-from optgraph.ops import Conv, Pad, Pool
+from optgraph.ops import Conv, FakeQuantize, Pad, Pool
 from optgraph.passes.simplify import fold_pad
 from tests.support.networks import Builder, kinds, of_kind
 from tests.support.simplify_checks import applied, refusal
@@ -141,3 +142,29 @@ def test_slot_of_the_weight_is_not_padding():
     padded = _pad(b, b.constant(4, 12, 2, 2), (0, 0, 1, 0, 0, 0, 0, 1))
     after, outcome = applied(fold_pad.run, b.done(b.graph.add(Conv(kernel=(3, 3)), [b.x, padded]).output))
     assert outcome.rewrites == 0 and kinds(after) == {"Pad": 1, "Conv": 1}
+
+
+# ---- with a rounding to a grid in between
+
+
+def _rounded(b: Builder, x: str) -> str:
+    return b.graph.add(FakeQuantize(quant=Quant(0.04, -3)), [x], origin=["round"]).output
+
+
+@pytest.mark.parametrize("kind", ["convolution", "average"])
+def test_zeros_stay_zeros_on_a_grid(kind):
+    b = Builder()
+    x = _rounded(b, _pad(b, b.x))
+    after = _folded(b.done(b.conv(x, 6, 3) if kind == "convolution" else _pool(b, x, "average")))
+    first, second = after.nodes()
+    assert isinstance(first.op, FakeQuantize) and first.inputs == ("x",)
+    assert any(second.op.pads) and "pad" in second.origin and first.origin == ("round",)
+
+
+def test_a_rounding_is_in_the_way():
+    b = Builder()
+    x = _rounded(b, _pad(b, b.x))
+    assert "needed elsewhere" in refusal(fold_pad.run, b.done(b.conv(x, 6, 3), b.conv(x, 4)))
+    b = Builder()
+    x = _rounded(b, _pad(b, b.act(b.x), value=0.0))
+    assert "rounded to a grid" in refusal(fold_pad.run, b.done(_pool(b, x, "max")))
