@@ -32,16 +32,21 @@ def _divided(y, scale, inverse):
 
 @triton.jit
 def _whole(y, scale, inverse, zero, NAN: tl.constexpr):
-    """_WHOLE + how many steps above the grid's zero the number nearest to `y` is."""
+    """_WHOLE + how many steps above the grid's zero the number nearest to `y` is. NAN: it stays one."""
     zero = zero.to(tl.float32)
     steps = _divided(y, scale, inverse)
-    return tl.minimum(tl.maximum(steps, -128.0 - zero, NAN), 127.0 - zero, NAN) + _WHOLE
+    if NAN:  # Triton 3.6 passes no PropagateNan on
+        steps = tl.maximum(steps, -128.0 - zero, tl.PropagateNan.ALL)
+        steps = tl.minimum(steps, 127.0 - zero, tl.PropagateNan.ALL)
+    else:
+        steps = tl.minimum(tl.maximum(steps, -128.0 - zero), 127.0 - zero)
+    return steps + _WHOLE
 
 
 @triton.jit
 def nearest(y, scale, inverse, zero):
     """The number of the grid nearest to `y`; NaN stays NaN."""
-    return (_whole(y, scale, inverse, zero, tl.PropagateNan.ALL) - _WHOLE) * scale
+    return (_whole(y, scale, inverse, zero, True) - _WHOLE) * scale
 
 
 @triton.jit
@@ -49,7 +54,7 @@ def integers(y, scale, inverse, zero):
     """The int8 that stands for it; of NaN the lowest, as in ONNX Runtime."""
     if _interpreted():  # no maximum of its loses a NaN
         y = tl.where(y == y, y, float("-inf"))
-    return (_whole(y, scale, inverse, zero, tl.PropagateNan.NONE).to(tl.int32, bitcast=True) + zero).to(tl.int8)
+    return (_whole(y, scale, inverse, zero, False).to(tl.int32, bitcast=True) + zero).to(tl.int8)
 
 
 @triton.jit
