@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 DOCS = ROOT / "docs"
 TUTORIAL = (DOCS / "tutorial.md").read_text()
 # What each page has to run, in this order: some need what one before has made.
-PAGES = {"quantize": 2, "gpu": 2, "prediction": 2, "polygraphy": 3, "triton_server": 4, "many_pictures": 3}
+PAGES = {"quantize": 3, "gpu": 2, "prediction": 2, "polygraphy": 3, "triton_server": 4, "many_pictures": 3}
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,9 @@ def test_it_still_reads_them(digits: Digits, quantized: Quantized) -> None:
     assert verdict.top1 is not None and verdict.top1 > 0.99 and quantized.here.error < 0.04
     theirs, ours = (answers(model, digits.seen[:256]).astype(np.float64) for model in (digits.model, quantized.model))
     assert verdict.error == pytest.approx(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs), rel=1e-3)
+    by_integers = answers(quantized.model, digits.seen[:256], integers=True).astype(np.float64)
+    here = np.linalg.norm(by_integers - theirs) / np.linalg.norm(theirs)
+    assert abs(quantized.here.error - here) < 0.1 * abs(verdict.error - here)  # which the two are hardly apart
     p, q = (torch.softmax(torch.tensor(each), 1).numpy() for each in (theirs, ours))
     assert verdict.probability == pytest.approx(np.abs(p - q).mean(), rel=1e-3)
 
@@ -241,16 +244,20 @@ def test_integers_run_where_they_are_asked_for(digits: Digits, quantized: Quanti
 
 
 def test_the_file_is_compiled_and_means_the_same(digits: Digits, quantized: Quantized, tmp_path: Path) -> None:
-    """On torch as the file says; in ONNX Runtime in integers, by way of our own graph."""
+    """On torch as the file says; in ONNX Runtime and in kernels in integers, by way of our own graph."""
     x = digits.unseen[:32]
     exact = answers(quantized.model, x)
     net = optgraph.compile(quantized.model, "torch")
     assert np.linalg.norm(np.asarray(net(x)) - exact) < 1e-5 * np.linalg.norm(exact)
+    kernels = optgraph.compile(quantized.model, "interpret", "int8")
+    assert not kernels.plan().fallbacks
+    assert np.linalg.norm(np.asarray(kernels(x[:4])) - exact[:4]) < 5e-3 * np.linalg.norm(exact[:4])
     opened = session(to_onnx(net.simplified).SerializeToString(), profile=tmp_path / "profile", integers=True)
     (found,) = opened.run(None, {"x": x})
     ran = Counter(event.get("args", {}).get("op_name") for event in opened.profile())
     assert ran["QLinearConv"] == 5 and ran["QGemm"] == ran["QLinearAdd"] == 1 and not ran["Conv"]
     assert 0 < np.linalg.norm(found - exact) < 5e-3 * np.linalg.norm(exact)
+    assert np.array_equal(np.asarray(optgraph.compile(quantized.model, "onnxruntime", "int8")(x)), found)
 
 
 def test_weights_of_seven_bits_where_sums_are_cut_off(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
