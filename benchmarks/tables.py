@@ -312,6 +312,7 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
             "fallbacks": lambda row: f"{row['fallbacks']}",
             "onnxruntime": _worst("onnxruntime"),
             "interpret": _worst("interpret"),
+            "torch to float64": lambda row: f"{row['torch_to_float64']:.1e}",
             "two images apart": lambda row: f"{row['input_sensitivity']:.2f}",
         },
     ),

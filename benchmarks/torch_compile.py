@@ -9,6 +9,7 @@ one image of 299 pixels. Writes benchmarks/results/torch_compile.json (whole run
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import warnings
 from collections.abc import Sequence
@@ -82,8 +83,11 @@ def measure(name: str) -> dict[str, Any]:
         module = of_unit_scale(module, image(4, size))
     inputs = [image(batch, size) for batch in BATCHES]
     with torch.no_grad():
+        exact = tree_leaves(copy.deepcopy(module).double()(inputs[0].double()))
+        rounded = relative(tree_leaves(module(inputs[0])), exact)
         answers = [tree_leaves(module(image(1, size) * sign)) for sign in (1, -1)]
-    row = {"graph": name, "size": size, "input_sensitivity": relative(answers[1][:1], answers[0][:1])}
+    apart = relative(answers[1][:1], answers[0][:1])
+    row = {"graph": name, "size": size, "input_sensitivity": apart, "torch_to_float64": rounded}
     row |= compiled(module, "onnxruntime", inputs)
     kernels = compiled(module, "interpret", [image(1, size)] if name in NETWORKS else inputs)
     return row | {"rel_l2": {"onnxruntime": row["rel_l2"], "interpret": kernels["rel_l2"]}}

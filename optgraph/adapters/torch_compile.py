@@ -190,7 +190,7 @@ class Compiled:
         if found is None:
             try:
                 found = taken(self._graph, arguments, self._options.exporter)
-                self._open = found.open_batch
+                self._open = self._open and found.open_batch  # for good: what it is kept under depends on it
             except OptgraphError as error:
                 found = error
             self._taken[self._sizes(arguments)] = found

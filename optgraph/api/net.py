@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -32,7 +32,6 @@ from optgraph.ir import html
 from optgraph.ir.graph import Graph
 from optgraph.ir.op import Op
 from optgraph.ir.values import Value
-from optgraph.modules.capture import Examples, exported_module
 from optgraph.onnx.load import as_model
 from optgraph.onnx.read import InputShape
 from optgraph.onnx.sessions import Feeds
@@ -45,6 +44,9 @@ from optgraph.plan.lowering import checked_batches
 from optgraph.plan.plan import Plan
 from optgraph.plan.plans import Plans
 from optgraph.run.backends import Backend, kernel_target, make_backend, resolve_backend
+
+if TYPE_CHECKING:
+    from optgraph.modules.capture import Examples
 
 Result = Array | dict[str, Array]
 
@@ -378,6 +380,8 @@ def compile(
         InputError: there is no such file, or an option does not fit it.
     """
     if isinstance(model, torch.nn.Module):
+        from optgraph.modules.capture import exported_module  # half a second, which files need not
+
         model = exported_module(model, example_inputs, exporter)
     elif example_inputs is not None:
         raise InputError("example_inputs are for a torch module: an ONNX model says itself what it takes")
