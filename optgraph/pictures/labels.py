@@ -82,7 +82,7 @@ def fitting(labels: Sequence[str], outputs: Mapping[str, Value]) -> bool:
 
 def check_labels(labels: Sequence[str], outputs: Mapping[str, Value], source: str) -> None:
     """Raises InputError unless they are names, and an output has as many classes. source: where they are from."""
-    if not isinstance(labels, Sequence) or not all(isinstance(name, str) for name in labels):
+    if not isinstance(labels, Sequence) or not all(map(_is_text, labels)):
         raise InputError(f"{source}: expects the names of the classes, or the path of a file of them")
     if fitting(labels, outputs):
         return
@@ -101,6 +101,11 @@ def _names(data: Any) -> tuple[str, ...]:
     if not data or not isinstance(data, list | tuple):
         raise TypeError("no list")
     names = [entry[-1] if isinstance(entry, list | tuple) and entry else entry for entry in data]
-    if not all(isinstance(name, str) for name in names):
+    if not all(map(_is_text, names)):
         raise TypeError("no names")
     return tuple(names)
+
+
+def _is_text(name: object) -> bool:
+    """JSON can have half a surrogate pair for a character, which no file could be written with."""
+    return isinstance(name, str) and not any("\ud800" <= c <= "\udfff" for c in name)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def _blocks(columns: Columns, rows: Rows) -> Iterator[Block]:
 
 def _write_csv(path: Path, columns: Columns, rows: Rows) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
+        lines = csv.writer(_Lines(file))
         header = [name for column in columns.shown for name in _numbered(column, columns)]
         lines.writerow([PATH, *header, ERROR])
         for some, records in _blocks(columns, rows):
@@ -60,6 +60,17 @@ def _write_csv(path: Path, columns: Columns, rows: Rows) -> None:
                 lines.writerow([text(name), *([""] * len(cells) if error else cells), error])
         file.flush()
         os.fsync(file.fileno())
+
+
+class _Lines:
+    """A file that takes the csv module's lines and ends them by a line feed. Told of that ending, the module would not
+    quote a carriage return, which ends a line for whoever reads it."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, line: str) -> None:
+        self._file.write(line.removesuffix("\r\n") + "\n")
 
 
 def _numbered(column: Column, columns: Columns) -> list[str]:

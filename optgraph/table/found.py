@@ -38,14 +38,22 @@ def check_sources(sources: Sequence[str]) -> None:
 
 
 def pictures(sources: Sequence[str]) -> Iterator[Entry]:
-    """Every picture of `sources`; only one folder's are held at a time. In an only folder they are called by their
-    paths in it, else by their paths as `sources` has them. A folder that cannot be listed comes as an error."""
+    """Every picture of `sources`; only one folder's are held at a time. A folder that cannot be listed comes as an
+    error."""
     seen: set[tuple[int, int]] = set()
-    for source in sources:
+    for source, name in zip(sources, called(sources), strict=True):
         if os.path.isdir(source):
-            yield from _inside(source, "" if len(sources) == 1 else os.path.normpath(source), seen)
+            yield from _inside(source, name, seen)
         else:
-            yield _entry(os.path.normpath(source), source)
+            yield _entry(name, source)
+
+
+def called(sources: Sequence[str]) -> list[str]:
+    """What a table calls each of `sources`: as it is given, and an only folder nothing: its pictures, by their paths
+    in it."""
+    if len(sources) == 1 and os.path.isdir(sources[0]):
+        return [""]
+    return [os.path.normpath(source) for source in sources]
 
 
 def _inside(source: str, name: str, seen: set[tuple[int, int]]) -> Iterator[Entry]:

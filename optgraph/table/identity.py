@@ -15,6 +15,7 @@ from optgraph.api.net import Net
 from optgraph.base.version import version
 from optgraph.compare.verify import computed_dtype
 from optgraph.table.columns import Columns
+from optgraph.table.found import called
 
 
 def identity(net: Net, columns: Columns, sources: Sequence[str]) -> dict[str, str]:
@@ -27,9 +28,15 @@ def identity(net: Net, columns: Columns, sources: Sequence[str]) -> dict[str, st
         "dtype": computed_dtype(net) + (f", but fp32 for {kept}" if kept else ""),
         "preprocessing": done,
         "--top, --raw or --labels": f"{', '.join(column.name for column in columns.shown)} {_labels(columns)}".strip(),
-        "source": ", ".join(str(Path(source).resolve()) for source in sources),
+        "source": ", ".join(_source(*each) for each in zip(called(sources), sources, strict=True)),
         "optgraph": version(),
     }
+
+
+def _source(name: str, source: str) -> str:
+    """Where it is, and what the rows call it: by another name, its pictures would be there twice."""
+    place = str(Path(source).resolve())
+    return f"{place}, called {name}" if name not in ("", place) else place
 
 
 def _digest(net: Net) -> str:

@@ -62,8 +62,9 @@ class Rows:
         self._do("CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT)")
         columns = "path BLOB PRIMARY KEY, size INTEGER, modified INTEGER, error TEXT, record BLOB"
         self._do(f"CREATE TABLE IF NOT EXISTS pictures ({columns})")
-        before = self._about("identity")
-        if before is None:
+        some = self._number("SELECT count(*) FROM pictures WHERE error = ''")
+        before: Mapping[str, str] = (self._about("identity") if some else None) or {}
+        if not before:
             self._note("identity", dict(identity))
         for what, now in identity.items() if before else ():
             if before.get(what) != now:
@@ -116,6 +117,7 @@ class Rows:
         table = self.path.with_name(f"{self.path.name}.table")
         try:
             write(table)
+            self.check(output)  # one may have come there since
             self._note("table", _known(table))
             os.replace(table, output)
         except OSError as error:
@@ -128,7 +130,8 @@ class Rows:
     def check(self, output: Path) -> None:
         """Raises InputError if there is a file that is not the table of these rows."""
         if output.exists() and self._about("table") != _known(output):
-            raise taken(output)
+            remedy = f"the rows are kept in {self.path}: move the other away, and give the same command again"
+            raise taken(output, remedy)
 
     def __enter__(self) -> Rows:
         return self
@@ -141,7 +144,7 @@ class Rows:
         finally:
             self._file.close()
         if self._finished:
-            self.path.unlink()
+            self.path.unlink(missing_ok=True)  # a second run may have come in between, and finished it too
 
     def _about(self, name: str) -> Any:
         found = self._do("SELECT value FROM about WHERE name = ?", name).fetchone()
@@ -181,9 +184,9 @@ def kept(path: Path) -> int:
         return 0
 
 
-def taken(output: Path) -> InputError:
+def taken(output: Path, remedy: str = "name another, or delete it") -> InputError:
     """What is said of an output that is there already."""
-    return InputError(f"{output}: is there already, and a table is not overwritten: name another, or delete it")
+    return InputError(f"{output}: is there already, and a table is not overwritten: {remedy}")
 
 
 def text(name: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sqlite3
 from collections.abc import Callable
@@ -181,6 +182,16 @@ def test_a_name_that_is_no_utf_8(folder: Path) -> None:
         assert "\\xff\n.png" in [row["path"] for row in table(folder / output)]
 
 
+@SUFFIXES
+@pytest.mark.parametrize("name", ["a,b", 'q"uote', "line\nfeed", "carriage\rreturn", "\r\n", " lead", "é😀"])
+def test_names_that_a_table_has_to_quote(folder: Path, suffix: str, name: str) -> None:
+    Image.new("RGB", (9, 9)).save(f"{name}.png")
+    (folder / "names.json").write_text(json.dumps([f"{name} {i}" for i in range(10)]))
+    ok("run", "model.onnx", f"{name}.png", "-o", f"t.{suffix}", "--labels", "names.json")
+    (row,) = table(folder / f"t.{suffix}")
+    assert row["path"] == f"{name}.png" and row["name_1"] == f"{name} {row['class_1']}" and not row["error"]
+
+
 @pytest.mark.parametrize("batch", [1, 5, 64])
 def test_batches(folder: Path, batch: int) -> None:
     """Whatever their size, the rows are the same: the last is filled up, and its filling goes nowhere."""
@@ -276,6 +287,27 @@ def test_nothing_else_is_mixed_into_it(
     assert ok_json("run", "model.onnx", "photos", "-o", "t.csv", *same)["before"] == 4
 
 
+@pytest.mark.parametrize("given", [["photos", "a.png"], ["a.png"]])
+def test_a_source_by_another_name_is_another_source(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
+    """Its pictures would have two rows each."""
+    Image.new("RGB", (9, 9)).save("a.png")
+    interrupted(monkeypatch, "os.replace")
+    assert call("run", "model.onnx", *given, "-o", "t.csv").exit_code == 130
+    first, *others = given
+    said = refused("run", "model.onnx", folder / first, *others, "-o", "t.csv")
+    assert f"was begun with another source ({folder / first}, called {first}" in said
+    told = ok_json("run", "model.onnx", f"./{first}", *others, "-o", "t.csv")
+    assert told["rows"] == told["before"] == (13 if others else 1)
+
+
+def test_no_row_is_of_any_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(monkeypatch, "Rows.add")
+    assert call("run", "model.onnx", "photos", "-o", "t.csv").exit_code == 130
+    assert ok_json("run", "model.onnx", "photos/inner", "-o", "t.csv", "--top", 2)["rows"] == 4
+
+
 def test_other_weights_are_another_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(folder, monkeypatch)
     saved(folder, classifier(weights={"fc.b": np.ones(10)}))
@@ -340,6 +372,22 @@ def test_an_output_that_is_there_is_not_overwritten(folder: Path, monkeypatch: p
     (folder / "u.csv").write_text("mine")
     assert "u.csv: is there already" in refused("run", "model.onnx", "photos", "-o", "u.csv")
     assert (folder / "u.csv").read_text() == "mine" and (folder / "u.csv.unfinished").exists()
+
+
+def test_an_output_that_came_meanwhile_is_not_overwritten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    was = rows_module.Rows.add
+
+    def add(rows: rows_module.Rows, some: Any) -> None:
+        (folder / "t.csv").write_text("mine")
+        was(rows, some)
+
+    with monkeypatch.context() as context:
+        context.setattr(rows_module.Rows, "add", add)
+        said = refused("run", "model.onnx", "photos", "-o", "t.csv")
+    assert "t.csv: is there already" in said and "the rows are kept in t.csv.unfinished: move the other away" in said
+    assert (folder / "t.csv").read_text() == "mine" and not list(folder.glob("*.table"))
+    (folder / "t.csv").unlink()
+    assert ok_json("run", "model.onnx", "photos", "-o", "t.csv")["before"] == 12
 
 
 def test_a_file_in_the_place_of_the_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

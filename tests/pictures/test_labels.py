@@ -39,6 +39,7 @@ def test_files(tmp_path: Path, name: str, text: str, names: tuple[str, ...]) -> 
         ("a.json", b"[]", "no names of classes"),
         ("a.json", b"[" * 100_000, "no names of classes"),
         ("a.json", b"{", "no names of classes"),
+        ("a.json", b'["cat", "\\ud800"]', "no names of classes"),
         ("a.txt", b"\xff\xfe\x00", "not a text of UTF-8"),
         ("a.txt", b"x" * (1 << 24) + b"\n", "too large"),
     ],
