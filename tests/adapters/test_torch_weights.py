@@ -61,7 +61,7 @@ def step(optimizer: Callable[..., torch.optim.Optimizer], **options: Any) -> Cal
 
 
 def assigned(module: ConvBnRelu) -> None:
-    module.load_state_dict(settled(ConvBnRelu(), 1).state_dict(), assign=True)
+    module.load_state_dict(settled(ConvBnRelu(), 2).state_dict(), assign=True)
 
 
 def under_no_grad(module: ConvBnRelu) -> None:

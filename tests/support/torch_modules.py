@@ -15,6 +15,8 @@ def settled(module: nn.Module, seed: int = 0) -> nn.Module:
     for inner in module.modules():
         if isinstance(inner, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(inner.weight, nonlinearity="relu")
+            if inner.bias is not None:
+                nn.init.normal_(inner.bias, std=0.1)
         if isinstance(inner, nn.BatchNorm2d):
             assert inner.running_mean is not None and inner.running_var is not None
             nn.init.normal_(inner.running_mean, std=0.1)
