@@ -1,32 +1,40 @@
-"""What the cost model says of the three networks and ResNet-50, in fp16. Predictions: nothing runs.
+"""What the cost model says of the three networks and ResNet-50, in fp16 and in int8. Predictions: no kernel runs.
 
     python -m benchmarks.cost [--only SUBSTRING]
 
-For H100 and A100 all kernels are compiled and their machine code is asked; for the others tiles alone. Writes
-benchmarks/results/cost.json (whole runs only).
+For H100 and A100 all kernels are compiled and their machine code is asked; for the others tiles alone. For int8, on an
+H100, networks of random weights are quantised as `optgraph quantize` does it, on one random picture: kernels are the
+same whatever the grids. Writes benchmarks/results/cost.json (whole runs only).
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import onnx
 
 import optgraph
 from benchmarks import record
 from optgraph.ahead.build import compile_all
 from optgraph.ahead.machines import known
 from optgraph.base.devices import PREDICTED, SM_80, SM_90
+from optgraph.base.dtypes import INT8
 from optgraph.cost.predict import Prediction, predict
-from optgraph.cost.work import costs
+from optgraph.cost.work import Cost, costs
+from optgraph.int8.float_model import FloatModel
+from optgraph.int8.ranges import ranges
+from optgraph.int8.write import Writer
 from optgraph.ir.graph import Graph
-from optgraph.kernels.frame.demand import Range
+from optgraph.kernels.frame.demand import Range, multiplied
 from optgraph.passes import pipeline
 from optgraph.plan.buffers import dry_launches
 from optgraph.plan.lowering import lower
 from optgraph.plan.plan import Plan
 from optgraph.plan.weights import Shapes
+from optgraph.run.example import example
 
 NETWORKS = (*record.NETWORKS, "resnet50")
 BATCHES = (1, 8, 64, 128)
@@ -58,6 +66,17 @@ def fused(network: str) -> Graph:
     return graph
 
 
+def quantised(network: str) -> Graph:
+    """The same on grids of 8 bits, which is what int8 needs."""
+    path = record.model(network)
+    net = optgraph.compile(path, backend="torch")
+    found = FloatModel.of(net)
+    writer = Writer(ranges(found.model, [example(net.inputs, 1, seed=0)], "minmax"), True, False, onnx.load(path))
+    graph = optgraph.read(writer.write(found.model))
+    pipeline.apply(graph, pipeline.SIMPLIFY + pipeline.FUSE)
+    return graph
+
+
 def asked(plan: Plan, weights: Shapes) -> Prediction:
     """The prediction of `plan`, by its machine code where its target is one of those compiled for."""
     if plan.target not in COMPILED:
@@ -72,18 +91,13 @@ def measure(network: str, graph: Graph, batch: int) -> Iterator[dict[str, Any]]:
     plans = {target: lower(graph, batch, "fp16", target) for target in PREDICTED}
     found = {target: asked(plan, weights) for target, plan in plans.items()}
     plan, launches = plans[SM_90], costs(plans[SM_90], weights)
-    kinds: Counter[str] = Counter()
-    for launch in launches:
-        kinds[launch.call.name] += launch.work.moved
     row = {"graph": f"torch_{network}", "batch": batch}
     counted = {"launches": len(plan.calls), "waves": plan.waves}
     yield {
         "table": "cost",
         **row,
         **counted,
-        "activation_mb": sum(kinds.values()) / batch / 1e6,
-        "activation_mb_by_kernel": {kind: moved / batch / 1e6 for kind, moved in kinds.most_common()},
-        "weight_mb_per_batch": sum(launch.work.weight_bytes for launch in launches) / 1e6,
+        **moved(launches, batch),
         "gflop": sum(sum(launch.work.flops.values()) for launch in launches) / batch / 1e9,
         "predicted_us": {str(target): _us(p.overlapped, batch) for target, p in found.items()},
         "one_after_another_us": {str(target): _us(p.sequential, batch) for target, p in found.items()},
@@ -100,6 +114,39 @@ def measure(network: str, graph: Graph, batch: int) -> Iterator[dict[str, Any]]:
             "goal_us": GOALS[network, batch],
         }
         yield from ({"table": "bounds", **row, **binding} for binding in bindings(found[SM_90]))
+
+
+def measure_int8(network: str, graph: Graph, batch: int) -> Iterator[dict[str, Any]]:
+    """The rows of a network on grids; beside those of `measure`, its launches whose products are of integers."""
+    weights, plan = Shapes(graph.constants), lower(graph, batch, INT8, SM_90)
+    launches, prediction = costs(plan, weights), asked(plan, weights)
+    products = [cost.launch for cost in launches if cost.launch and cost.work.flops]
+    row = {"graph": f"torch_{network}", "batch": batch}
+    yield {
+        "table": "int8",
+        **row,
+        "launches": len(plan.calls),
+        "waves": plan.waves,
+        "fallbacks": len(plan.fallbacks),
+        "products": len(products),
+        "int8_products": sum(multiplied(launch) == INT8 for launch in products),
+        **moved(launches, batch),
+        "predicted_us": {str(SM_90): _us(prediction.overlapped, batch)},
+        "roofline_us": {str(SM_90): prediction.roofline / batch * 1e6},
+    }
+    yield from ({"table": "int8_bounds", **row, **binding} for binding in bindings(prediction))
+
+
+def moved(launches: Sequence[Cost], batch: int) -> dict[str, Any]:
+    """What all launches move: activations by image, weights once."""
+    kinds: Counter[str] = Counter()
+    for launch in launches:
+        kinds[launch.call.name] += launch.work.moved
+    return {
+        "activation_mb": sum(kinds.values()) / batch / 1e6,
+        "activation_mb_by_kernel": {kind: moved / batch / 1e6 for kind, moved in kinds.most_common()},
+        "weight_mb_per_batch": sum(launch.work.weight_bytes for launch in launches) / 1e6,
+    }
 
 
 def bindings(prediction: Prediction) -> Iterator[dict[str, Any]]:
@@ -125,14 +172,15 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for network in NETWORKS:
         if options.only in network:
-            graph = fused(network)
-            for batch in BATCHES:
-                made = list(measure(network, graph, batch))
-                rows += made
-                print(*made, sep="\n", flush=True)
+            for make, look in ((fused, measure), (quantised, measure_int8)):
+                graph = make(network)
+                for batch in BATCHES:
+                    made = list(look(network, graph, batch))
+                    rows += made
+                    print(*made, sep="\n", flush=True)
     if not options.only:
         devices = {str(target): target.device.name for target in PREDICTED}
-        print(record.write("cost", rows, prediction=True, dtype="fp16", devices=devices))
+        print(record.write("cost", rows, prediction=True, devices=devices))
 
 
 if __name__ == "__main__":

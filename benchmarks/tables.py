@@ -45,7 +45,11 @@ def table(name: str) -> str:
 def _rows(name: str, found: Row) -> list[Row]:
     if name in GPU:
         return GPU[name](found["records"].values())
-    return [row for row in found["rows"] if row.get("table", name) == name]
+    rows = [row for row in found["rows"] if row.get("table", name) == name]
+    if name == "int8":  # beside the same in fp16
+        fp16 = {(row["graph"], row["batch"]): row for row in found["rows"] if row["table"] == "cost"}
+        rows = [row | {"fp16": fp16[row["graph"], row["batch"]]} for row in rows]
+    return rows
 
 
 def _where(found: Row, command: str) -> str:
@@ -215,6 +219,22 @@ TABLES: dict[str, tuple[str, str, dict[str, Callable[[Row], str]]]] = {
             "launches": lambda row: f"{row['launches']}",
             "all of them, µs": lambda row: _span(row["us"]),
             "what binds them": _bounds,
+        },
+    ),
+    "int8": (
+        "cost",
+        "python -m benchmarks.cost",
+        {
+            "batch": lambda row: f"{row['batch']}",
+            "launches": lambda row: f"{row['launches']}",
+            "fallbacks": lambda row: f"{row['fallbacks']}",
+            "products": lambda row: f"{row['products']}",
+            "in int8": lambda row: f"{row['int8_products']}",
+            "MB": lambda row: f"{row['activation_mb']:.1f}",
+            "MB in fp16": lambda row: f"{row['fp16']['activation_mb']:.1f}",
+            "H100, µs": _us("sm_90"),
+            "in fp16, µs": lambda row: _us("sm_90")(row["fp16"]),
+            "roofline, µs": lambda row: f"{row['roofline_us']['sm_90']:.0f}",
         },
     ),
     "targets": (

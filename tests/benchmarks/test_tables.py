@@ -73,6 +73,16 @@ def test_a_prediction_is_called_one(tmp_path, monkeypatch) -> None:
     assert record.environment()["device"] not in text
 
 
+def test_int8_stands_beside_fp16(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    counts = {"launches": 60, "waves": 50, "fallbacks": 0, "products": 40, "int8_products": 39}
+    int8 = COST | counts | {"table": "int8", "activation_mb": 50.0, "predicted_us": {"sm_90": [60.0, 90.0]}}
+    other = COST | {"table": "cost", "batch": 1, "activation_mb": 1.0}
+    record.write("cost", [other, COST | {"table": "cost"}, int8], prediction=True)
+    row = "| torch_xception | 8 | 60 | 0 | 40 | 39 | 50.0 | 96.9 | 60-90 | 84-120 | 38 |\n"
+    assert row in tables.table("int8") and "| 60 |" not in tables.table("cost")
+
+
 def test_ranges_stand_beside_goals_and_what_binds_them(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     common = {"table": "goals", "launches": 80, "waves": 50, "before_us": 221, "tiles_us": [180.0, 390.0]}
