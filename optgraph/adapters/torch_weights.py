@@ -1,12 +1,14 @@
 """The weights that a network was made of, watched: whether they are still what they were.
 
 Seen is what torch counts: a tensor counts what writes to it, through whichever view, and one put in its place lies
-elsewhere. A fused optimizer does not count, so its step is asked for. Not seen is what goes past torch:
-`p.data.copy_(...)`, whose counter is another, and numpy arrays in the same memory.
+elsewhere. A fused optimizer does not count, so its step is asked for. Nor does a batchnorm that trains count what it
+writes into its statistics, so the number of batches beside them is watched, which it counts up. Not seen is what goes
+past torch: `p.data.copy_(...)`, whose counter is another, and numpy arrays in the same memory.
 """
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,16 +29,27 @@ class Watched:
                 "make the module outside of it",
             )
         self._memory = [weight.detach() for weight in weights]
-        self._state = _state(weights)
+        self._batches = [weakref.ref(number) for number in _batch_numbers(weights)]
+        self._state = self._seen(weights)
         self._alive = [weakref.ref(weight, lambda _: gone()) for weight in weights]
 
     def unchanged(self, weights: Sequence[torch.Tensor]) -> bool:
         """Whether these, the same tensors, are what they were."""
-        return self._state == _state(weights)
+        return self._state == self._seen(weights)
+
+    def _seen(self, weights: Sequence[torch.Tensor]) -> tuple[list[int], list[int], list[int | None]]:
+        numbers = [reference() for reference in self._batches]
+        batches = [None if number is None else number._version for number in numbers]
+        return [weight._version for weight in weights], [weight.data_ptr() for weight in weights], batches
 
 
-def _state(weights: Sequence[torch.Tensor]) -> tuple[list[int], list[int]]:
-    return [weight._version for weight in weights], [weight.data_ptr() for weight in weights]
+def _batch_numbers(weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """How many batches the batchnorms among them have been trained on: Dynamo hands their statistics in, not the
+    modules, and in eval mode not that number."""
+    known = {id(weight) for weight in weights}
+    beside = [each for each in gc.get_referrers(*weights) if isinstance(each, dict)]
+    found = [each.get("num_batches_tracked") for each in beside if id(each.get("running_mean")) in known]
+    return [number for number in found if isinstance(number, torch.Tensor)]
 
 
 def after_steps(owner: Any, stepped: Callable[[Any, set[int]], None]) -> None:

@@ -22,6 +22,10 @@ from optgraph.base.errors import ModelError
 from optgraph.modules.graph import TorchGraph, readable
 
 TRAINS = "is in training mode"
+_OPEN_NUMBER = (
+    "a number of the program's is left open, as dynamic=True does, or it changed",
+    "leave dynamic=True out, or set torch._dynamo.config.specialize_float = True",
+)
 
 
 class Output(NamedTuple):
@@ -49,6 +53,8 @@ def follow(graph: TorchGraph, arguments: Sequence[Any]) -> list[Output]:
             results = run.run(*given)
         except Exception as error:
             lines = str(error).splitlines() or [type(error).__name__]
+            if "_local_scalar_dense" in lines[0]:
+                raise ModelError(*_OPEN_NUMBER) from error
             raise ModelError(f"torch cannot follow it without numbers ({lines[0]})") from error
     if run.refusals:
         raise min(run.refusals, key=lambda refusal: refusal.reason != TRAINS)  # what trains, often does more

@@ -39,8 +39,8 @@ def _share_constants(graph: Graph) -> None:
     for names in alike.values():
         first: dict[bytes, str] = {}
         for name in names if len(names) > 1 else ():
-            array = np.ascontiguousarray(graph.constants[name])
-            kept = first.setdefault(hashlib.blake2b(array.data).digest(), name)
+            numbers = np.ascontiguousarray(graph.constants[name]).reshape(-1).view(np.uint8)  # bfloat16 has no buffer
+            kept = first.setdefault(hashlib.blake2b(numbers.data).digest(), name)
             if kept != name:
                 graph.rewire(name, kept)
 

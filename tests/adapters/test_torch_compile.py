@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.utils import counters
+from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
 
 from optgraph.adapters.torch_compile import EagerWarning, backend
@@ -309,6 +310,17 @@ def test_gradients() -> None:
     assert x.grad is not None and x.grad.norm() > 0
 
 
+def test_gradients_forward() -> None:
+    module = settled(ConvBnRelu()).requires_grad_(False)
+    made, x = Made(module), images()
+    made.check(x)
+    with forward_ad.dual_level(), torch.no_grad():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        with pytest.warns(EagerWarning, match="gradients"):
+            ours = forward_ad.unpack_dual(made.compiled(dual)).tangent
+        assert ours is not None and torch.equal(ours, forward_ad.unpack_dual(module(dual)).tangent)
+
+
 def test_doubles_autocast_and_no_images_at_all() -> None:
     module = settled(ConvBnRelu())
     for why, given, x in (
@@ -348,6 +360,23 @@ def test_an_exporter_that_is_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch)
         made.check(images(), bound=0)
         made.check(images(seed=1), bound=0)
     one_warning(caught)
+
+
+def test_integers_that_an_exporter_has_wrong() -> None:
+    """torch's, by tracing, rounds a quotient of integers to zero."""
+    made = Made(function(lambda self, x: (100 * self.conv(x)).int() // 3))
+    with pytest.warns(EagerWarning, match=r"result 0 is another than torch's in \d\d\.\d\d% of its numbers"):
+        assert (made.check(images(), bound=0)[0] < 0).any()
+    made = Made(function(lambda self, x: self.conv(x).argmax(1)))
+    made.check(images(), bound=0)
+    assert made.nets
+
+
+def test_numbers_left_open() -> None:
+    made = Made(settled(ConvBnRelu()))
+    made.compiled = torch.compile(made.module, backend=backend, dynamic=True)
+    with pytest.warns(EagerWarning, match="a number of the program's is left open, as dynamic=True does"):
+        made.check(images(), bound=0)
 
 
 def test_the_other_exporter() -> None:

@@ -85,6 +85,14 @@ def statistics(module: ConvBnRelu) -> None:
     module.second[1].running_mean.add_(1)
 
 
+def batches(module: ConvBnRelu) -> None:
+    """torch counts no change of the statistics."""
+    module.train()
+    with torch.no_grad():
+        module(image())
+    module.eval()
+
+
 def in_inference_mode(module: ConvBnRelu) -> None:
     with torch.inference_mode():
         module.classify.weight.mul_(3)
@@ -101,6 +109,7 @@ CHANGES: dict[str, Callable[[ConvBnRelu], object]] = {
     "other data": other_data,
     "another parameter": other_parameter,
     "statistics": statistics,
+    "statistics, of another batch": batches,
 }
 
 

@@ -1,3 +1,4 @@
+import ml_dtypes
 import numpy as np
 
 from optgraph.ir.graph import Graph
@@ -21,6 +22,15 @@ def test_equal_constants_are_one():
     after, outcome = applied(common_subexpressions.run, b.done(first, second))
     assert outcome.rewrites == 1 and len(after.constants) == 1
     assert after.outputs["y0"] == after.outputs["y1"]
+
+
+def test_equal_constants_of_bfloat16():
+    graph = Graph()
+    names = [graph.add_constant(np.array([1, 2, 3], ml_dtypes.bfloat16)) for _ in range(2)]
+    graph.outputs = {"y": opaque(graph, "Add", names, (3,), dtype="bfloat16").output}
+    common_subexpressions.run(graph)
+    (node,) = graph.nodes()
+    assert node.inputs == (names[0], names[0])
 
 
 def test_constants_that_differ_past_the_sample():
