@@ -60,14 +60,13 @@ def window_starts(weight: torch.Tensor, zero: int, window: Window, size: tuple[i
     height, width = (int(length) for length in window.over(*size))
     kinds = Kinds.of(window, size, (height, width))
     per_tap = weight.sum(1, dtype=torch.int32)  # [Cout, kh, kw]
-    if kinds.shape == (1, 1):
-        return -zero * per_tap.sum((1, 2), dtype=torch.int32)
     inside = [_inside(window, size[axis], made, axis).int() for axis, made in enumerate((height, width))]
     rows, columns = (
         _first_of_each(kinds_along(count, *ends)) for count, ends in ((height, kinds[:2]), (width, kinds[2:4]))
     )
     sums = torch.einsum("rk,cl,okl->rco", inside[0][rows].double(), inside[1][columns].double(), per_tap.double())
-    return (-zero * sums).to(torch.int32).contiguous()
+    found = (-zero * sums).to(torch.int32).contiguous()
+    return found.flatten() if kinds.shape == (1, 1) else found
 
 
 def kinds_along(count: int, first: int, last: int) -> torch.Tensor:

@@ -18,7 +18,7 @@ import numpy as np
 from optgraph.base.errors import ArtifactError, OptgraphError
 from optgraph.ir.graph import Graph, Source
 from optgraph.ir.op import Op
-from optgraph.ir.quant import HIGHEST, LOWEST, Grid, Quant
+from optgraph.ir.quant import HIGHEST, LEAST_SCALE, LOWEST, Grid, Quant
 from optgraph.ir.values import ACTS, Act, Segment, Value
 from optgraph.ops.registry import OURS
 
@@ -149,7 +149,7 @@ def _decode(value: Any, hint: Any) -> Any:
 
 
 def _is_scale(number: float) -> bool:
-    return 0.0 < number < math.inf
+    return LEAST_SCALE <= number < math.inf
 
 
 def _grid(grid: Grid, array: np.ndarray) -> Grid:

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     import torch
 
 LOWEST, HIGHEST = -128, 127
+LEAST_SCALE = 2.0**-126  # smaller float32s are no normal ones, which not all hardware divides by
 
 
 @dataclass(frozen=True)
 class Quant:
-    """One grid for a whole tensor. `scale` is a float32 above zero, `zero` the integer that stands for 0."""
+    """One grid for a whole tensor. `scale` is a normal float32 above zero, `zero` the integer that stands for 0."""
 
     scale: float
     zero: int = 0
@@ -63,7 +64,7 @@ class Grid:
 
     Attributes:
         dtype: of the integers: 'int8', 'uint8', or 'int32' of a bias.
-        scale: one for all, or one an index of `axis`; float32s above zero.
+        scale: one for all, or one an index of `axis`; normal float32s above zero.
         zero: as many integers, which stand for 0.
         axis: of the constant, not negative.
     """

@@ -88,10 +88,12 @@ class Concat(Op):
         for i, (value, part) in enumerate(zip(node.inputs, self._parts(context, node), strict=True)):
             if self.in_place and self.in_place[i]:
                 continue
-            if images and value not in context.graph.constants:
-                context.call(ELEMENTWISE, node, x=context.read(value).nhwc, out=part.nhwc)
-            else:
+            if value in context.graph.constants:
                 copied(context, node, context.operand(value), part)
+            elif images:
+                context.call(ELEMENTWISE, node, x=context.moved(value, node.output).nhwc, out=part.nhwc)
+            else:
+                copied(context, node, context.moved(value, node.output), part)
 
     def _parts(self, context: Lowering, node: Node) -> list[View]:
         """The places of the output that are each input's."""

@@ -247,7 +247,7 @@ class Pad(Op):
         return (F.pad(x, [p for axis in axes for p in (pads[axis], pads[axis + x.ndim])], value=self.value),)
 
     def lower(self, context: Lowering, node: Node) -> None:
-        x, out = context.read(node.inputs[0]), context.write(node.output)
+        x, out = context.moved(node.inputs[0], node.output), context.write(node.output)
         rank = len(x.shape)
         moved = [axis for axis in range(rank) if self.pads[axis] or self.pads[axis + rank]]
         if self.mode in ("reflect", "wrap"):

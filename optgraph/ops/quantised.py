@@ -12,7 +12,7 @@ import onnx
 from optgraph.ir.graph import Graph
 from optgraph.ir.grids import values_on_grids
 from optgraph.ir.op import Exporter, Inputs, Node, Op, Outputs
-from optgraph.ir.quant import Grid, Quant
+from optgraph.ir.quant import LEAST_SCALE, Grid, Quant
 from optgraph.ir.values import IDENTITY
 from optgraph.kernels.elementwise import ELEMENTWISE
 from optgraph.kernels.frame.ends import Prologue
@@ -66,7 +66,7 @@ def grid_of(node: onnx.NodeProto, arrays: Sequence[np.ndarray | None]) -> Grid |
     fits = scale.size == 1 or (scale.ndim == 1 and axis < x.ndim and scale.size == x.shape[axis])
     scales = tuple(map(float, scale.reshape(-1)))
     zeros = (0,) * scale.size if zero is None else tuple(map(int, zero.reshape(-1)))
-    if not fits or len(zeros) != len(scales) or not all(0.0 < s < float("inf") for s in scales):
+    if not fits or len(zeros) != len(scales) or not all(LEAST_SCALE <= s < float("inf") for s in scales):
         return None
     return Grid(str(x.dtype), scales, zeros, axis if len(scales) > 1 else 0)
 

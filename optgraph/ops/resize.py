@@ -172,8 +172,7 @@ class Resize(Op):
     def lower(self, context: Lowering, node: Node) -> None:
         if self.coordinates == "tf_crop_and_resize":
             raise NoKernelError("it may read beyond the image")
-        moves, value = context.quant(node.output) is not None, node.inputs[0]
-        x, out = context.read(value) if moves else context.real(value), context.write(node.output)
+        x, out = context.moved(node.inputs[0], node.output), context.write(node.output)
         resized = tuple(size if axis in self.axes else 1 for axis, size in enumerate(x.shape))  # any batch shares them
         tables = {
             axis: context.weight(_table, dtype="float32", op=self, shape=resized, axis=axis) for axis in self.axes

@@ -141,6 +141,10 @@ class Lowering:
             self._reals[value] = made
         return self._reals[value]
 
+    def moved(self, value: str, to: str) -> View:
+        """Where `value` is, for what only moves it to `to`: as int8 if that takes it as int8."""
+        return self.real(value) if self.quant(to) is None else self.read(value)
+
     def write(self, value: str, dtype: str | None = None) -> View:
         """Where to put `value`: its slice of a concat, or a new arena buffer (channels last)."""
         if value not in self._views:

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 
 from optgraph.ir.graph import Graph, Node
-from optgraph.ir.quant import Quant
+from optgraph.ir.quant import LEAST_SCALE, Quant
 from optgraph.ops import FakeQuantize, Opaque
 from optgraph.ops.importing import attributes
 from optgraph.passes.rewrite import Outcome, Rule, sweep
@@ -63,8 +63,8 @@ def _check(graph: Graph, found: _Pair) -> str | None:
         if a is not None and b is not None
     ):
         return "the two have different scales or zero points"
-    if not 0.0 < _quant(graph, found).scale < np.inf:
-        return "its scale is none"
+    if not LEAST_SCALE <= _quant(graph, found).scale < np.inf:
+        return "its scale is zero, negative or not finite, or too small to divide by"
     if graph.values[found.quantize.inputs[0]] != graph.values[found.dequantize.output]:
         return "it changes the type of floats"
     for node in (found.quantize, found.dequantize):

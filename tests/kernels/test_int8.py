@@ -33,7 +33,7 @@ def integers(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("window", WINDOWS)
-@pytest.mark.parametrize(("height", "width"), [(6, 5), (11, 9), (3, 4)])
+@pytest.mark.parametrize(("height", "width"), [(6, 5), (11, 9), (3, 4), (1, 1), (2, 2), (1, 3)])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_what_lies_outside_is_the_zero_of_the_grid(window: Window, height: int, width: int, groups: int) -> None:
     x, weight = integers(2, height, width, 6), integers(9, 6 // groups, *window.kernel)

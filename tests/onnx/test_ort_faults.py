@@ -13,6 +13,7 @@ from optgraph.base.errors import OptgraphError
 from optgraph.compare.verify import verify
 from optgraph.onnx.sessions import InnerValues, session
 from optgraph.onnx.write import to_onnx
+from tests.support.quantised import Sketch
 
 SHAPE = (1, 4, 8, 8)
 BELOW = np.random.default_rng(0).normal(-1, 1, SHAPE).astype(np.float32)  # zeros around it win
@@ -78,6 +79,19 @@ def test_pad_fusion_is_wrong_and_we_go_without(name):
     np.testing.assert_allclose(optgraph.compile(model, "onnxruntime")(x), wanted, rtol=1e-6)
     written = to_onnx(optgraph.simplify(optgraph.read(model)))
     np.testing.assert_allclose(default_session(written).run(None, {"x": x})[0], wanted, rtol=1e-6)
+
+
+def test_two_roundings_stay_two():
+    sketch, y = Sketch(size=8, channels=4), "x"
+    for scale, zero in ((0.1, 3), (0.13, -4), (0.05, 8), (0.2, 1)):
+        y = sketch.qdq(y, scale, zero)
+    model, x = sketch.model(y), np.concatenate([BELOW] * 4)
+    wanted = plain(model, x)
+    assert not np.array_equal(default_session(model).run(None, {"x": x})[0], wanted)
+    for integers in (False, True):
+        np.testing.assert_array_equal(
+            session(model.SerializeToString(), integers=integers).run(None, {"x": x})[0], wanted
+        )
 
 
 def test_only_a_pad_of_zeros_before_a_pool_is_written_in_another_way():

@@ -148,6 +148,15 @@ def last(b: Builder, value: str, *quants: Quant) -> str:
 MOVED: dict[str, tuple[Callable[[Builder, str], str], bool]] = {
     "concat": (lambda b, x: b.concat(x, conv(b, x, 5)), True),
     "concat of two grids": (lambda b, x: b.concat(x, conv(b, x, 5, quants=(TWO,))), False),
+    "rows of two grids": (
+        lambda b, x: b.graph.add(Concat(axis=2), [x, conv(b, x, 16, quants=(TWO,))]).output,
+        False,
+    ),
+    "pad off the grid": (
+        lambda b, x: b.graph.add(Pad(pads=(0, 0, 1, 2, 0, 0, 2, 1), value=0.123), [x]).output,
+        False,
+    ),
+    "pad beyond the grid": (lambda b, x: b.graph.add(Pad(pads=(0, 0, 1, 2, 0, 0, 2, 1), value=50), [x]).output, False),
     "split": (lambda b, x: b.graph.add(Split(axis=1, sizes=(6, 10)), [x]).outputs[1], True),
     "max pool": (lambda b, x: b.pool(x, "max", stride=2), True),
     "average pool": (lambda b, x: last(b, b.pool(x), TWO), True),

@@ -126,6 +126,13 @@ def test_scales_that_differ() -> None:
     assert "different" in _refusal(s.model(s.dequantize(s.quantize("x", 0.05, 1), 0.05, 2)))
 
 
+@pytest.mark.parametrize("scale", [0.0, -0.05, np.inf, 1e-40])
+def test_a_scale_that_is_none(scale: float) -> None:
+    s = Sketch()
+    outcome = fake_quantize.run(read(s.model(s.qdq("x", scale))))
+    assert not outcome.count and outcome.refusals[0].reason.startswith("its scale is zero, negative")
+
+
 def test_a_scale_that_is_computed() -> None:
     s = Sketch()
     scale = s.node("Div", s.node("ReduceMax", s.node("Abs", "x"), keepdims=0), s.weight(127.0))
