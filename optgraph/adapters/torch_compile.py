@@ -25,6 +25,7 @@ from optgraph.api.recipe import Recipe
 from optgraph.base.dtypes import check_dtype
 from optgraph.base.errors import InputError, ModelError, OptgraphError
 from optgraph.compare.oracle import BOUNDS
+from optgraph.modules.check import difference
 from optgraph.modules.export import check_exporter
 from optgraph.modules.graph import TorchGraph
 from optgraph.modules.taken import Taken, arrays, taken
@@ -224,19 +225,9 @@ class Compiled:
         expected = self._graph.module(*arguments)
         coarse = max(BOUNDS["tf32"], BOUNDS[_STORED[self._dtype]], BOUNDS[self._options.dtype or "fp32"])
         for i, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
-            if not isinstance(theirs, torch.Tensor):
-                continue
-            if theirs.is_floating_point():
-                finite = theirs.isfinite()
-                theirs, ours = (torch.where(finite, x, 0).double() for x in (theirs, ours))
-                off, norm = float((ours - theirs).norm()), float(theirs.norm())
-                right = off <= 10 * coarse * norm
-                told = f"is off by {off:.2g}, where torch's has a norm of {norm:.2g}"
-            else:  # of classes, say, of which rounding may exchange two that are alike
-                share = float((ours != theirs).double().mean())
-                right, told = share <= coarse, f"is another than torch's in {share:.2%} of its numbers"
-            if not right:
-                error = ModelError(f"result {i} {told}")
+            wrong = difference(ours, theirs, coarse) if isinstance(theirs, torch.Tensor) else ""
+            if wrong:
+                error = ModelError(f"result {i} {wrong}")
                 with self._lock:
                     self._taken[self._sizes(arguments)] = error
                 raise error

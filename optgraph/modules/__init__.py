@@ -1,1 +1,1 @@
-"""Programs of torch as ONNX models. Uses onnx and what is below."""
+"""Programs of torch as ONNX models. Uses run and what is below."""

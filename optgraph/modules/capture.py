@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -12,9 +12,10 @@ import onnx
 import torch
 from onnx import numpy_helper
 from torch import fx
-from torch.utils._pytree import tree_flatten_with_path
+from torch.utils._pytree import tree_flatten_with_path, tree_leaves
 
 from optgraph.base.errors import InputError, ModelError
+from optgraph.modules.check import check
 from optgraph.modules.export import check_exporter
 from optgraph.modules.graph import TorchGraph
 from optgraph.modules.taken import arrays, taken
@@ -25,11 +26,18 @@ _REMEDY = 'export it yourself, torch.onnx.export(module, (x,), "model.onnx"), an
 
 
 class _Found(NamedTuple):
-    """A graph that Dynamo took, the arguments it was called with, and a name for each thing that it gives back."""
+    """A graph that Dynamo took, and the arguments it was called with.
+
+    names: for each result of the graph. places: which of them each tensor is that the module gives back.
+    call: calls the module with what it was given, `given`.
+    """
 
     graph: TorchGraph
     arguments: list[Any]
     names: list[str]
+    places: list[int]
+    call: Callable[[Mapping[str, torch.Tensor]], Any]
+    given: Mapping[str, torch.Tensor]
 
 
 def exported_module(
@@ -52,10 +60,18 @@ def exported_module(
             continue
         found = _found(module, given, given is opened)
         model = taken(found.graph, found.arguments, exporter, found.names)
-        if given is inputs or model.open_batch:
+        if "" in model.names:
+            none = found.names[model.names.index("")]
+            raise ModelError(f"{none} of what it gives back is none of its results", _REMEDY)
+        if given is opened and not model.open_batch:
+            continue
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                check(model, found.graph, found.arguments, found.given, found.call, found.places)
             break
-    if "" in model.names:
-        raise ModelError(f"{found.names[model.names.index('')]} of what it gives back is none of its results", _REMEDY)
+        except ModelError:
+            if given is inputs:
+                raise
     whole = model.model
     weights = arrays(found.graph.tensors(found.arguments))
     whole.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
@@ -79,6 +95,8 @@ def _by_name(module: torch.nn.Module, given: Examples | None) -> dict[str, torch
             raise InputError(f"example_inputs: expects tensors, got {type(tensor).__name__} for '{name}'")
     if not inputs:
         raise InputError("example_inputs: expects a tensor at least")
+    if isinstance(given, Mapping) and not _takes_names(module, inputs):
+        raise InputError(f"example_inputs: it takes {', '.join(names)}, and not {', '.join(map(str, inputs))}")
     return inputs
 
 
@@ -118,7 +136,10 @@ def _found(module: torch.nn.Module, inputs: Mapping[str, torch.Tensor], open_bat
     if len(graphs) != 1:
         raise ModelError("it has no operator of torch in it", _REMEDY)
     graph, examples = graphs[0]
-    return _Found(TorchGraph(graph, examples), examples, _names(answer, results[0]))
+    where = {id(result): i for i, result in enumerate(results[0])}
+    names = _names(answer, results[0])
+    places = [where[id(leaf)] for leaf in tree_leaves(answer) if isinstance(leaf, torch.Tensor)]
+    return _Found(TorchGraph(graph, examples), examples, names, places, call, own)
 
 
 def _takes_names(module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> bool:

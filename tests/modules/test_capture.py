@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,24 @@ def test_a_batch_that_the_module_fixes_stays_fixed() -> None:
     assert torch.equal(net(image(2)), Fixed()(image(2)))
 
 
+class Branching(nn.Module):
+    def __init__(self, by: Callable[[int], bool]) -> None:
+        super().__init__()
+        self.conv, self.by = nn.Conv2d(3, 4, 3), by
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) * (2 if self.by(x.shape[0]) else 1)
+
+
+@pytest.mark.parametrize("by", [lambda n: n == 1, lambda n: n > 2, lambda n: n % 2 == 0])
+def test_a_program_that_asks_for_the_batch_is_of_its_batch(by: Callable[[int], bool]) -> None:
+    module = settled(Branching(by))
+    net = optgraph.compile(module, "torch", example_inputs=image(2))
+    assert net.inputs["x"].shape == (2, 3, 16, 20)
+    with torch.no_grad():
+        assert relative(net(image(2)), module(image(2))) <= 1e-5
+
+
 def test_many_compiles_of_one_class() -> None:
     """Dynamo gives a piece of code up after eight."""
     module = nn.Sequential(nn.Conv2d(3, 4, 3)).eval()
@@ -105,6 +124,18 @@ class Counting(nn.Module):
         return x * self.n
 
 
+class Quotient(nn.Module):
+    """torch's exporter that traces rounds quotients of integers to zero, and those of floats as well."""
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        self.conv, self.whole = nn.Conv2d(3, 4, 3), whole
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return (100 * y).int() // 3 if self.whole else y // 0.5
+
+
 @pytest.mark.parametrize(
     "module, given, error, why",
     [
@@ -112,6 +143,9 @@ class Counting(nn.Module):
         (settled(ConvBnRelu()), None, optgraph.InputError, "example_inputs=x, a tensor such as it takes"),
         (settled(ConvBnRelu()), np.ones((1, 3, 16, 16)), optgraph.InputError, "expects tensors, got ndarray"),
         (settled(ConvBnRelu()), {}, optgraph.InputError, "expects a tensor at least"),
+        (settled(ConvBnRelu()), {"y": image()}, optgraph.InputError, "example_inputs: it takes x, and not y"),
+        (settled(Quotient(True)), image(2), optgraph.ModelError, "exported, its output 'output' is another than torch"),
+        (settled(Quotient(False)), image(1), optgraph.ModelError, "exported, its output 'output' is off by"),
         (Undecided().eval(), image(), optgraph.ModelError, "cannot take it as one graph .*export it yourself"),
         (Counting().eval(), image(), optgraph.ModelError, "changes 'n' of a module in place"),
         (nn.Identity().eval(), image(), optgraph.ModelError, "computes no tensor"),
