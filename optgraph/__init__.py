@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optgraph.api.net import Net, compile, load, simplify
+    from optgraph.api.compiling import compile, load, simplify
+    from optgraph.api.net import Net
     from optgraph.base.budget import Budget
     from optgraph.base.errors import ArtifactError, GraphError, InputError, ModelError, OptgraphError
     from optgraph.compare.verify import verify
@@ -50,7 +51,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api.net": ("Net", "compile", "load", "simplify"),
+    "api.compiling": ("compile", "load", "simplify"),
+    "api.net": ("Net",),
     "base.budget": ("Budget",),
     "base.errors": ("ArtifactError", "GraphError", "InputError", "ModelError", "OptgraphError"),
     "compare.verify": ("verify",),

@@ -26,7 +26,8 @@ from benchmarks.cost import fused
 from benchmarks.gpu import device
 from benchmarks.gpu.device import WrongError, about, check, settle
 from benchmarks.gpu.worker import Record, Task
-from optgraph.api import net
+from optgraph.api import compiling
+from optgraph.api.net import Net
 from optgraph.base import config
 from optgraph.base.devices import Target
 from optgraph.compare.oracle import distance
@@ -202,14 +203,14 @@ def cold_start(name: str, folder: Path) -> Record:
 
 
 @cache
-def _net(name: str, folder: Path) -> net.Net:
+def _net(name: str, folder: Path) -> Net:
     """Loaded from an artifact that has all kernels, which all cores compiled: once, for all processes."""
     if not _artifact(name, folder).exists():
-        compiled = net.compile(
+        compiled = compiling.compile(
             record.model(name, folder), "torch", DTYPE, batches=PLANNED_BATCHES, targets=[str(target_of(_cuda()))]
         )
         compiled.save(_artifact(name, folder))
-    return net.load(_artifact(name, folder), "triton")
+    return compiling.load(_artifact(name, folder), "triton")
 
 
 def _cuda() -> torch.device:

@@ -23,7 +23,8 @@ from onnx import helper, numpy_helper
 from onnx.backend.base import Backend, BackendRep, namedtupledict
 
 from optgraph import ops
-from optgraph.api import net
+from optgraph.api import compiling
+from optgraph.api.net import Net
 from optgraph.base import config
 from optgraph.base.arrays import to_array, to_tensor
 from optgraph.base.dtypes import ITEMSIZE
@@ -103,7 +104,7 @@ class OptgraphRep(BackendRep):
         self._inputs = [info.name for info in model.graph.input if info.name not in weights]
         self._outputs = [info.name for info in model.graph.output]
         self._parameters = parameters(model, self._inputs)
-        self._compiled: tuple[object, net.Net] | None = None
+        self._compiled: tuple[object, Net] | None = None
         self.runs = 0
         self.helped: tuple[str, ...] = ()
 
@@ -131,7 +132,7 @@ class OptgraphRep(BackendRep):
         )
         return outputs
 
-    def _compile(self, arrays: Mapping[str, np.ndarray]) -> net.Net:
+    def _compile(self, arrays: Mapping[str, np.ndarray]) -> Net:
         key = [
             (name, a.dtype, a.shape, a.tobytes() if name in self._parameters else None) for name, a in arrays.items()
         ]
@@ -144,7 +145,7 @@ class OptgraphRep(BackendRep):
                 opsets = {**graph.domains, "": graph.opset}
                 opaque = [node.op for node in graph.nodes() if isinstance(node.op, ops.Opaque)]
                 helped = {op.kind for op in opaque if op.torch_function(opsets) is None}
-                compiled = net.compile(model, self._backend, input_shape=shapes)
+                compiled = compiling.compile(model, self._backend, input_shape=shapes)
                 if self._backend in ("triton", "interpret"):  # a plan refuses now what the first call would refuse
                     helped = {fallback.op for fallback in compiled.plan().fallbacks}
                 self.helped = tuple(sorted(helped))

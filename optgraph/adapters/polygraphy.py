@@ -68,15 +68,15 @@ class NetFromOnnx(BaseLoader):
 
     def call_impl(self) -> Net:
         """Raises PolygraphyException for a model or an option that cannot be used."""
-        from optgraph.api import net
+        from optgraph.api import compiling
 
         with _told():
             model, _ = util.invoke_if_callable(self._model)
             if isinstance(model, str) and is_artifact(Path(model)):
                 if self._dtype:
                     G_LOGGER.critical(f"{model}: its dtype is settled: leave out --optgraph-dtype")
-                return net.load(model, self._backend)
-            return net.compile(model, self._backend, self._dtype or "fp32", self._shapes(model))
+                return compiling.load(model, self._backend)
+            return compiling.compile(model, self._backend, self._dtype or "fp32", self._shapes(model))
 
     def _shapes(self, model: str | onnx.ModelProto) -> dict[str, list[int | None]]:
         """The shapes of inputs that are given one: what the model fixes stays, and an open batch stays open."""

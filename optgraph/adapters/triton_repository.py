@@ -22,7 +22,7 @@ from typing import Any
 
 from optgraph.adapters.triton_config import LABELS, Serving, config_text, serving, written_for
 from optgraph.adapters.triton_server import ARTIFACT_NAME
-from optgraph.api import net
+from optgraph.api import compiling
 from optgraph.base.errors import InputError
 from optgraph.base.progress import Progress, silent
 
@@ -93,7 +93,7 @@ def export(
         save(first / ARTIFACT_NAME)
         progress("trying what a batch does", 0.9)
         tried_on = "torch" if backend in ("auto", "triton") else backend
-        loaded = net.load(first / ARTIFACT_NAME, tried_on)  # what the server will load
+        loaded = compiling.load(first / ARTIFACT_NAME, tried_on)  # what the server will load
         runs_on = "triton" if backend == "auto" and loaded.cubins else backend
         served, why = serving(loaded, runs_on, max_batch, delay_us)
         (first / MODEL).write_text(MODEL_PY)

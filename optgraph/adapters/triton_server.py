@@ -38,7 +38,7 @@ class TritonPythonModel:
         import torch
         import triton_python_backend_utils as pb_utils  # there is no such module but in the server
 
-        from optgraph.api import net
+        from optgraph.api import compiling
 
         self._pb = pb_utils
         config = json.loads(args["model_config"])
@@ -47,7 +47,7 @@ class TritonPythonModel:
         if kind == "GPU":
             torch.cuda.set_device(device)
         start = time.perf_counter()
-        self._net = net.load(folder / ARTIFACT_NAME, backend_for(config, kind))
+        self._net = compiling.load(folder / ARTIFACT_NAME, backend_for(config, kind))
         self._outputs = list(self._net.outputs)
         self._joined = config["max_batch_size"] > 0
         seconds = time.perf_counter() - start

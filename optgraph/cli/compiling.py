@@ -89,7 +89,7 @@ def compile(
       optgraph compile model.onnx -o features.optgraph --cut /global_pool/output_0
       optgraph compile model.onnx --dtype fp16 --target h100 --report model.html
     """
-    from optgraph.api import net
+    from optgraph.api import compiling
     from optgraph.api.ranges import ranges
     from optgraph.cli.written import check_outputs, source_file
     from optgraph.onnx.load import check_not_compiled
@@ -114,7 +114,7 @@ def compile(
         tell(f"compiling {model.name}", 0.0)
         settings = options.ranged(model, pictures.feeds(input))
         steps = Steps() if report is not None else None
-        compiled = net.compile(
+        compiled = compiling.compile(
             *(model, "torch"),
             **settings,
             strict=strict,

@@ -190,7 +190,7 @@ class ModelOptions(ReadOptions):
         return [*found] or [None]
 
     def settings(self, model: Path) -> dict[str, Any]:
-        """The arguments of `net.compile` that these are. Raises InputError if `model` has its own."""
+        """The arguments of `compiling.compile` that these are. Raises InputError if `model` has its own."""
         if is_artifact(model) and (self.dtype or self.input_shape or self.cut or self.keep_fp32):
             given = "--dtype, --input-shape, --cut and --keep-fp32"
             raise InputError(f"{model}: its dtype, shapes and outputs are settled: give {given} to compile")
@@ -212,24 +212,24 @@ class ModelOptions(ReadOptions):
         self, model: Path, read: Callable[[Net], Sequence[Feeds]] | None, size: Size | None = None
     ) -> dict[str, Any]:
         """As `settings`, with the arrays to find ranges on, where that is asked for. read: has them for a net."""
-        from optgraph.api import net
+        from optgraph.api import compiling
         from optgraph.api.recipe import AUTO
 
         settings = self.settings(model)
         if read is None or settings["keep_fp32"] != AUTO:
             return settings
         sizes = self.asked_sizes() if size is None else [size]
-        plain = net.compile(model, "torch", **settings | {"keep_fp32": ()}, sizes=sizes)
+        plain = compiling.compile(model, "torch", **settings | {"keep_fp32": ()}, sizes=sizes)
         return settings | {"inputs": read(plain)}
 
     def net(self, model: Path, backend: str, watch: Watch | None = None) -> Net:
         """A .optgraph file loaded, or an ONNX model compiled, watched; at the first size that --sizes says."""
-        from optgraph.api import net
+        from optgraph.api import compiling
 
         settings, sizes = self.settings(model), self.asked_sizes()
         if not is_artifact(model):
-            return net.compile(model, backend, **settings, sizes=sizes, watch=watch)
-        loaded = net.load(model, backend, budget=settings["budget"])
+            return compiling.compile(model, backend, **settings, sizes=sizes, watch=watch)
+        loaded = compiling.load(model, backend, budget=settings["budget"])
         return loaded.at(*sizes[0]) if sizes else loaded
 
 

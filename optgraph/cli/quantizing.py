@@ -100,7 +100,7 @@ def quantize(
       optgraph quantize model.onnx --images x.npy -o int8.onnx --csv losses.csv
       optgraph quantize model.onnx --images photographs -o int8.onnx --keep /stem/Conv
     """
-    from optgraph.api.net import compile
+    from optgraph.api.compiling import compile
     from optgraph.base.files import replacing
     from optgraph.cli.images import sources_by_name
     from optgraph.cli.written import check_outputs

@@ -74,7 +74,7 @@ def export_triton(
       optgraph export-triton fast.optgraph -o models --name resnet50 --backend onnxruntime
     """
     from optgraph.adapters.triton_repository import check_place, export
-    from optgraph.api import net
+    from optgraph.api import compiling
     from optgraph.report.layout import facts_table
     from optgraph.run.backends import check_backend
 
@@ -92,14 +92,14 @@ def export_triton(
 
         def save(path: Path) -> None:
             if compiled:
-                net.load(
+                compiling.load(
                     model, "torch", budget=settings["budget"]
                 )  # what is wrong with it is told of it, not of a copy
                 shutil.copyfile(model, path)
                 return
             tell(f"compiling {model.name}", 0.0)
             given = settings | {"sizes": options.asked_sizes(), "targets": target or (), "labels": labels or ()}
-            net.compile(model, "torch", **given, progress=tell).save(path, any_size=any_size)
+            compiling.compile(model, "torch", **given, progress=tell).save(path, any_size=any_size)
 
         exported = export(save, folder, backend, max_batch, delay_us, tell)
     served = exported.serving

@@ -21,8 +21,9 @@ from typing import Any
 
 import torch
 
+from optgraph.api.compiling import compile, load
 from optgraph.api.feeds import as_feeds, batch_of, listed
-from optgraph.api.net import Net, compile, load
+from optgraph.api.net import Net
 from optgraph.base.arrays import as_tensor
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.dtypes import INT8

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 
-from optgraph.api.net import Net, compile
+from optgraph.api.compiling import compile
+from optgraph.api.net import Net
 from optgraph.base.budget import DEFAULT, Budget
 from optgraph.base.errors import InputError, ModelError
 from optgraph.base.files import as_path, is_artifact, replacing

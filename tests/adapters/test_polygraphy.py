@@ -15,7 +15,8 @@ from polygraphy.json import load_json
 from polygraphy.tools._main import main
 
 from optgraph.adapters.polygraphy import NetFromOnnx, OptgraphRunner
-from optgraph.api import net
+from optgraph.api import compiling
+from optgraph.api.net import Net
 from optgraph.onnx.write import to_onnx
 from tests.support.cli_models import classifier, expected, saved
 from tests.support.paths import ROOT
@@ -64,8 +65,8 @@ def test_equal_answers_pass_and_others_fail(model: Path, capfd: pytest.CaptureFi
 
 
 def test_a_net_that_answers_otherwise_fails(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    call = net.Net.__call__
-    monkeypatch.setattr(net.Net, "__call__", lambda self, x: call(self, x) + np.float32(1e-4))
+    call = Net.__call__
+    monkeypatch.setattr(Net, "__call__", lambda self, x: call(self, x) + np.float32(1e-4))
     assert run(model, "--optgraph", "--onnxrt") == 1
 
 
@@ -103,7 +104,7 @@ def test_marked_outputs_are_compared_too(model: Path, capfd: pytest.CaptureFixtu
 
 
 def test_a_compiled_file_runs_with_what_it_has_settled(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    net.compile(model, "torch", "fp16").save("model.optgraph")
+    compiling.compile(model, "torch", "fp16").save("model.optgraph")
     compiled = "model.optgraph", "--model-type", "onnx", "--optgraph"
     assert run(*compiled) == 0
     assert "fp16 on onnxruntime" in said(capfd)

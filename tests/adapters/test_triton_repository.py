@@ -13,7 +13,8 @@ import pytest
 
 from optgraph.adapters.triton_config import written_for
 from optgraph.adapters.triton_repository import Exported, check_place, export
-from optgraph.api import net
+from optgraph.api import compiling
+from optgraph.api.net import Net
 from optgraph.base.errors import InputError
 from tests.support import served_models
 from tests.support.cli_models import classifier
@@ -22,7 +23,7 @@ NAMES = [f"class {i}" for i in range(10)]
 
 
 def saving(model: onnx.ModelProto, any_size: bool = False, **given: Any) -> Callable[[Path], None]:
-    return lambda path: net.compile(model, "torch", **given).save(path, any_size=any_size)
+    return lambda path: compiling.compile(model, "torch", **given).save(path, any_size=any_size)
 
 
 def exported(folder: Path, model: onnx.ModelProto | None = None, name: str = "m", **given: Any) -> Exported:
@@ -55,7 +56,7 @@ def test_a_model_of_its_own_name(tmp_path: Path) -> None:
     assert "dynamic_batching { max_queue_delay_microseconds: 500 }" in text
     assert re.findall(r"batch_size: (\d+)\n", text) == ["16", "1", "16"], "the most, and what is tried before"
     assert (tmp_path / "repo" / "m" / "labels.txt").read_text().splitlines() == NAMES
-    assert net.load(tmp_path / "repo" / "m" / "1" / "model.optgraph", "torch").labels == tuple(NAMES)
+    assert compiling.load(tmp_path / "repo" / "m" / "1" / "model.optgraph", "torch").labels == tuple(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -70,14 +71,14 @@ def test_instances_are_on_what_the_backend_runs_on(tmp_path: Path, backend: str,
 
 
 def test_machine_code_in_the_file_is_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = net.load
+    load = compiling.load
 
-    def with_cubins(*given: Any) -> net.Net:
+    def with_cubins(*given: Any) -> Net:
         loaded = load(*given)
         loaded.cubins = ("some",)
         return loaded
 
-    monkeypatch.setattr(net, "load", with_cubins)
+    monkeypatch.setattr(compiling, "load", with_cubins)
     assert exported(tmp_path).serving.kind == "KIND_GPU"
     assert exported(tmp_path, name="cpu", backend="onnxruntime").serving.kind == "KIND_CPU"
 

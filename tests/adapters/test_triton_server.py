@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from optgraph.adapters.triton_server import BACKEND_KEY, TritonPythonModel, answers, backend_for
-from optgraph.api import net
+from optgraph.api import compiling
+from optgraph.api.net import Net
 from optgraph.base.errors import InputError
 from tests.support.cli_models import classifier, expected, saved
 from tests.support.served_models import Request, python_backend
@@ -110,7 +111,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", backend)
     (tmp_path / "1").mkdir()
     model = saved(tmp_path, classifier(("n", 3, "h", "w")))
-    net.compile(model, "torch", sizes=[(12, 12), (12, 16)]).save(tmp_path / "1" / "model.optgraph")
+    compiling.compile(model, "torch", sizes=[(12, 12), (12, 16)]).save(tmp_path / "1" / "model.optgraph")
     config = {"max_batch_size": 8, "parameters": {BACKEND_KEY: {"string_value": "torch"}}}
     args = {"model_repository": str(tmp_path), "model_version": "1", "model_name": "m"}
     args |= {"model_config": json.dumps(config), "model_instance_kind": "CPU", "model_instance_device_id": "0"}
@@ -139,10 +140,10 @@ def test_an_instance_answers_each_request_with_its_own(served: Any) -> None:
 def test_a_fault_is_told_and_logged(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     instance, pb, _ = served
 
-    def fail(self: net.Net, x: object) -> None:
+    def fail(self: Net, x: object) -> None:
         raise RuntimeError("no\nmemory")
 
-    monkeypatch.setattr(net.Net, "__call__", fail)
+    monkeypatch.setattr(Net, "__call__", fail)
     (response,) = instance.execute([Request(x=np.zeros((1, 3, 12, 12), np.float32))])
     assert response.error.code == pb.TritonError.INTERNAL and str(response.error) == "RuntimeError: no memory"
     assert "Traceback" in pb.Logger.lines[-1]

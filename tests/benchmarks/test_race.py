@@ -14,7 +14,7 @@ from benchmarks import cudnn, peers
 from benchmarks.gpu import compile, race
 from benchmarks.gpu.device import WrongError
 from benchmarks.torch_module import Network
-from optgraph.api import net
+from optgraph.api import compiling
 from optgraph.base.config import early_launch
 from optgraph.base.devices import SM_90
 from optgraph.ir.graph import Graph
@@ -73,7 +73,7 @@ def test_launches_in_turn_are_a_side_of_their_own(monkeypatch) -> None:
 
 
 def test_the_half_model_is_half_and_still_the_network(tmp_path) -> None:
-    compiled = net.compile(saved(tmp_path, classifier()), "onnxruntime")
+    compiled = compiling.compile(saved(tmp_path, classifier()), "onnxruntime")
     model = peers.half(write.to_onnx(compiled.simplified))
     kinds = {t.data_type for t in model.graph.initializer}
     assert onnx.TensorProto.FLOAT not in kinds and onnx.TensorProto.FLOAT16 in kinds
@@ -206,7 +206,7 @@ def host_timer(run, repeats: int) -> float:
 @pytest.fixture
 def no_cuda(tmp_path, monkeypatch) -> None:
     """What race.py asks of CUDA, done by the CPU; kernels are interpreted."""
-    compiled = net.compile(saved(tmp_path, classifier()), "interpret", "fp16")
+    compiled = compiling.compile(saved(tmp_path, classifier()), "interpret", "fp16")
     monkeypatch.setattr(race, "_net", lambda name, folder: compiled)
     monkeypatch.setattr(race, "cuda_timer", host_timer)
     monkeypatch.setattr(race, "captured", lambda run, times=1: run)

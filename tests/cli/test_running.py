@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from optgraph.api import net
+from optgraph.api import compiling
 from optgraph.onnx.write import save_onnx
 from tests.support.cli_models import call, classifier, close, expected, ok, ok_json, saved
 from tests.support.two_inputs import shifted
@@ -170,7 +170,7 @@ def test_verify_on_images(tmp_path: Path, model: Path) -> None:
 def test_verify_on_several_inputs_of_a_network(tmp_path: Path) -> None:
     path = tmp_path / "two.onnx"
     save_onnx(shifted(), path)
-    net_inputs = net.compile(path, "torch").inputs
+    net_inputs = compiling.compile(path, "torch").inputs
     arguments: list[object] = []
     for name, value in net_inputs.items():
         for i in range(2):
@@ -185,7 +185,7 @@ def test_verify_on_several_inputs_of_a_network(tmp_path: Path) -> None:
 
 def test_verify_says_no(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A net that computes something else: exit code 1, and the first region that is wrong."""
-    compiled = net.compile
+    compiled = compiling.compile
     other = saved(tmp_path, classifier(weights={"right.w": np.ones((5, 8, 1, 1), np.float32)}), "other.onnx")
     monkeypatch.setattr("optgraph.compare.verify.compile", lambda path, *rest, **more: compiled(other, *rest, **more))
     result = call("verify", model, "--backend", "torch", "--json")

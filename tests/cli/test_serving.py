@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optgraph.api import net
+from optgraph.api import compiling
 from tests.support.cli_models import call, classifier, close, expected, ok, ok_json, saved
 from tests.support.served_models import coupled
 
@@ -18,7 +18,7 @@ def test_a_model_is_written_and_runs(model: Path, tmp_path: Path) -> None:
     assert f"wrote {tmp_path}/repo/model, version 1\n" in said
     assert said.endswith(f"serve it: tritonserver --model-repository={tmp_path}/repo\n")
     x = np.random.default_rng(0).standard_normal((3, 3, 12, 12), np.float32)
-    close(net.load(tmp_path / "repo" / "model" / "1" / "model.optgraph")(x), expected(model, x))
+    close(compiling.load(tmp_path / "repo" / "model" / "1" / "model.optgraph")(x), expected(model, x))
 
 
 def test_a_compiled_file_is_a_version_of_its_model(model: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 
-from optgraph.api import net
+from optgraph.api import compiling
 from optgraph.base.errors import InputError, OptgraphError
 from optgraph.compare.bench import bench, interleave
 from optgraph.onnx.write import save_onnx
@@ -107,7 +107,7 @@ def test_a_network_that_answers_wrong_is_not_timed(model, monkeypatch):
         graph.update(node, inputs=node.inputs_with(w=graph.add_constant(w)))
         return Outcome(1)
 
-    broken = net.compile(model, "torch", fuse_passes=(*FUSE, Pass("sabotage", "sabotage", run)))
+    broken = compiling.compile(model, "torch", fuse_passes=(*FUSE, Pass("sabotage", "sabotage", run)))
     monkeypatch.setattr(benchmark, "open_with_original", lambda *_, **__: (broken, model))
     monkeypatch.setattr(benchmark, "interleave", lambda *_: pytest.fail("timed"))
     with pytest.raises(OptgraphError, match=r"output 'y0' is off by .* run verify"):
@@ -116,7 +116,7 @@ def test_a_network_that_answers_wrong_is_not_timed(model, monkeypatch):
 
 def test_an_artifact_is_timed_against_its_original(model, tmp_path):
     artifact = tmp_path / "compiled.optgraph"
-    net.compile(model, "torch").save(artifact)
+    compiling.compile(model, "torch").save(artifact)
     assert quick(artifact, "torch").model == "model.onnx"
     original = model.rename(tmp_path / "elsewhere.onnx")
     assert quick(artifact, "torch", original=original).model == "model.onnx"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from optgraph.api import net
+from optgraph.api import compiling
 from optgraph.base.errors import InputError
 from optgraph.compare.verify import verify
 from optgraph.onnx.write import save_onnx
@@ -18,7 +18,7 @@ def saved(graph, folder):
 def test_an_artifact_is_held_against_its_original(tmp_path):
     path = saved(xception(), tmp_path)
     artifact = tmp_path / "compiled.optgraph"
-    net.compile(path, "torch").save(artifact)
+    compiling.compile(path, "torch").save(artifact)
     assert verify(artifact, "torch") == verify(path, "torch")
     moved = path.rename(tmp_path / "elsewhere.onnx")
     with pytest.raises(InputError, match=r"model\.onnx: no such file: give the \.onnx"):

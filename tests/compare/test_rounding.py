@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from optgraph.api import net
+from optgraph.api import compiling
 from optgraph.base.errors import InputError
 from optgraph.compare.oracle import coarseness
 from optgraph.compare.verify import verify, verify_net
@@ -49,7 +49,7 @@ def test_a_network_that_rounded_weights_alone_move_is_not_blamed_for_it(tmp_path
     half = verify(path, "interpret", "fp16")
     assert half.bound == 2 * half.noise > 5e-3 and half.ok
     assert 5e-3 < half.outputs[0].rel_l2 <= half.bound
-    plain = net.compile(path, "torch")
+    plain = compiling.compile(path, "torch")
     feeds = example(plain.inputs, 1, seed=0)
     answers = {"y0": plain(feeds["x"])}
     off = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from optgraph.api import net
+from optgraph.api import compiling
 from optgraph.compare.verify import verify, verify_net
 from optgraph.ops import Conv
 from optgraph.run.engine import Engine
@@ -39,7 +39,7 @@ def test_what_a_gpu_replays_is_what_counts(tmp_path):
             return {name: result * self.runs for name, result in super().__call__(feeds, batch).items()}
 
     path = saved(xception(), tmp_path)
-    gpu = net.compile(path, "interpret")
+    gpu = compiling.compile(path, "interpret")
     gpu.runtime = Replaying(gpu.plans, torch.device("cpu"))
     gpu.runtime.replays = True
     result = verify_net(gpu, path)

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from optgraph.api.net import compile
+from optgraph.api.compiling import compile
 from optgraph.base.errors import InputError
 from optgraph.ir.values import Value
 from optgraph.pictures.guess import guess

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 import optgraph
-from optgraph.api import net
+from optgraph.api.compiling import compile
 from optgraph.base.errors import InputError
 from optgraph.compare.oracle import distance
 from optgraph.compare.verify import verify, verify_net
@@ -45,7 +45,7 @@ def test_a_network_that_leaves_float16_is_right_once_it_is_kept(name, tmp_path):
 
 
 def test_what_is_stored_and_multiplied_in_float32():
-    made = net.compile(overflowing(), "torch", "fp16", keep_fp32=["grow"])
+    made = compile(overflowing(), "torch", "fp16", keep_fp32=["grow"])
     plan = made.plan()
     names = {origin: node.name for node in made.fused.nodes() for origin in node.origin}
     calls = {call.node: call for call in plan.calls}
@@ -65,7 +65,7 @@ def test_what_is_stored_and_multiplied_in_float32():
 def test_whatever_is_kept_the_rest_still_fits(make, tmp_path):
     """Concats in place, merged siblings, bottlenecks: values that share a buffer or a launch share their type."""
     path = saved(make(), tmp_path)
-    every = net.compile(path, "torch").fused.nodes()
+    every = compile(path, "torch").fused.nodes()
     for index in range(0, len(every), max(1, len(every) // 4)):
         kept = every[index].origin[:1]
         result = verify(path, "interpret", "fp16", keep_fp32=kept)
@@ -79,11 +79,11 @@ def test_whatever_is_kept_the_rest_still_fits(make, tmp_path):
 @given(models(), strategies.randoms(use_true_random=False))
 def test_some_regions_of_random_networks(model, rng):
     """Kept or not, the others are as right as without."""
-    nodes = [node for node in net.compile(model, "torch").fused.nodes() if node.origin]
+    nodes = [node for node in compile(model, "torch").fused.nodes() if node.origin]
     kept = [name for node in rng.sample(nodes, (len(nodes) + 1) // 2) for name in node.origin]
-    halves = [net.compile(model, "interpret", "fp16", keep_fp32=keep) for keep in ((), kept)]
+    halves = [compile(model, "interpret", "fp16", keep_fp32=keep) for keep in ((), kept)]
     feeds = example(halves[0].inputs, 1, seed=0)
-    wanted = net.compile(model, "torch")(feeds)
+    wanted = compile(model, "torch")(feeds)
     plain, mixed = (half(feeds) for half in halves)
     for name in halves[0].outputs:
         answers = (answer[name] if isinstance(answer, dict) else answer for answer in (wanted, plain, mixed))
@@ -92,7 +92,7 @@ def test_some_regions_of_random_networks(model, rng):
 
 
 def test_nothing_is_kept_unless_asked_for():
-    made = net.compile(overflowing(), "torch", "fp16")
+    made = compile(overflowing(), "torch", "fp16")
     assert Kept.of(made.fused, ()) == Kept()
     assert {v.dtype for call in made.plan().calls for v in call.written} == {"float16"}
     assert all(isinstance(view, View) for view in made.plan().results.values())
@@ -101,7 +101,7 @@ def test_nothing_is_kept_unless_asked_for():
 def test_it_travels_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(overflowing(), path)
-    made = net.compile(path, "interpret", "fp16", keep_fp32="auto")
+    made = compile(path, "interpret", "fp16", keep_fp32="auto")
     made.save(tmp_path / "model.optgraph")
     loaded = optgraph.load(tmp_path / "model.optgraph", "interpret")
     assert loaded.plans.keep == made.plans.keep != ()
@@ -114,13 +114,13 @@ def test_inputs_to_find_the_ranges_on():
     """On an image a thousandth as bright nothing leaves the range."""
     rng = np.random.default_rng(0)
     dim, bright = ([{"x": rng.normal(0, s, (1, 3, 8, 8)).astype(np.float32)}] for s in (1e-3, 1.0))
-    kept = [net.compile(overflowing(), "torch", "fp16", keep_fp32="auto", inputs=i).plans.keep for i in (dim, bright)]
+    kept = [compile(overflowing(), "torch", "fp16", keep_fp32="auto", inputs=i).plans.keep for i in (dim, bright)]
     assert kept[0] == () and "grow" in kept[1]
 
 
 def test_what_cannot_be_kept():
     with pytest.raises(InputError, match="no region stands for an ONNX node of this name: close are grow"):
-        net.compile(overflowing(), "torch", "fp16", keep_fp32=["grown"])
+        compile(overflowing(), "torch", "fp16", keep_fp32=["grown"])
     with pytest.raises(InputError, match="in fp32 all is float32"):
-        net.compile(overflowing(), "torch", keep_fp32="auto")
-    assert net.compile(overflowing(), "torch", "bf16", keep_fp32="auto").plans.keep == ()  # it has float32's range
+        compile(overflowing(), "torch", keep_fp32="auto")
+    assert compile(overflowing(), "torch", "bf16", keep_fp32="auto").plans.keep == ()  # it has float32's range

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from optgraph.api import net
+from optgraph.api import compiling
 from optgraph.ir.graph import Graph
 from optgraph.ir.values import Act, Value
 from optgraph.ops import Activation, Binary, Conv, Reshape
@@ -71,7 +71,7 @@ def test_small_numbers_on_their_way_and_no_further_than_a_sum():
 
 
 def test_what_lies_inside_a_region():
-    made = net.compile(overflowing_inside(), "torch")
+    made = compiling.compile(overflowing_inside(), "torch")
     (region,) = made.fused.nodes()
     assert region.op.kind == "Separable"
     (one,) = leaving(made.simplified, made.fused, "fp16", examples(made.inputs))
@@ -113,7 +113,7 @@ def test_weights_out_of_range(weight):
 
 def test_networks():
     for model, names in ((overflowing(), ("grow", "join")), (underflowing(), ("filter", "square"))):
-        made = net.compile(model, "torch")
+        made = compiling.compile(model, "torch")
         regions = leaving(made.simplified, made.fused, "fp16", examples(made.inputs))
         assert {name for one in regions for name in one.onnx_nodes} >= set(names)
         assert "last" not in {name for one in regions for name in one.onnx_nodes}

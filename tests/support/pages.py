@@ -11,7 +11,8 @@ import onnx
 from onnx import helper
 
 import optgraph
-from optgraph.api.net import Net, SourceModel
+from optgraph.api.net import Net
+from optgraph.api.recipe import SourceModel
 from optgraph.cost.work import bytes_per_image
 from optgraph.passes import pipeline
 from optgraph.report.page.data import page_dict

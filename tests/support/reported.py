@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from onnx import helper
 
-from optgraph.api.net import Net, SourceModel
+from optgraph.api.net import Net
+from optgraph.api.recipe import SourceModel
 from optgraph.cost.work import bytes_per_image
 from optgraph.ir.graph import Graph
 from optgraph.ops import Opaque

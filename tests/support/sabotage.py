@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from optgraph.api import net
+from optgraph.api import compiling
+from optgraph.api.net import Net
 from optgraph.ir.graph import Graph
 from optgraph.onnx.write import save_onnx
 from optgraph.passes import pipeline
@@ -47,9 +48,9 @@ def sabotage(index: int, factor: float = 1.1, forget_after: bool = False) -> pip
     return pipeline.Pass("sabotage", "sabotage", run)
 
 
-def sabotaged(path: Path, backend: str, index: int, **options: Any) -> net.Net:
+def sabotaged(path: Path, backend: str, index: int, **options: Any) -> Net:
     """The model at `path` compiled with `sabotage`."""
     broken = (sabotage(index, **options),)
     if backend == "onnxruntime":
-        return net.compile(path, backend, simplify_passes=pipeline.SIMPLIFY + broken)
-    return net.compile(path, backend, fuse_passes=pipeline.FUSE + broken)
+        return compiling.compile(path, backend, simplify_passes=pipeline.SIMPLIFY + broken)
+    return compiling.compile(path, backend, fuse_passes=pipeline.FUSE + broken)
