@@ -11,7 +11,9 @@ its configuration, which has to fit: what it was written for stands in its secon
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -52,7 +54,7 @@ class Exported:
 
 def check_place(repo: Path, name: str) -> Path:
     """The folder that a model is to have. Raises InputError for one that cannot be, or is someone else's."""
-    if not name or name.startswith(".") or not name.isprintable() or any(c in "/\\" for c in name):
+    if not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(f"--name {name}: no name of a model: expects one of letters, digits, '.', '-' and '_'")
     if repo.exists() and not repo.is_dir():
         raise InputError(f"{repo}: is not a directory: name one for the model repository")
@@ -102,8 +104,7 @@ def export(
             (work / LABELS).write_text(
                 "".join(f"{' '.join(label.split())}\n" for label in loaded.labels), encoding="utf-8"
             )
-        if not folder.exists():
-            os.rename(work, folder)
+        if _put(work, folder):
             return Exported(folder, 1, served, why)
         there = _written_for(folder)
         if difference := there.difference(served):
@@ -111,8 +112,20 @@ def export(
                 f"{folder}: one configuration is for all versions, and {difference}: give it another --name"
             )
         version = 1 + max((int(each.name) for each in folder.iterdir() if each.name.isdecimal()), default=0)
-        os.rename(first, folder / str(version))
+        while not _put(first, folder / str(version)):  # which another export has just taken
+            version += 1
         return Exported(folder, version, served, why)
+
+
+def _put(made: Path, place: Path) -> bool:
+    """Whether the folder `made` could become `place`, where there was none, or an empty one."""
+    try:
+        os.rename(made, place)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            return False
+        raise
+    return True
 
 
 def _written_for(folder: Path) -> Serving:

@@ -49,6 +49,7 @@ def exported_module(
     Raises InputError for inputs that are none, or a module in training mode; ModelError for what cannot be exported.
     """
     check_exporter(exporter)
+    module = getattr(module, "_orig_mod", module)  # of what torch.compile gives
     inputs = _by_name(module, example_inputs)
     training = [name or type(module).__name__ for name, inner in module.named_modules() if inner.training]
     if training:
@@ -93,6 +94,8 @@ def _by_name(module: torch.nn.Module, given: Examples | None) -> dict[str, torch
     for name, tensor in inputs.items():
         if not isinstance(tensor, torch.Tensor):
             raise InputError(f"example_inputs: expects tensors, got {type(tensor).__name__} for '{name}'")
+        if not tensor.numel():
+            raise InputError(f"example_inputs: '{name}' is {list(tensor.shape)}, and has no numbers")
     if not inputs:
         raise InputError("example_inputs: expects a tensor at least")
     if isinstance(given, Mapping) and not _takes_names(module, inputs):

@@ -196,7 +196,7 @@ def test_a_model_of_someone_else_s_is_left_alone(tmp_path: Path, text: str | byt
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "a\nb"])
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "a\nb", 'a b"c', "a?b"])
 def test_names_that_are_none(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="no name of a model"):
         check_place(tmp_path, name)
@@ -247,6 +247,21 @@ def test_what_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
         assert exported(tmp_path).version == 1
 
     assert export(slow, folder, "auto").version == 2
+
+
+def test_two_exports_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another that puts its model, then its version, in the place that this one has just found free."""
+    rename, made = os.rename, list[int]()
+
+    def late(source: Path, place: Path) -> None:
+        if not made or (source.name == "1" and len(made) == 1):
+            made.append(0)
+            made[-1] = exported(tmp_path).version
+        rename(source, place)
+
+    monkeypatch.setattr(os, "rename", late)
+    assert exported(tmp_path).version == 3 and made == [1, 2]
+    assert sorted(each.name for each in (tmp_path / "repo" / "m").iterdir()) == ["1", "2", "3", "config.pbtxt"]
 
 
 def test_the_comparison_is_with_the_second_line(tmp_path: Path) -> None:

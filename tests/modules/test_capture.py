@@ -101,6 +101,12 @@ def test_a_program_that_asks_for_the_batch_is_of_its_batch(by: Callable[[int], b
         assert relative(net(image(2)), module(image(2))) <= 1e-5
 
 
+def test_a_module_that_torch_compiles() -> None:
+    module = settled(ConvBnRelu())
+    net = optgraph.compile(torch.compile(module), "torch", example_inputs=image())
+    assert torch.equal(net(image(3)), optgraph.compile(module, "torch", example_inputs=image())(image(3)))
+
+
 def test_many_compiles_of_one_class() -> None:
     """Dynamo gives a piece of code up after eight."""
     module = nn.Sequential(nn.Conv2d(3, 4, 3)).eval()
@@ -143,6 +149,7 @@ class Quotient(nn.Module):
         (settled(ConvBnRelu()), None, optgraph.InputError, "example_inputs=x, a tensor such as it takes"),
         (settled(ConvBnRelu()), np.ones((1, 3, 16, 16)), optgraph.InputError, "expects tensors, got ndarray"),
         (settled(ConvBnRelu()), {}, optgraph.InputError, "expects a tensor at least"),
+        (settled(ConvBnRelu()), image()[:0], optgraph.InputError, r"'x' is \[0, 3, 16, 20\], and has no numbers"),
         (settled(ConvBnRelu()), {"y": image()}, optgraph.InputError, "example_inputs: it takes x, and not y"),
         (settled(Quotient(True)), image(2), optgraph.ModelError, "exported, its output 'output' is another than torch"),
         (settled(Quotient(False)), image(1), optgraph.ModelError, "exported, its output 'output' is off by"),
