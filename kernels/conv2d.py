@@ -28,10 +28,10 @@ Bound: FLOPs, 2*kh*kw*Cin for every output value; the taps of neighbouring pixel
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,18 +40,18 @@ from optgraph.base.devices import SM_90
 from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels.frame.arguments import Image, Output, Sliding, ours
+from optgraph.kernels.frame.boxes import Boxes, boxed_image
 from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.ends import Epilogue, Prologue, check_operands
 from optgraph.kernels.frame.gemm import Gemm, product_constants
 from optgraph.kernels.frame.halo_launch import halo_of, specialised
 from optgraph.kernels.frame.kernel import Kernel
-from optgraph.kernels.frame.launch import Launch, describable, target_of
+from optgraph.kernels.frame.launch import Launch, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_shape, check_window, strides4
 from optgraph.kernels.frame.sample import Sample, image, sums, weight, window_sample
 from optgraph.kernels.frame.split import unbound, unsplit_beyond, workspace_bytes
 from optgraph.kernels.frame.starts import Kinds, kinds_along
-from optgraph.kernels.frame.tile import Box, Tile, blocks_along, cdiv, planned_batch
-from optgraph.kernels.frame.variant import Block
+from optgraph.kernels.frame.tile import Tile, blocks_along, cdiv, planned_batch
 from optgraph.kernels.frame.work import work_of
 
 _FLATTEN_BELOW = 16  # channels of a group: the least depth of a tl.dot
@@ -88,7 +88,7 @@ def conv2d(
 
     before = Prologue() if integers else before
     flatten, target = channels < _FLATTEN_BELOW and sum(window.kernel) < _FLATTEN_TAPS, target_of(x)
-    boxed = None if before or flatten else _boxed(x, weight, window, (height, width))
+    boxed = None if before or flatten else boxed_image(x, weight, window, (height, width))
     planned = planned_batch(x.shape[0], target)
     extent = boxed.boxes(planned)[:3] if boxed else (1, planned * height * width, 1)
     depth, taps = (window.taps * channels, 1) if flatten else (channels, window.taps)
@@ -152,70 +152,6 @@ def conv2d(
         problem,
         workspace,
     )
-
-
-class Boxes(NamedTuple):
-    """The output as boxes see it, and from one kernel row to the next along its second axis."""
-
-    size0: int
-    size1: int
-    size2: int
-    step: int
-
-
-@dataclass(frozen=True)
-class _Boxed:
-    """x as the copy engine sees it: [size0, size1, size2, Cin].
-
-    image: what of the output one image is, along the three axes; batch_axis: where the next image is.
-    step: from one kernel row to the next, along axis 1.
-    """
-
-    shape: tuple[int, int, int, int]
-    strides: tuple[int, int, int, int]
-    image: Box
-    batch_axis: int
-    step: int
-
-    def boxes(self, batch: int) -> Boxes:
-        """What the kernel is told of them."""
-        a, b, c = (size * batch if axis == self.batch_axis else size for axis, size in enumerate(self.image))
-        return Boxes(a, b, c, self.step)
-
-    def operands(self, x: torch.Tensor, weight: torch.Tensor, tile: Tile) -> dict[str, Any]:
-        """x by boxes of pixels, and weight, taps * Cin by Cout, by blocks; and as it lies."""
-        assert tile.box is not None
-        if weight.dtype == torch.int8:
-            matrix, block = weight[0].flatten(1), (tile.block_n, tile.block_k)
-        else:
-            matrix, block = weight.flatten(0, 3), (tile.block_k, tile.block_n)
-        return {
-            "x": Block(x, self.shape, self.strides, (*tile.box, tile.block_k)),
-            "weight": Block(weight, tuple(matrix.shape), (matrix.shape[1], 1), block),
-            "ahead": weight,
-        }
-
-
-def _boxed(x: torch.Tensor, weight: torch.Tensor, window: Window, size: tuple[int, int]) -> _Boxed | None:
-    """None where boxes do not do. Axes that no tap crosses and no padding parts are merged."""
-    n, h, w, c = x.shape
-    stride_n, stride_h, stride_w, stride_c = x.stride()
-    unit = window.stride == window.dilation == (1, 1)
-    if weight.shape[0] > 1 or not unit or x.dtype != weight.dtype or stride_c != 1:
-        return None
-    row = weight[0, 0].numel() if weight.dtype == torch.int8 else weight.shape[4]
-    if not describable(x, (stride_n, stride_h, stride_w)) or not describable(weight, (row,)):
-        return None
-    (kh, kw), (top, left, bottom, right) = window.kernel, window.pads
-    height, width = size
-    if kw == 1 and left == right == 0 and stride_h == w * stride_w:
-        strides = (stride_n, stride_w, stride_w, 1)
-        return _Boxed((n, h * w, 1, c), strides, (1, height * width, 1), batch_axis=0, step=w)
-    if kh == 1 and top == bottom == 0 and stride_n == h * stride_h:
-        # All images together are one box along axis 0: its stride is that of all of them, not less than the inner ones.
-        strides = (n * stride_n, stride_h, stride_w, 1)
-        return _Boxed((1, n * h, w, c), strides, (1, height, width), batch_axis=1, step=1)
-    return _Boxed((n, h, w, c), (stride_n, stride_h, stride_w, 1), (1, height, width), batch_axis=0, step=1)
 
 
 def pack(weight: torch.Tensor, groups: int) -> torch.Tensor:

@@ -15,9 +15,9 @@ from optgraph.ir.text import graph_text
 from optgraph.passes.fuse import (
     bottleneck,
     commute_average_pool,
+    commute_rounding,
     epilogue,
     flatten,
-    grids,
     max_pool,
     merge_siblings,
     place_concat,
@@ -90,7 +90,7 @@ SIMPLIFY: tuple[Pass, ...] = (
 
 FUSE: tuple[Pass, ...] = (
     # Before all else: a rounding between an operator and its activation hides both from each other.
-    Pass("grids", "roundings to a grid, moved", grids.run),
+    Pass("commute_rounding", "roundings to a grid, moved", commute_rounding.run),
     # Activations and residuals first: what is left raw is what more than one op needs.
     Pass("fuse_epilogue", "epilogues", epilogue.run),
     # After these, which come before the rounding.

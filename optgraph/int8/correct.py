@@ -15,7 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from optgraph.base.progress import Progress, silent
-from optgraph.int8.grids import Layer
+from optgraph.int8.layers import Layer
 from optgraph.int8.losses import INPUT, WEIGHTS, alone, everything
 from optgraph.ir.graph import Graph
 from optgraph.onnx.sessions import Feeds

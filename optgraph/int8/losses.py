@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from optgraph.base.progress import Progress, silent
-from optgraph.int8.grids import Layer
+from optgraph.int8.layers import Layer
 from optgraph.ir.graph import Graph
 from optgraph.onnx.sessions import Feeds
 from optgraph.run.reference import Executor

@@ -23,7 +23,7 @@ from optgraph.base.files import as_path, is_artifact, replacing
 from optgraph.base.progress import Progress, silent
 from optgraph.int8.correct import corrected, corrections
 from optgraph.int8.float_model import FloatModel
-from optgraph.int8.grids import layers
+from optgraph.int8.layers import layers
 from optgraph.int8.losses import Loss, losses
 from optgraph.int8.machine import saturates
 from optgraph.int8.pictures import Pictures

@@ -15,9 +15,9 @@ from optgraph.kernels import conv2d, depthwise, pointwise
 from optgraph.kernels.conv2d import CONV2D
 from optgraph.kernels.depthwise import DEPTHWISE
 from optgraph.kernels.pointwise import POINTWISE
-from optgraph.ops import computing, exporting, integers
-from optgraph.ops.integers import Products
+from optgraph.ops import computing, exporting, products
 from optgraph.ops.lowered import after, before
+from optgraph.ops.products import Products
 from optgraph.ops.windowed import Windowed, read_window
 from optgraph.plan.lowering import Lowering
 
@@ -81,7 +81,7 @@ class Conv(Windowed):
         x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
         product = Products(context, node.inputs[0], pre, w)
         if self.pointwise:
-            weight = product.weight(integers.pack_pointwise, pointwise.pack)
+            weight = product.weight(products.pack_pointwise, pointwise.pack)
             how: dict[str, Any] = {
                 "stride": self.stride,
                 "precision": context.precision,
@@ -90,11 +90,11 @@ class Conv(Windowed):
             }
             context.call(POINTWISE, node, ("outs",), x=x, weight=weight, outs=(out,), **how)
         elif self.depthwise(channels) and context.shape(node.output)[1] == channels:
-            weight = product.weight(integers.pack_depthwise, depthwise.pack)
+            weight = product.weight(products.pack_depthwise, depthwise.pack)
             how = {"window": self.window, "before": pre, "after": product.after(end)}
             context.call(DEPTHWISE, node, x=x, weight=weight, out=out, **how)
         else:
-            weight = product.weight(integers.pack_conv2d, conv2d.pack, groups=self.groups)
+            weight = product.weight(products.pack_conv2d, conv2d.pack, groups=self.groups)
             size = (x.shape[1], x.shape[2])
             how = {"window": self.window, "before": pre, "after": product.after(end, self.window, size)}
             how |= {"groups": self.groups, "precision": context.precision}

@@ -31,7 +31,7 @@ from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.view import View, contiguous
 from optgraph.ops import computing, exporting
 from optgraph.ops.importing import KeepError, given, require_floating
-from optgraph.ops.integers import Products, pack_dense, rounds_to
+from optgraph.ops.products import Products, pack_dense, rounds_to
 from optgraph.ops.rounding import Rounding, rounded
 from optgraph.plan.lowering import Lowering
 

@@ -20,8 +20,8 @@ from optgraph.kernels.frame.ends import Prologue
 from optgraph.ops import computing, exporting
 from optgraph.ops.elements import by_channel, elements
 from optgraph.ops.importing import KeepError, axis_of, constant_operand, require_floating
-from optgraph.ops.integers import rounds_to
 from optgraph.ops.movement import Identity, Reshape
+from optgraph.ops.products import rounds_to
 from optgraph.ops.rounding import Rounding, rounded
 from optgraph.plan.lowering import Lowering
 

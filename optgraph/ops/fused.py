@@ -18,9 +18,9 @@ from optgraph.kernels.pool import POOL
 from optgraph.kernels.pooled_pointwise import POOLED_POINTWISE
 from optgraph.kernels.separable import SEPARABLE
 from optgraph.ops import computing, exporting
-from optgraph.ops.integers import Products, pack_pointwise
 from optgraph.ops.lowered import after, before, fusion
 from optgraph.ops.pool import emit_max_pool, max_pool
+from optgraph.ops.products import Products, pack_pointwise
 from optgraph.ops.rounding import rounded
 from optgraph.ops.windowed import Windowed
 from optgraph.plan.lowering import Lowering

@@ -17,7 +17,7 @@ from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.tile import nearest_planned
 from optgraph.kernels.frame.view import View
 from optgraph.kernels.resample import RESAMPLE, table
-from optgraph.ops.integers import rounds_to
+from optgraph.ops.products import rounds_to
 from optgraph.ops.windowed import Windowed
 from optgraph.plan.lowering import Lowering
 from optgraph.plan.plan import Weight

@@ -18,10 +18,10 @@ from optgraph.kernels.global_pool import GLOBAL_POOL
 from optgraph.kernels.reduce import REDUCE
 from optgraph.ops import computing, exporting
 from optgraph.ops.importing import KeepError, axes_of, require_floating
-from optgraph.ops.integers import rounds_to
 from optgraph.ops.lines import groups, lines
 from optgraph.ops.lowered import before
 from optgraph.ops.movement import Identity
+from optgraph.ops.products import rounds_to
 from optgraph.ops.rounding import Rounding, rounded
 from optgraph.plan.lowering import Lowering
 

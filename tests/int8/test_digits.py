@@ -18,7 +18,7 @@ import optgraph
 from optgraph.int8 import quantize as module
 from optgraph.int8.correct import corrections
 from optgraph.int8.float_model import FloatModel
-from optgraph.int8.grids import Layer, layers
+from optgraph.int8.layers import Layer, layers
 from optgraph.int8.losses import INPUT, WEIGHTS, alone, everything
 from optgraph.int8.quantize import Quantized
 from optgraph.int8.ranges import METHODS, percentile, ranges

@@ -1,4 +1,4 @@
-"""The grids of a written model, seen from its layers: what each reads, and what becomes of what it gives."""
+"""The layers of a written model that are in integers: the grids of what each reads, and of what it gives."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from optgraph.ir.grids import values_on_grids
 from optgraph.ir.quant import Quant
 from optgraph.ir.values import RELU, Act
 from optgraph.ops import Activation, Concat, FakeQuantize, Pad, Reshape, Resize, Split, Transpose
-from optgraph.passes.fuse import grids
+from optgraph.passes.fuse import commute_rounding
 from tests.support.networks import Builder, kinds
 from tests.support.simplify_checks import applied, refusal
 
@@ -43,7 +43,7 @@ MOVERS: dict[str, Callable[[Builder, str], str]] = {
 @pytest.mark.parametrize("mover", MOVERS)
 def test_what_is_on_the_grid_is_not_rounded_again(mover: str) -> None:
     b = Builder()
-    graph, outcome = applied(grids.run, b.done(rounded(b, MOVERS[mover](b, rounded(b, b.conv(b.x, 12, 3))))))
+    graph, outcome = applied(commute_rounding.run, b.done(rounded(b, MOVERS[mover](b, rounded(b, b.conv(b.x, 12, 3))))))
     assert kinds(graph)["FakeQuantize"] == 1
     assert graph.producer(graph.outputs["y0"]).op.kind != "FakeQuantize" or mover == "relu"
     assert outcome.rewrites == 1 + (mover == "relu")
@@ -65,7 +65,7 @@ CHANGERS: dict[str, Callable[[Builder, str], str]] = {
 def test_what_has_left_the_grid_is_rounded_again(changer: str) -> None:
     b = Builder()
     before = b.done(rounded(b, CHANGERS[changer](b, rounded(b, b.conv(b.x, 12, 3)))))
-    graph, outcome = applied(grids.run, before)
+    graph, outcome = applied(commute_rounding.run, before)
     assert outcome.rewrites == 0 and kinds(graph) == kinds(before)
 
 
@@ -75,28 +75,28 @@ def test_what_has_left_the_grid_is_rounded_again(changer: str) -> None:
 )
 def test_an_activation_that_the_grid_does_goes(act: Act) -> None:
     b = Builder()
-    graph, _ = applied(grids.run, b.done(b.act(rounded(b, b.conv(b.x, 6, 3), POSITIVE), act)))
+    graph, _ = applied(commute_rounding.run, b.done(b.act(rounded(b, b.conv(b.x, 6, 3), POSITIVE), act)))
     assert order(graph) == ["Conv", "FakeQuantize"]
 
 
 @pytest.mark.parametrize("act", [Act("clip", 0.0, 5.0), Act("sigmoid"), Act("neg")])
 def test_an_activation_that_changes_numbers_of_the_grid_stays(act: Act) -> None:
     b = Builder()
-    graph, _ = applied(grids.run, b.done(b.act(rounded(b, b.conv(b.x, 6, 3), POSITIVE), act)))
+    graph, _ = applied(commute_rounding.run, b.done(b.act(rounded(b, b.conv(b.x, 6, 3), POSITIVE), act)))
     assert "Activation" in order(graph)
 
 
 @pytest.mark.parametrize("act", [RELU, Act("clip", -0.4, 0.8)])
 def test_an_activation_comes_before_the_rounding(act: Act) -> None:
     b = Builder()
-    graph, outcome = applied(grids.run, b.done(b.act(rounded(b, b.conv(b.x, 6, 3)), act)))
+    graph, outcome = applied(commute_rounding.run, b.done(b.act(rounded(b, b.conv(b.x, 6, 3)), act)))
     assert outcome.rewrites == 1 and order(graph) == ["Conv", "Activation", "FakeQuantize"]
 
 
 def _refused(make: Callable[[Builder], Any]) -> str:
     b = Builder()
     made = make(b)
-    return refusal(grids.run, b.done(*made if isinstance(made, tuple) else (made,)))
+    return refusal(commute_rounding.run, b.done(*made if isinstance(made, tuple) else (made,)))
 
 
 def test_an_activation_of_what_is_rounded_stays_behind() -> None:
@@ -116,7 +116,7 @@ def test_a_value_that_is_needed_without_the_activation() -> None:
 def test_rounding_moves_up_to_what_computes(mover: str) -> None:
     b = Builder()
     moved = MOVERS[mover](b, b.graph.add(Transpose(perm=(0, 1, 3, 2)), [b.conv(b.x, 12, 3)]).output)
-    graph, outcome = applied(grids.run, b.done(rounded(b, moved)))
+    graph, outcome = applied(commute_rounding.run, b.done(rounded(b, moved)))
     assert outcome.rewrites == 1 and order(graph)[:3] == ["Conv", "FakeQuantize", "Transpose"]
     assert values_on_grids(graph)[graph.outputs["y0"]] == WIDE
 
