@@ -169,8 +169,11 @@ class Compiled:
         with self._lock, torch.inference_mode(False), torch.no_grad():  # what is made, outlives the call
             taken = self._taken_at(arguments)
             nets = self._nets.get(key)
-            if nets is None or not nets.weights.unchanged(weights):
+            if nets is None:
                 nets = self._nets[key] = _Nets(Watched(weights, lambda: self._let_go(key)), OrderedDict())
+            elif not nets.weights.unchanged(weights):
+                nets.weights.renew(weights)
+                nets.by_sizes.clear()
             sizes = self._sizes(arguments)
             net = nets.by_sizes.get(sizes)
             if net is None:
@@ -236,9 +239,10 @@ class Compiled:
     def _forget(self, changed: set[int]) -> None:
         """Lets networks go whose weights are among these, by their ids."""
         with self._lock:
-            for key in list(self._nets):
+            for key, nets in list(self._nets.items()):
                 if not changed.isdisjoint(key):
-                    self._nets.pop(key, None)
+                    nets.weights.doubt()
+                    nets.by_sizes.clear()
 
     def _let_go(self, key: tuple[int, ...]) -> None:
         self._nets.pop(key, None)

@@ -28,10 +28,18 @@ class Watched:
                 "its weights were made under torch.inference_mode(), where torch does not count changes",
                 "make the module outside of it",
             )
-        self._memory = [weight.detach() for weight in weights]
         self._batches = [weakref.ref(number) for number in _batch_numbers(weights)]
-        self._state = self._seen(weights)
         self._alive = [weakref.ref(weight, lambda _: gone()) for weight in weights]
+        self.renew(weights)
+
+    def renew(self, weights: Sequence[torch.Tensor]) -> None:
+        """Takes what these, the same tensors, are now for what they were."""
+        self._memory = [weight.detach() for weight in weights]
+        self._state: object = self._seen(weights)
+
+    def doubt(self) -> None:
+        """Takes them for changed."""
+        self._state = None
 
     def unchanged(self, weights: Sequence[torch.Tensor]) -> bool:
         """Whether these, the same tensors, are what they were."""
@@ -46,9 +54,9 @@ class Watched:
 def _batch_numbers(weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """How many batches the batchnorms among them have been trained on: Dynamo hands their statistics in, not the
     modules, and in eval mode not that number."""
-    known = {id(weight) for weight in weights}
-    beside = [each for each in gc.get_referrers(*weights) if isinstance(each, dict)]
-    found = [each.get("num_batches_tracked") for each in beside if id(each.get("running_mean")) in known]
+    known = {id(weight) for weight in weights if not isinstance(weight, torch.nn.Parameter)}
+    dicts = [each for each in gc.get_objects() if type(each) is dict] if known else []  # a tenth of a second
+    found = [each.get("num_batches_tracked") for each in dicts if id(each.get("running_mean")) in known]
     return [number for number in found if isinstance(number, torch.Tensor)]
 
 
