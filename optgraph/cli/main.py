@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from optgraph.base.version import version
-from optgraph.cli import compiling, profiling, quantizing, rewriting, running, serving
+from optgraph.cli import compiling, profiling, quantizing, rewriting, running, serving, timing
 from optgraph.cli.options import flattened
 from optgraph.report.terminal import guarded
 
@@ -28,9 +28,9 @@ for command in (
     compiling.compile,
     running.run,
     running.verify,
-    running.bench,
+    timing.bench,
     profiling.profile,
-    running.tune,
+    timing.tune,
     compiling.inspect,
     compiling.check,
     rewriting.optimize,
