@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import networkx as nx
@@ -32,17 +32,22 @@ FILES = {
 }
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> list[str]:
     """Every module a file imports anywhere in it: at its top, in a function, for types only."""
+    found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             whole = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from (name if name in FILES else node.module for name in whole)
+            found += [name if name in FILES else node.module for name in whole]
+    return found
 
 
-HOUSE = nx.DiGraph((module, used) for module, path in FILES.items() for used in imports(path) if used in FILES)
+@cache
+def house() -> nx.DiGraph:
+    return nx.DiGraph((module, used) for module, path in FILES.items() for used in imports(path) if used in FILES)
 
 
 def floor(module: str) -> int:
@@ -60,12 +65,12 @@ def test_every_folder_is_on_a_floor_and_says_what_it_holds() -> None:
 
 
 def test_folders_use_what_is_below_them() -> None:
-    upward = [f"{user} uses {used}" for user, used in HOUSE.edges if floor(used) > floor(user)]
+    upward = [f"{user} uses {used}" for user, used in house().edges if floor(used) > floor(user)]
     assert not upward
 
 
 def test_no_files_use_each_other_in_a_circle() -> None:
-    circles = [sorted(part) for part in nx.strongly_connected_components(HOUSE) if len(part) > 1]
+    circles = [sorted(part) for part in nx.strongly_connected_components(house()) if len(part) > 1]
     assert not circles
 
 

@@ -16,8 +16,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._dynamo.exc import BackendCompilerFailed
-from torch._dynamo.utils import counters
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
 
@@ -45,7 +43,7 @@ LAUNCHES = {
 def fresh() -> Iterator[None]:
     """Dynamo as in a new process, and every warning a warning."""
     torch._dynamo.reset()
-    counters.clear()
+    torch._dynamo.utils.counters.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("always", EagerWarning)
         yield
@@ -114,7 +112,7 @@ def test_small_modules(name: str) -> None:
     graphs = len(LAUNCHES[name])
     first = [made.check(images(batch, seed=batch))[0] for batch in (2, 3, 5)][2]
     assert relative(first, made.check(images(5, seed=9))[0]) > 1e-3
-    assert counters["stats"]["unique_graphs"] == 2 * graphs  # of the first size, and of any
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2 * graphs  # of the first size, and of any
     plans = [net.plan() for net in made.nets]
     assert [sum(plan.launches_by_kernel().values()) for plan in plans] == 2 * LAUNCHES[name]
     assert not any(plan.fallbacks for plan in plans)
@@ -138,7 +136,7 @@ def test_xception() -> None:
     assert relative(ours, made.check(images(1, 75, seed=1))[0]) > 1e-3
     (net,) = made.nets
     assert sum(net.plan().launches_by_kernel().values()) <= 48 and net.plan().fallbacks == ()
-    assert counters["stats"]["unique_graphs"] == 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def written(self: Any, x: Tensor) -> Tensor:
@@ -403,7 +401,7 @@ def test_the_other_exporter() -> None:
     ],
 )
 def test_options_that_there_are_not(given: dict[str, Any], why: str) -> None:
-    with pytest.raises(BackendCompilerFailed, match=why), torch.no_grad():
+    with pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match=why), torch.no_grad():
         torch.compile(settled(ConvBnRelu()), backend=backend, **given)(images())
 
 

@@ -6,6 +6,7 @@ On a node test of ONNX's own for every operator that it has one for. Its numbers
 from __future__ import annotations
 
 import warnings
+from functools import cache
 
 import numpy as np
 import onnx
@@ -19,9 +20,25 @@ from optgraph.adapters.onnx_backend import parameters, specialised
 from optgraph.api.check import check
 from optgraph.base.errors import ModelError, OptgraphError
 
+# Operators without one that is a single node on arrays with elements.
+UNTESTED = frozenset(
+    (
+        *("BlackmanWindow", "Cast", "CastLike", "ConvInteger", "CumSum", "GlobalLpPool", "Gradient", "HammingWindow"),
+        *("HannWindow", "MaxRoiPool", "MelWeightMatrix", "Multinomial", "OneHot", "Optional", "QLinearConv"),
+        *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "RegexFullMatch"),
+        *("ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert"),
+        *("SequenceLength", "SequenceMap", "StringConcat", "StringNormalizer", "StringSplit", "CastMap"),
+        *("CategoryMapper", "DictVectorizer", "FeatureVectorizer", "Imputer", "LabelEncoder", "LinearClassifier"),
+        *("LinearRegressor", "Normalizer", "OneHotEncoder", "SVMClassifier", "SVMRegressor", "Scaler"),
+        *("TreeEnsembleClassifier", "TreeEnsembleRegressor", "ZipMap"),
+    )
+)
+OPERATORS = sorted({schema.name for schema in onnx.defs.get_all_schemas()} - UNTESTED)
 
+
+@cache
 def node_tests() -> dict[str, NodeTest]:
-    """The first that is a single node on arrays with elements, by operator."""
+    """The first that is a single node on arrays with elements, by operator. Making all takes seconds."""
     found: dict[str, NodeTest] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its test data overflow on purpose
@@ -36,12 +53,11 @@ def node_tests() -> dict[str, NodeTest]:
     return found
 
 
-TESTS = node_tests()
-
-
-@pytest.mark.parametrize("operator", sorted(TESTS))
+@pytest.mark.parametrize("operator", OPERATORS)
 def test_check_says_what_runs(operator: str) -> None:
-    test = TESTS[operator]
+    if operator not in node_tests():
+        pytest.skip("this version of ONNX has no such test of it")
+    test = node_tests()[operator]
     names = [info.name for info in test.model.graph.input]
     arrays = dict(zip(names, test.data_sets[0][0], strict=False))
     model, shapes = specialised(test.model, arrays, parameters(test.model, names))
@@ -62,7 +78,7 @@ def test_check_says_what_runs(operator: str) -> None:
 
 
 def test_an_operator_that_nothing_computes_is_refused_by_both() -> None:
-    assert len(TESTS) > 150
+    assert len(node_tests()) > 150 and node_tests().keys() <= set(OPERATORS)
     node = helper.make_node("MaxRoiPool", ["x", "r"], ["y"], name="roi", pooled_shape=[2, 2])
     infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 3, 8, 8]), ("r", [2, 5]))]
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3, 2, 2])

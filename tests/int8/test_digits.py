@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from optgraph.onnx.write import to_onnx
 from optgraph.run.reference import Executor
 from tests.support.digits import Digits, quietest, trained, uneven
 
-pytest.importorskip("sklearn")
+# Looked for, not imported: that takes a second of every worker.
+pytestmark = pytest.mark.skipif(find_spec("sklearn") is None, reason="needs scikit-learn: pip install scikit-learn")
 
 POINTS = 0.005
 ANY = 9.0  # a tolerance that all meet
