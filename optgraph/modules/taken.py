@@ -95,7 +95,9 @@ def _expected(graph: TorchGraph, output: Output) -> Shape:
 
 
 def _as_torch(answer: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    dense = like.is_contiguous()
-    if not dense and like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last):
-        return answer.to(like.dtype, memory_format=torch.channels_last)
-    return answer.to(like.dtype)
+    strides, sizes = like.stride(), like.shape
+    order = sorted(range(like.dim()), key=lambda axis: (-strides[axis], -sizes[axis]))
+    if like.is_contiguous() or not like.permute(order).is_contiguous():  # a part of something, which is now a whole
+        return answer.to(like.dtype).contiguous()
+    back = [order.index(axis) for axis in range(like.dim())]
+    return answer.to(like.dtype).permute(order).contiguous().permute(back)
