@@ -14,14 +14,13 @@ from optgraph.adapters.triton_server import BACKEND_KEY
 from optgraph.api.net import Net
 from optgraph.base.arrays import to_tensor
 from optgraph.base.errors import InputError, ModelError, OptgraphError
-from optgraph.compare.oracle import distance
+from optgraph.compare.oracle import COUPLED, distance
 from optgraph.ir.values import BATCH, Dim, Value
 from optgraph.onnx.sizes import size_text
 from optgraph.pictures.labels import classes
 from optgraph.run.example import example
 
 MAX_BATCH = 8  # where nobody says
-COUPLED = 1e-3  # relative L2 of an image's answer beside another image and alone, at most; rounding is far below
 OPEN = -1  # a dimension of any size, as the server writes it
 
 LABELS = "labels.txt"
@@ -107,7 +106,7 @@ def why_not_joined(net: Net) -> str:
     for image in range(2):
         alone = _run(net, {name: x[image : image + 1] for name, x in feeds.items()})
         for name, answer in both.items():
-            mine, its = (y.double().nan_to_num() for y in (answer[image : image + 1], alone[name]))
+            mine, its = (y.double().nan_to_num(posinf=0, neginf=0) for y in (answer[image : image + 1], alone[name]))
             if not distance(mine, its)[0] <= COUPLED:
                 return f"what output '{name}' says of an image depends on the others of its batch"
     return ""

@@ -20,6 +20,8 @@ BOUNDS = {"fp32": 1e-5, "tf32": 3e-3, "fp16": 5e-3, "bf16": 3e-2}  # relative L2
 BOUNDS["int8"] = BOUNDS["fp16"]  # what is not on a grid
 NOISE_FACTOR, NOISE_LIMIT = 2.0, 10.0
 
+COUPLED = 1e-3  # relative L2 of an image's answer beside some images and beside others, at most; rounding is far below
+
 # The same of a network with values on grids, whatever it is computed in: where a sum lies half way between two steps,
 # its last bit decides which is taken, and a step of 8 bits is 1e-2 of a small answer.
 GRIDS_BOUND = 1e-2

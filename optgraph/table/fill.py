@@ -18,6 +18,7 @@ from PIL import Image
 from optgraph.api.net import Net
 from optgraph.base.errors import InputError
 from optgraph.base.progress import Counted
+from optgraph.compare.oracle import COUPLED, distance
 from optgraph.ir.values import BATCH, Value
 from optgraph.pictures.decode import Picture, quiet
 from optgraph.pictures.preprocess import picture_input, picture_shape
@@ -58,10 +59,25 @@ class Runner:
         return self.preprocess(path, self.input)
 
     def example(self) -> Mapping[str, np.ndarray]:
-        """The answers to a picture of noise, always the same: they tell types, shapes and kinds of scores."""
+        """The answers to a picture of noise, always the same: they tell types, shapes and kinds of scores.
+
+        Raises InputError if they depend on the pictures that run with it, which others do after an interruption.
+        """
+        noise, other = self._noise(0), self._noise(1)
+        alone = self([noise])
+        for name, beside in (self([noise, other]) if self.batch > 1 else alone).items():
+            mine, its = (
+                np.nan_to_num(np.asarray(y[:1], np.float64), posinf=0, neginf=0) for y in (alone[name], beside)
+            )
+            if not distance(its, mine)[0] <= COUPLED:
+                remedy = ": give --batch 1" if self.input.shape[0] == BATCH else ""
+                raise InputError(f"what output '{name}' says of a picture depends on the others of its batch{remedy}")
+        return alone
+
+    def _noise(self, seed: int) -> np.ndarray:
         height, width, _ = picture_shape(self.input)
-        noise = np.random.default_rng(0).integers(0, 256, (2 * height, 2 * width, 3), np.uint8)
-        return self([self.preprocess(Picture(Image.fromarray(noise)), self.input)])
+        noise = np.random.default_rng(seed).integers(0, 256, (2 * height, 2 * width, 3), np.uint8)
+        return self.preprocess(Picture(Image.fromarray(noise)), self.input)
 
     def __call__(self, pictures: list[np.ndarray]) -> Mapping[str, np.ndarray]:
         """The answers to so many pictures, `batch` at most, and to what fills the batch up."""

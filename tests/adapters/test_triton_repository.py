@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -102,6 +103,13 @@ def test_several_sizes_are_open_where_they_differ(tmp_path: Path) -> None:
     assert dims(config(tmp_path, "one")) == {"x": "3, 12, 12", "y": "10"}
     exported(tmp_path, model, "any", sizes=[(12, 12)], any_size=True)
     assert dims(config(tmp_path, "any")) == {"x": "3, -1, -1", "y": "-1"}
+
+
+def test_answers_that_are_not_finite_are_joined(tmp_path: Path) -> None:
+    huge = classifier(weights={"fc.w": np.full((11, 10), 3e38)})
+    del huge.graph.node[-1]
+    huge.graph.output[0].name = "logits"
+    assert exported(tmp_path, huge).why == ""
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from optgraph.ir.values import Value
 from optgraph.pictures.preprocess import NAMED
 from optgraph.table import rows as rows_module
 from tests.support.cli_models import call, classifier, expected, ok, ok_json, saved
+from tests.support.served_models import coupled
 from tests.support.tables import photos, table
 
 VALUE = Value(("N", 3, 12, 12))
@@ -461,6 +462,15 @@ def test_too_many_columns_for_csv(folder: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("optgraph.table.formats.MOST_COLUMNS", 9)
     said = refused("run", "model.onnx", "photos", "--raw", "-o", "t.csv")
     assert "t.csv: would have 10 columns, a number each: name a .parquet file" in said
+
+
+def test_an_answer_that_depends_on_the_other_pictures(folder: Path) -> None:
+    """After an interruption, a picture runs with others."""
+    saved(folder, coupled(), "mean.onnx")
+    said = refused("run", "mean.onnx", "photos", "-o", "t.csv")
+    assert "what output 'y' says of a picture depends on the others of its batch: give --batch 1" in said
+    assert not list(folder.glob("t.csv*"))
+    assert ok_json("run", "mean.onnx", "photos", "-o", "t.csv", "--batch", 1)["rows"] == 12
 
 
 def test_a_folder_that_cannot_be_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
