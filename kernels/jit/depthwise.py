@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def,untyped-decorator,assignment"
+# mypy: disable-error-code="no-untyped-def,untyped-decorator,assignment,misc,var-annotated"
 """Depthwise convolution; see `kernels/depthwise.py`."""
 
 from __future__ import annotations
@@ -7,8 +7,9 @@ import triton
 import triton.language as tl
 
 from optgraph.kernels.jit.addressing import aligned, strip_position, within
+from optgraph.kernels.jit.bytes import dotted, words
 from optgraph.kernels.jit.dependence import await_launches
-from optgraph.kernels.jit.epilogue import activated, prologue, started, store_rows
+from optgraph.kernels.jit.epilogue import activated_by, prologue, store_rows, vector
 from optgraph.kernels.jit.rows import repeated, replaced
 
 
@@ -40,37 +41,55 @@ def depthwise(
     await_launches()
     added: tl.constexpr = tl.int32 if INTEGERS else tl.float32
     summed: tl.constexpr = tl.float16 if HALF else added
+    wide: tl.constexpr = (UNROLL_W + 3) // 4  # words of int8 in a row of a window
     sums = repeated(tl.zeros((BLOCK_M, BLOCK_N), dtype=added), ROWS)
     for step in range(KH * KW // (UNROLL_H * UNROLL_W)):
         i_first, j_first = step * UNROLL_W // KW, step * UNROLL_W % KW
         taps = ()
         for k in tl.static_range(UNROLL_H * UNROLL_W):
             taps += (tl.load(filters + (step * UNROLL_W + k) * channels, c_mask[None, :], other=0.0),)
+        if INTEGERS:
+            nothing, loaded, taps = tl.zeros((BLOCK_M, BLOCK_N), tl.int8), taps, ()
+            for h in tl.static_range(UNROLL_H):
+                taps += words(loaded, h * UNROLL_W, UNROLL_W, nothing, False)
         for i in tl.static_range((ROWS - 1) * STRIDE_H + UNROLL_H):  # a row of x, for every row of the output it is of
             down = (i_first + i) * window.dilation_h
             h_mask = m_mask & within(top + down, image.height)
             parts = repeated(tl.zeros((BLOCK_M, BLOCK_N), dtype=summed), ROWS)
+            row = ()
             for j in tl.static_range(UNROLL_W):
                 right = (j_first + j) * window.dilation_w
                 mask = (h_mask & within(left + right, image.width))[:, None] & c_mask[None, :]
                 v = tl.load(corners + (down * stride_h + right * stride_w), mask, other=outside if INTEGERS else 0.0)
                 if INTEGERS:
-                    v = v.to(tl.int32)
+                    row += (v,)
                 elif not HALF:
                     v = prologue(v, pre, channel, c_mask)
                 elif pre.act is not None:
                     v = pre.act(v, pre.a, pre.b)
                 if CLEAR:
                     v = tl.where(mask, v, 0.0)
+                if not INTEGERS:
+                    for r in tl.static_range(ROWS):
+                        if (r * STRIDE_H <= i) and (i < r * STRIDE_H + UNROLL_H):
+                            tap = taps[(i - r * STRIDE_H) * UNROLL_W + j].to(summed)
+                            parts = replaced(parts, r, parts[r] + v * tap)
+            if INTEGERS:
+                row = words(row, 0, UNROLL_W, row[0], True)
                 for r in tl.static_range(ROWS):
                     if (r * STRIDE_H <= i) and (i < r * STRIDE_H + UNROLL_H):
-                        parts = replaced(parts, r, parts[r] + v * taps[(i - r * STRIDE_H) * UNROLL_W + j].to(summed))
+                        for k in tl.static_range(wide):
+                            tap = taps[(i - r * STRIDE_H) * wide + k]
+                            parts = replaced(parts, r, dotted(row[k], tap, parts[r]))
             for r in tl.static_range(ROWS):
                 if (r * STRIDE_H <= i) and (i < r * STRIDE_H + UNROLL_H):
                     sums = replaced(sums, r, sums[r] + parts[r].to(added))
 
+    each = channel[None, :] + tl.zeros((BLOCK_M, 1), tl.int32)
+    start, scale = vector(end.start, each, c_mask[None, :]), vector(end.scale, each, c_mask[None, :])
+    bias = vector(end.bias, each, c_mask[None, :])
     for r in tl.static_range(ROWS):
-        acc = activated(started(sums[r], end, channel, c_mask), end, channel, c_mask)
+        acc = activated_by(start, scale, bias, sums[r], end, channel, c_mask)
         pixel = ((n * size.height + oh + r) * size.width + ow).to(tl.int64)
         store_rows(acc, end, out, size.row, pixel, channel, m_mask & (oh + r < size.height), c_mask, ALIGN)
 # fmt: on

@@ -65,6 +65,25 @@ def activated(acc, end, columns, mask):
 
 
 @triton.jit
+def vector(pointer, columns, mask):
+    """What a vector has for `columns` [BLOCK_M, BLOCK_N], for several blocks: each thread loads its own, which does not
+    go through shared memory. 0 if there is no vector."""
+    return 0 if pointer is None else tl.load(pointer + columns, mask, other=0.0)
+
+
+@triton.jit
+def activated_by(start, scale, bias, acc, end, columns, mask):
+    """`activated`, after `started`, by what `vector` gave of those of `end`."""
+    if end.start is not None:
+        acc += start
+    if end.scale is not None:
+        acc = acc.to(tl.float32) * scale
+    if end.bias is not None:
+        acc += bias
+    return end.act(acc, parameter(end.a, columns, mask), end.b)
+
+
+@triton.jit
 def started(acc, end, columns, mask):
     """Sums of integers, with what the grid's zero adds to each column of them."""
     if end.start is not None:

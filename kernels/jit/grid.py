@@ -9,38 +9,38 @@ from triton.language import core
 
 # The sum with 1.5 * 2^23 rounds a small float32 to a whole number, half to even, which is then in its lowest bits.
 _WHOLE = tl.constexpr(12582912.0)
-_FAR = tl.constexpr(1024.0)  # steps: beyond all grids
+_MOST = tl.constexpr(3.4028234e38)  # a float32
 
 
-def _interpreted(_semantic=None):
+def interpreted(_semantic=None):
     """Whether this is run by the interpreter, which has no `_semantic`."""
     return core.constexpr(_semantic is None)
 
 
-_interpreted.__triton_builtin__ = True  # type: ignore[attr-defined]  # the compiler calls it
+interpreted.__triton_builtin__ = True  # type: ignore[attr-defined]  # the compiler calls it
 
 
 @triton.jit
 def _divided(y, scale, inverse):
-    """y / scale, correctly rounded where that is less than _FAR, in three instructions instead of a dozen and a branch.
-    The remainder of the quotient by `inverse` is exact, and tells what that lacks (Markstein)."""
-    if _interpreted():  # its fma rounds twice
+    """y / scale, correctly rounded, in three instructions instead of a dozen and a branch. The remainder of the
+    quotient by `inverse` is exact, and tells what that lacks (Markstein)."""
+    if interpreted():  # its fma rounds twice
         return tl.div_rn(y, scale)
-    near = tl.minimum(tl.maximum(y * inverse, -_FAR), _FAR)  # a remainder of infinity stays one
-    return tl.fma(tl.fma(-near, scale, y), inverse, near)
+    near = y * inverse
+    return tl.fma(tl.fma(near, -scale, y), inverse, near)
 
 
 @triton.jit
 def _whole(y, scale, inverse, zero, NAN: tl.constexpr):
     """_WHOLE + how many steps above the grid's zero the number nearest to `y` is. NAN: it stays one."""
-    zero = zero.to(tl.float32)
-    steps = _divided(y, scale, inverse)
+    # Cut off before it is divided: what is left of infinity has a remainder, and the ends are as near to whole steps.
+    low = tl.maximum((-128.0 - zero.to(tl.float32)) * scale, -_MOST)
+    high = tl.minimum((127.0 - zero.to(tl.float32)) * scale, _MOST)
     if NAN:  # Triton 3.6 passes no PropagateNan on
-        steps = tl.maximum(steps, -128.0 - zero, tl.PropagateNan.ALL)
-        steps = tl.minimum(steps, 127.0 - zero, tl.PropagateNan.ALL)
+        y = tl.minimum(tl.maximum(y, low, tl.PropagateNan.ALL), high, tl.PropagateNan.ALL)
     else:
-        steps = tl.minimum(tl.maximum(steps, -128.0 - zero), 127.0 - zero)
-    return steps + _WHOLE
+        y = tl.minimum(tl.maximum(y, low), high)
+    return _divided(y, scale, inverse) + _WHOLE
 
 
 @triton.jit
@@ -52,7 +52,7 @@ def nearest(y, scale, inverse, zero):
 @triton.jit
 def integers(y, scale, inverse, zero):
     """The int8 that stands for it; of NaN the lowest, as in ONNX Runtime."""
-    if _interpreted():  # no maximum of its loses a NaN
+    if interpreted():  # no maximum of its loses a NaN
         y = tl.where(y == y, y, float("-inf"))
     return (_whole(y, scale, inverse, zero, False).to(tl.int32, bitcast=True) + zero).to(tl.int8)
 

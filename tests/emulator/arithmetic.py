@@ -101,6 +101,18 @@ def _mad(reader: Reader, i: Instruction) -> Step:
     return reader.elementwise(i, [kind, kind, wide], lambda a, b, c: a.astype(wide) * b.astype(wide) + c)
 
 
+def _dp4a(reader: Reader, i: Instruction) -> Step:
+    if i.modifiers != ("s32", "s32"):
+        raise UnsupportedError("dp4a of no int8")
+
+    def multiply(a: Array, b: Array, c: Array) -> Array:
+        for k in range(4):
+            c = c + (a << np.int32(24 - 8 * k) >> np.int32(24)) * (b << np.int32(24 - 8 * k) >> np.int32(24))
+        return c
+
+    return reader.elementwise(i, [np.int32] * 3, multiply)
+
+
 def _fma(reader: Reader, i: Instruction) -> Step:
     if i.type == "f16":
         kinds = [np.float16] * 3
@@ -240,6 +252,7 @@ ARITHMETIC: dict[str, Maker] = {
     "div": _computed(np.divide, divide),
     "rem": _computed(np.fmod, lambda a, b: a - divide(a, b) * b),
     "mad": _mad,
+    "dp4a": _dp4a,
     "fma": _fma,
     "ex2": _computed(np.exp2),
     "lg2": _computed(np.log2),

@@ -137,6 +137,17 @@ def test_depthwise_and_dense_take_off_the_zero_of_the_grid() -> None:
     assert torch.equal(rows.double(), (x.double() - GRID.zero).permute(0, 3, 1, 2).flatten(1) @ weight.double().t())
 
 
+@pytest.mark.parametrize("height", [1, 2])
+@pytest.mark.parametrize("width", range(1, 10))
+def test_a_depthwise_row_of_any_width_is_exact(height: int, width: int) -> None:
+    x, weight = integers(1, 5, 12, 19), integers(19, 1, height, width)
+    x[..., 0], weight[0] = -128, -128  # the largest products
+    expected = F.conv2d(x.double().permute(0, 3, 1, 2), weight.double(), groups=19).permute(0, 2, 3, 1)
+    out, after = torch.zeros(expected.shape), Epilogue(scale=torch.ones(19))
+    depthwise.depthwise(x, depthwise.pack(weight), out, window=Window((height, width)), after=after)()
+    assert torch.equal(out.double(), expected)
+
+
 def test_a_window_outside_of_the_image_has_no_maximum() -> None:
     x, out = torch.zeros(1, 2, 2, 16).char(), torch.zeros(1, 4, 4, 16)
     pool.pool(x, out, kind="max", window=Window((1, 1), pads=(1, 1, 1, 1)), before=Prologue(quant=GRID))()
