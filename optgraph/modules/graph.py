@@ -98,7 +98,10 @@ def _found(symbol: str, symbols: Mapping[Size, str]) -> Size:
     for size, other in symbols.items():
         if other == symbol:
             return size
-    raise ModelError(f"a number '{symbol}' comes with the tensors, and is the length of none", "make it a constant")
+    raise ModelError(
+        f"a number '{symbol}' comes with the tensors, and is the length of none",
+        "make it a constant, and inputs .contiguous()",
+    )
 
 
 def readable(name: str) -> str:

@@ -372,6 +372,13 @@ def test_integers_that_an_exporter_has_wrong() -> None:
     assert made.nets
 
 
+def test_lengths_left_open_of_what_lies_apart() -> None:
+    made = Made(settled(ConvBnRelu()))
+    with pytest.warns(EagerWarning, match=r"is the length of none: make it a constant, and inputs .contiguous\(\)"):
+        for step in (1, 2, 3):
+            made.check(images(2, 16 * step)[:, :, ::step, ::step], bound=1e-5)
+
+
 def test_numbers_left_open() -> None:
     made = Made(settled(ConvBnRelu()))
     made.compiled = torch.compile(made.module, backend=backend, dynamic=True)
