@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 from hypothesis import strategies as st
-from onnx import helper
+
+from tests.support.nodes import Nodes
 
 
 class Image(NamedTuple):
@@ -21,7 +22,7 @@ class Image(NamedTuple):
 
 
 @dataclass
-class Builder:
+class Builder(Nodes):
     """A model in the making: `draw` decides, `rng` fills weights of about unit gain."""
 
     draw: Any
@@ -36,18 +37,6 @@ class Builder:
 
     def maybe(self) -> bool:
         return bool(self.draw(st.booleans()))
-
-    def node(self, op_type: str, *inputs: str, outputs: int = 1, **attrs: Any) -> str:
-        """Adds a node; returns its first output, `<name>`, the next being `<name>.1`."""
-        name = f"{op_type.lower()}{len(self.nodes)}"
-        names = [name, *(f"{name}.{i}" for i in range(1, outputs))]
-        self.nodes.append(helper.make_node(op_type, list(inputs), names, name=name, **attrs))
-        return name
-
-    def weight(self, array: Any, dtype: Any = np.float32) -> str:
-        name = f"w{len(self.weights)}"
-        self.weights[name] = np.asarray(array, dtype)
-        return name
 
     def vector(self, *shape: int, positive: bool = False) -> str:
         """A constant of this shape; one that is there already, every other time, for constants are shared."""

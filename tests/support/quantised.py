@@ -11,28 +11,18 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from tests.support.nodes import Nodes
 
-class Sketch:
+
+class Sketch(Nodes):
     """An ONNX model in the making: weights of about unit gain, an image `x` of N×8×12×12 in and `y` out."""
 
     def __init__(self, seed: int = 0, opset: int = 17, channels: int = 8, size: int = 12) -> None:
         self.opset = opset
         self.rng = np.random.default_rng(seed)
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: dict[str, np.ndarray] = {}
+        self.nodes = []
+        self.weights = {}
         self.input = ["N", channels, size, size]
-
-    def node(self, op_type: str, *inputs: str, outputs: int = 1, **attrs: Any) -> str:
-        """Adds a node; returns its first output, `<name>`, the next being `<name>.1`."""
-        name = f"{op_type.lower()}{len(self.nodes)}"
-        names = [name, *(f"{name}.{i}" for i in range(1, outputs))]
-        self.nodes.append(helper.make_node(op_type, list(inputs), names, name=name, **attrs))
-        return name
-
-    def weight(self, array: Any, dtype: Any = np.float32) -> str:
-        name = f"w{len(self.weights)}"
-        self.weights[name] = np.asarray(array, dtype)
-        return name
 
     def conv(self, x: str, cin: int, cout: int, kernel: int = 1, groups: int = 1, stride: int = 1) -> str:
         """A convolution that keeps height and width at stride 1; its channels differ in scale by a factor of 30."""
