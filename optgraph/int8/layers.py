@@ -97,4 +97,4 @@ class _Written:
             shape = [-1 if i == axis % integers.ndim else 1 for i in range(integers.ndim)]
             scale, zero = scale.reshape(shape), zero.reshape(shape)
         real = (integers.astype(np.float32) - zero.astype(np.float32)) * scale
-        return real.astype(np.float32), scale.size
+        return np.asarray(real, np.float32), scale.size

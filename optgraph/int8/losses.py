@@ -190,7 +190,9 @@ def _why(graph: Graph, layer: Layer, seen: _Seen, parts: Mapping[str, float]) ->
         return ""
     if part == WEIGHTS:
         slot = min(layer.weights)
-        array = graph.constants[layer.node.inputs[slot]]
+        array = np.atleast_1d(graph.constants[layer.node.inputs[slot]])
+        if not array.any():
+            return "weights: none but the bias"
         axis = array.ndim - 1 if layer.op == "MatMul" else 0
         rows = np.abs(np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1))
         peaks, rms = rows.max(1), math.sqrt(float(np.square(rows, dtype=np.float64).mean()))

@@ -101,6 +101,18 @@ def test_gates_products_and_transposed_convolutions() -> None:
     assert "ConvTranspose" not in {loss.op for loss in found.losses}
 
 
+def test_scalars_and_weights_of_zeros() -> None:
+    """As attention multiplies its scores, and as what was pruned is left."""
+    arrays = {"q": normal(12, 12), "s": np.float32(0.3), "w": np.zeros((6, 3, 3, 3), np.float32)}
+    arrays |= {"b": np.ones(6, np.float32), "z": normal(6, 3, 3, 3)}
+    nodes: list[Any] = [("MatMul", "x q", "p", {}), ("Mul", "p s", "n", {}), ("Conv", "n w b", "c", {})]
+    nodes += [("Conv", "n z", "d", {}), ("Add", "c d", "y", {})]
+    found = optgraph.quantize(model_of(nodes, arrays, ["N", 3, 12, 12]), X)
+    told = {loss.op: loss.why for loss in found.losses if loss.layer != "d"}
+    assert {"MatMul", "Mul", "Conv", "Add"} == told.keys() and found.verdict.error < 0.05
+    assert told["Conv"] == "weights: none but the bias"
+
+
 def test_whatever_pictures_are_given_as(tmp_path: Path) -> None:
     pixels = RNG.integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
     for i, picture in enumerate(pixels):
