@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from optgraph.api.net import Net
-from optgraph.base.dtypes import float_storage, nearest_tf32, torch_dtype
+from optgraph.base.dtypes import INT8, float_storage, nearest_tf32, torch_dtype
 from optgraph.ir.graph import Graph
 from optgraph.onnx.sessions import Feeds
 from optgraph.ops.quantised import on_grids
@@ -106,7 +106,9 @@ def as_stored(graph: Graph, dtype: str, keep: Collection[str] = ()) -> Executor:
     stored = graph.copy()
     exact = {value for node in graph.nodes() if node.name in kept.nodes for value in node.inputs}
     for name, array in graph.constants.items():
-        if array.ndim > 1 and array.dtype.kind == "f" and name not in exact:  # kernels keep vectors in float32
+        integers = dtype == INT8 and name in graph.grids
+        # Kernels keep vectors in float32.
+        if array.ndim > 1 and array.dtype.kind == "f" and name not in exact and not integers:
             stored.constants[name] = _rounded(torch.tensor(array.astype(np.float32)), dtype).numpy()
 
     def store(name: str, tensor: torch.Tensor) -> torch.Tensor:

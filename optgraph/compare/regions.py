@@ -6,8 +6,8 @@ Both sides stream, in the same order, so memory stays bounded, and what is found
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TypedDict
+from collections.abc import Iterator, Mapping
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -18,18 +18,25 @@ from optgraph.compare.original import Original
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.op import Op, Outputs
 from optgraph.ir.words import op_text
-from optgraph.ops.quantised import on_grids
 from optgraph.run.context import Tensors
 from optgraph.run.reference import Executor
 
 
 class BadRegion(TypedDict):
-    """A node whose result is wrong, and the ONNX nodes it stands for."""
+    """A node whose result is wrong, and the ONNX nodes it stands for.
+
+    Of a network of 8 bits, fault: 'meant', if the graph asks for something else than the model, or 'computed', if the
+    backend gives something else than the graph asks for. Where the result lies on a grid, integers_off: the share of its
+    integers that are wrong, and steps_off, by how many steps at most.
+    """
 
     region: str
     op: str
     onnx_nodes: list[str]
     rel_l2: float
+    fault: NotRequired[str]
+    integers_off: NotRequired[float]
+    steps_off: NotRequired[float]
 
 
 class Regions:
@@ -38,7 +45,10 @@ class Regions:
     compared: names of the regions that have a value of the original model to equal. total: how many there are.
     bad: the first that does not equal it. broken: the first with a NaN or an Inf that the original does not have there.
     worst: the region that is furthest off, right or wrong.
+    by_themselves: whether each is compared on the same inputs as the reference, so that errors do not add up.
     """
+
+    by_themselves = False
 
     def __init__(
         self, graph: Graph, original: Original, index: int, bound: float, tell: Progress, stored: Executor | None = None
@@ -60,8 +70,6 @@ class Regions:
         self.worst: BadRegion | None = None
         self._spreads = original.spreads
         self._rounded: Iterator[tuple[Node, Outputs]] | None = stored.stream(feeds) if stored else None
-        # What these are to be compared with, as in `oracle.coarseness`.
-        self._plain = Executor(graph).stream(feeds) if stored and on_grids(graph) else None
         self._expected = original.values.stream([self._sources[value].name for value in self._wanted], feeds)
         self._tell = tell
         self._left = set(self._wanted)
@@ -69,7 +77,6 @@ class Regions:
     def see(self, node: Node, results: Tensors) -> None:
         """`node` has given `results`; called in the order of `graph.nodes()`, and a node's outputs in theirs."""
         rounded = dict(zip(node.outputs, next(self._rounded)[1], strict=True)) if self._rounded else {}
-        plain = dict(zip(node.outputs, next(self._plain)[1], strict=True)) if self._plain else {}
         for value in results:
             if value not in self._left:
                 continue
@@ -80,7 +87,7 @@ class Regions:
             scale = SIGMOID_SCALE if ends_with_sigmoid(node.op) else self._spreads.get(source.name, 0.0)
             bound = self.bound
             if value in rounded:
-                noise, _ = distance(rounded[value], plain.get(value, expected), scale)
+                noise, _ = distance(rounded[value], expected, scale)
                 bound = max(bound, min(NOISE_FACTOR * noise, NOISE_LIMIT * bound))
             self._compare(node, results[value], expected, scale, bound)
             self._tell("regions", 1.0 - len(self._left) / len(self._wanted))
@@ -107,7 +114,14 @@ def ends_with_sigmoid(op: Op) -> bool:
 
 def text(region: BadRegion) -> str:
     """'conv1' (Conv[...]), off by 1e-3, for ONNX nodes a, b"""
-    off = f"off by {region['rel_l2']:.1e}" if math.isfinite(region["rel_l2"]) else "NaN or Inf"
-    return (
-        f"'{region['region']}' ({region['op']}), {off}, for ONNX nodes {', '.join(region['onnx_nodes']) or 'unknown'}"
-    )
+    nodes = ", ".join(region["onnx_nodes"]) or "unknown"
+    return f"'{region['region']}' ({region['op']}), {how_far(region)}, for ONNX nodes {nodes}"
+
+
+def how_far(region: Mapping[str, Any]) -> str:
+    """How far a region is off, and where that comes from."""
+    off = f"off by {region['rel_l2']:.1e}" if math.isfinite(region["rel_l2"] or 0.0) else "NaN or Inf"
+    if "integers_off" in region:
+        off = f"{region['integers_off']:.2%} of its integers off by up to {region['steps_off']:.3g} steps"
+    why = {"meant": " in the graph that it was compiled to", "computed": " from what the backend itself gave it"}
+    return off + why.get(region.get("fault", ""), "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from optgraph.compare.oracle import GRIDS_BOUND
 from optgraph.compare.original import Original, OutputError
 from optgraph.compare.regions import Regions, text
 from optgraph.run.ranges import Leaving
@@ -31,12 +32,27 @@ def reason(
     """
     dead = _dead(original)
     found = _not_finite(outputs, regions, original) or dead or _wrong(outputs, regions, bound, backend)
-    found = found or _lost(outputs, original)
+    if not regions.by_themselves:
+        found = found or _lost(outputs, original)
     if found in ("", dead) or not original.finite or not out_of_range:
         return found
     names = [f"'{one.region}'" for one in out_of_range]
     some = ", ".join(names[:3] + ["..."] * (len(names) > 3))
     return f"{found}; out of the range of fp16: {some}: keep them in float32 (--keep-fp32 auto)"
+
+
+def magnified(outputs: Sequence[OutputError], regions: Regions, bound: float, noise: float) -> list[str]:
+    """What is to be said of a network of 8 bits whose answers say little, each region being right by itself.
+
+    bound: relative L2 that an output may be off. noise: by how much rounding alone moves it.
+    """
+    worst = max(outputs, key=lambda output: output.rel_l2)
+    if not GRIDS_BOUND < worst.rel_l2 <= bound:
+        return []
+    return [
+        f"'{worst.name}' is off by {worst.rel_l2:.1e}, and rounding alone moves it by {noise:.1e}: this network magnifies "
+        f"a step of 8 bits so far. Each of its {regions.total} regions is right by itself, to the step"
+    ]
 
 
 def _not_finite(outputs: Sequence[OutputError], regions: Regions, original: Original) -> str:

@@ -33,7 +33,8 @@ from optgraph.base.progress import Progress, silent
 from optgraph.compare import verdict
 from optgraph.compare.culprit import culprit
 from optgraph.compare.imported import Imported
-from optgraph.compare.oracle import allowed, as_stored, coarseness, distance, exact
+from optgraph.compare.grid_regions import GridRegions
+from optgraph.compare.oracle import NOISE_FACTOR, allowed, as_stored, coarseness, distance, exact
 from optgraph.compare.original import Original, OutputError
 from optgraph.compare.regions import BadRegion, Regions
 from optgraph.onnx.apart import Apart, EndedError
@@ -217,13 +218,17 @@ def _verified(
 ) -> Verification:
     """`runtime`, by the name of `backend`, against `values`."""
     original = Original(net, values, feeds, batch, seed)
-    dtype = computed_dtype(net)
+    dtype, grids = computed_dtype(net, backend), on_grids(net.fused)
+    stored = "fp32" if backend == ORT else dtype  # whose regions are shown in float, whatever the answers come from
     noise, said = original.noise()
-    noise = max(noise, coarseness(net, dtype, feeds, original.answers, original.scales))
-    bound = allowed(dtype, noise, on_grids(net.fused))
-    results, regions = _run(net, runtime, original, batch, REGION_FACTOR * bound, progress)
+    noise = max(noise, coarseness(net, stored, feeds, original.answers, original.scales))
+    bound = allowed(stored, noise, grids)
+    results, regions = _run(net, runtime, stored, original, batch, REGION_FACTOR * bound, progress)
     progress("outputs", 1.0)
     found = tuple(original.compare(name, [result[name] for result in results]) for name in net.outputs)
+    if grids and regions.bad is None:  # then it is the network that moves so far by one step of its own
+        bound = max(bound, NOISE_FACTOR * noise)
+        said = [*said, *verdict.magnified(found, regions, bound, noise)]
     out = tuple(leaving(net.simplified, net.fused, dtype, feeds, net.plans.keep))
     reason = verdict.reason(found, regions, original, bound, backend, out)
     return Verification(
@@ -284,13 +289,15 @@ def open_with_original(
     return net, source
 
 
-def computed_dtype(net: Net) -> str:
-    """What the net's backend computes in; the two reference backends know only float32."""
-    return net.dtype if net.backend in ("triton", "interpret") else "fp32"
+def computed_dtype(net: Net, backend: str = "") -> str:
+    """What the net's backend, or another, computes in: plain torch in float32, ONNX Runtime in that or in integers."""
+    backend = backend or net.backend
+    known = backend in ("triton", "interpret") or (backend == ORT and net.dtype == INT8)
+    return net.dtype if known else "fp32"
 
 
 def _run(
-    net: Net, runtime: Backend, original: Original, batch: int, bound: float, tell: Progress
+    net: Net, runtime: Backend, dtype: str, original: Original, batch: int, bound: float, tell: Progress
 ) -> tuple[list[dict[str, torch.Tensor]], Regions]:
     """The net's answers to each input, and its regions on the one where they are furthest off."""
     tensors = [{name: as_tensor(array) for name, array in feed.items()} for feed in original.feeds]
@@ -305,11 +312,27 @@ def _run(
             for found, answer in zip(results, original.answers, strict=True)
         ]
         worst = errors.index(max(errors))
-    dtype = computed_dtype(net)
-    coarse = None if exact(runtime.graph, dtype) else as_stored(runtime.graph, dtype, net.plans.keep)
-    regions = Regions(runtime.graph, original, worst, bound, tell, coarse)
+    regions: Regions
+    if on_grids(runtime.graph):
+        regions = GridRegions(runtime.graph, original, worst, bound, tell, dtype, net.plans.keep, _rough(net, dtype, batch))
+    else:
+        coarse = None if exact(runtime.graph, dtype) else as_stored(runtime.graph, dtype, net.plans.keep)
+        regions = Regions(runtime.graph, original, worst, bound, tell, coarse)
     shown = runtime.stepwise(tensors[worst], batch, regions.see)
     return results or [shown], regions
+
+
+def _rough(net: Net, dtype: str, batch: int) -> set[str]:
+    """The regions whose kernels multiply numbers of fewer bits than float32 has, and no integers."""
+    if dtype == "fp32":
+        return set()
+    plan = net.plan(batch)
+    return {fallback.node for fallback in plan.fallbacks} | {
+        call.node
+        for call in plan.calls
+        for path, weight in call.weights.items()
+        if not path.startswith(("before", "after")) and plan.packed[weight.key].dtype != INT8
+    }
 
 
 def _finite(number: float) -> float | None:

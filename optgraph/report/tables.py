@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from optgraph.compare.regions import how_far
 from optgraph.report.layout import Listing, plain
 from optgraph.report.layout import facts_table as _facts
 from optgraph.report.layout import listing as _table
@@ -184,7 +185,7 @@ def verification_table(data: Mapping[str, Any]) -> Table:
     if data["first_bad_region"]:
         bad = data["first_bad_region"]
         nodes = ", ".join(bad["onnx_nodes"])
-        rows["first wrong"] = f"{bad['region']} ({bad['op']}): {number(bad['rel_l2'])}; ONNX nodes {nodes}"
+        rows["first wrong"] = f"{bad['region']} ({bad['op']}): {how_far(bad)}; ONNX nodes {nodes}"
     return _facts(rows)
 
 

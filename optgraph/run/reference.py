@@ -56,6 +56,7 @@ class Executor:
         self._inputs = {name: graph.values[name] for name in graph.inputs}
         self._outputs = dict(graph.outputs)
         self._constants = {name: self._tensor(array) for name, array in graph.constants.items()}
+        self._opsets = {**graph.domains, "": graph.opset}
         self._steps = self._schedule(graph)
         self._functions = {step.node.name: step.function for step in self._steps}
 
@@ -74,10 +75,16 @@ class Executor:
             for public, value in self._outputs.items()
         }
 
-    def node(self, node: Node, values: Mapping[str, Tensor]) -> Outputs:
-        """What one node makes of these values and the constants. Raises ModelError if it cannot be computed."""
+    def node(self, node: Node, values: Mapping[str, Tensor], op: Op | None = None, store: bool = True) -> Outputs:
+        """What one node makes of these values and the constants. Raises ModelError if it cannot be computed.
+
+        op: in the place of its own. store: whether what it makes is stored as any is.
+        """
         found = (values.get(name, self._constants.get(name)) for name in node.inputs)
-        return tuple(map(self._stored, node.outputs, _computed(self._functions[node.name], node, list(found))))
+        inputs = [x.to(self._dtype) if x is not None and x.is_floating_point() else x for x in found]
+        function = self._functions[node.name] if op is None or op is node.op else op.function(self._opsets)
+        computed = _computed(function, node, inputs)
+        return tuple(map(self.stored, node.outputs, computed)) if store else computed
 
     def stream(self, feeds: Mapping[str, Array]) -> Iterator[tuple[Node, Outputs]]:
         """Each node with its outputs, in topological order, computed as the iterator is advanced.
@@ -90,13 +97,14 @@ class Executor:
         for step in self._steps:
             node = step.node
             computed = _computed(step.function, node, [values[name] if name else None for name in node.inputs])
-            outputs = tuple(map(self._stored, node.outputs, computed))
+            outputs = tuple(map(self.stored, node.outputs, computed))
             values.update(zip(node.outputs, outputs, strict=True))
             for name in step.dead:
                 del values[name]
             yield node, outputs
 
-    def _stored(self, name: str, tensor: Tensor) -> Tensor:
+    def stored(self, name: str, tensor: Tensor) -> Tensor:
+        """What is kept of a value, by its name."""
         if not tensor.is_floating_point():
             return tensor
         tensor = tensor.to(self._dtype)
@@ -110,7 +118,7 @@ class Executor:
             dead = tuple(name for name in touched if name not in read_later)
             read_later.update(dead)
             try:
-                call = self._settled(graph, node).function({**graph.domains, "": graph.opset})
+                call = self._settled(graph, node).function(self._opsets)
             except ModelError as error:
                 raise ModelError(_located(node, error)) from error
             steps.append(_Step(node, call, dead))
