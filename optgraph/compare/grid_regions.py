@@ -21,15 +21,14 @@ import torch
 
 from optgraph.base.arrays import as_tensor
 from optgraph.base.progress import Progress
-from optgraph.compare.oracle import BOUNDS, as_stored, distance
+from optgraph.compare.oracle import BOUNDS, SIGMOID_SCALE, as_stored, distance
 from optgraph.compare.original import Original
-from optgraph.compare.regions import SIGMOID_SCALE, BadRegion, Regions, ends_with_sigmoid
+from optgraph.compare.regions import REGION_FACTOR, BadRegion, Regions, ends_with_sigmoid
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.grids import values_on_grids
-from optgraph.ir.op import Op
 from optgraph.ir.quant import Quant
-from optgraph.ops.joining import Concat
 from optgraph.ir.words import op_text
+from optgraph.ops.joining import Concat
 from optgraph.ops.pool import Pool
 from optgraph.ops.rounding import Rounding, rounded
 from optgraph.run.context import Tensors
@@ -39,7 +38,6 @@ from optgraph.run.reference import Executor
 # of a sum; and what a product of fewer bits may be off by, which is then judged as in a network of floats, too.
 LEAN, ROUGH_LEAN = 2.0**-6, 0.5
 APART = 0.25  # of a step: more, and it is another integer
-SHARE = 1e-3  # of the numbers of a region that may be off all the same, by a step: half way to two grids in turn, say
 EPS = {"fp32": 2.0**-22, "bf16": 2.0**-7}  # what stores the numbers of a grid; 2^-10 all others
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # the least and the most that a value may be
@@ -91,7 +89,9 @@ class GridRegions(Regions):
             shown = results[value].detach().cpu().clone() if value in results else None
             self._ours[value] = pair if shown is None else (shown, shown)
             if shown is not None:
-                self._judge(node, value, shown, pair, self._dtype, 4 * BOUNDS[self._dtype], "computed", not rough)
+                self._judge(
+                    node, value, shown, pair, self._dtype, REGION_FACTOR * BOUNDS[self._dtype], "computed", not rough
+                )
         certain = all(low is high for low, high in (self._theirs[v] for v in node.inputs if v in self._theirs))
         for value, pair in zip(node.outputs, _made(self._exact, node, self._theirs, LEAN), strict=True):
             self._theirs[value] = pair
@@ -103,7 +103,16 @@ class GridRegions(Regions):
             given = torch.from_numpy(np.array(expected.transpose(source.perm) if source.perm else expected))
             self._theirs[value] = given, given
             direct = certain or isinstance(node.op, Concat | Pool) or node.op.moves
-            self._judge(node, value, given, pair, "fp32", 4 * BOUNDS["fp32"] if direct else self.bound, "meant", direct)
+            self._judge(
+                node,
+                value,
+                given,
+                pair,
+                "fp32",
+                REGION_FACTOR * BOUNDS["fp32"] if direct else self.bound,
+                "meant",
+                direct,
+            )
             self._tell("regions", 1.0 - len(self._left) / len(self._wanted))
         for value in self._dead.get(node.name, ()):
             self._ours.pop(value, None)
@@ -120,7 +129,7 @@ class GridRegions(Regions):
         by: str,
         direct: bool = True,
     ) -> None:
-        """Whether `found` lies in `pair`. direct: whether that holds for single numbers."""
+        """Whether `found` lies in `pair`. direct: whether single numbers do, where they are on a grid."""
         ours, low, high = (tensor.double() for tensor in (found, *pair))
         if ours.shape != low.shape:
             self._blame(node, math.inf, by)
@@ -139,12 +148,10 @@ class GridRegions(Regions):
         if grid is None:
             return
         nearest = nearest if direct else grid.apply(ours)  # whatever it is, it lies on the grid
-        far = (ours - nearest).abs() - APART * grid.scale - EPS.get(dtype, 2.0**-10) * ours.abs()
-        far = far.clamp(min=0.0) / max([grid.scale, *(quant.scale for quant in _quants(node.op))])
-        wrong = int((far > 0).sum())
-        if wrong > max(1.0, SHARE * far.numel()) or (wrong and float(far.max()) > 1.0):
-            steps = float(((ours - nearest).abs() / grid.scale).max())
-            self._blame(node, rel_l2, by, wrong / far.numel(), steps)
+        far = (ours - nearest).abs()
+        wrong = int((far > APART * grid.scale + EPS.get(dtype, 2.0**-10) * ours.abs()).sum())
+        if wrong:
+            self._blame(node, rel_l2, by, wrong / far.numel(), float(far.max()) / grid.scale)
 
     def _spread(self, value: str) -> float:
         return self._spreads.get(self._sources[value].name, 0.0) if value in self._sources else 0.0
@@ -171,14 +178,14 @@ def _made(executor: Executor, node: Node, values: Known, lean: float) -> list[Pa
     low, high = ({value: values[value][i] for value in node.inputs if value in values} for i in (0, 1))
     op, certain = node.op, all(low[value] is high[value] for value in low)
     if isinstance(op, Rounding) and certain and not getattr(op, "before_residual", ()):  # one product for both
-        plain = executor.node(node, low, replace(op, quants=()), store=False)
-        return [
-            tuple(executor.stored(node.output, rounded(y, _leaning(op.quants, by))) for by in (-lean, lean))
-            for y in plain
-        ]
+        (y,) = executor.node(node, low, replace(op, quants=()), store=False)
+        down, up = (executor.stored(node.output, rounded(y, _leaning(op.quants, by))) for by in (-lean, lean))
+        return [(down, up) if op.quants else (down, down)]
     downs = executor.node(node, low, _leaning(op, -lean))
     ups = downs if certain and not _quants(op) else executor.node(node, high, _leaning(op, lean))
-    return [(torch.minimum(a, b), torch.maximum(a, b)) if a is not b else (a, b) for a, b in zip(downs, ups, strict=True)]
+    return [
+        (torch.minimum(a, b), torch.maximum(a, b)) if a is not b else (a, b) for a, b in zip(downs, ups, strict=True)
+    ]
 
 
 def _leaning(part: Any, by: float) -> Any:

@@ -21,13 +21,17 @@ from optgraph.ir.words import op_text
 from optgraph.run.context import Tensors
 from optgraph.run.reference import Executor
 
+# What a region may be off, in terms of an output: inside, rounding shows about 2.5 times as much as at the end, where
+# a global pool averages most of it away (measured in float32 on Inception V3 and Inception-ResNet-v2).
+REGION_FACTOR = 4.0
+
 
 class BadRegion(TypedDict):
     """A node whose result is wrong, and the ONNX nodes it stands for.
 
     Of a network of 8 bits, fault: 'meant', if the graph asks for something else than the model, or 'computed', if the
-    backend gives something else than the graph asks for. Where the result lies on a grid, integers_off: the share of its
-    integers that are wrong, and steps_off, by how many steps at most.
+    backend gives something else than the graph asks for. Where the result lies on a grid, integers_off: the share of
+    its integers that are wrong, and steps_off, by how many steps at most.
     """
 
     region: str

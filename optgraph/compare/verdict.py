@@ -50,8 +50,9 @@ def magnified(outputs: Sequence[OutputError], regions: Regions, bound: float, no
     if not GRIDS_BOUND < worst.rel_l2 <= bound:
         return []
     return [
-        f"'{worst.name}' is off by {worst.rel_l2:.1e}, and rounding alone moves it by {noise:.1e}: this network magnifies "
-        f"a step of 8 bits so far. Each of its {regions.total} regions is right by itself, to the step"
+        f"each of the {regions.total} regions is right by itself, to the step. '{worst.name}' is off by "
+        f"{worst.rel_l2:.1e} all the same, for this network magnifies a step that rounding takes the other way: "
+        f"in plain torch, that alone moves it by {noise:.1e}"
     ]
 
 

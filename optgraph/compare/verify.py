@@ -32,11 +32,11 @@ from optgraph.base.files import as_path, is_artifact
 from optgraph.base.progress import Progress, silent
 from optgraph.compare import verdict
 from optgraph.compare.culprit import culprit
-from optgraph.compare.imported import Imported
 from optgraph.compare.grid_regions import GridRegions
-from optgraph.compare.oracle import NOISE_FACTOR, allowed, as_stored, coarseness, distance, exact
+from optgraph.compare.imported import Imported
+from optgraph.compare.oracle import MAGNIFIED, allowed, as_stored, coarseness, distance, exact
 from optgraph.compare.original import Original, OutputError
-from optgraph.compare.regions import BadRegion, Regions
+from optgraph.compare.regions import REGION_FACTOR, BadRegion, Regions
 from optgraph.onnx.apart import Apart, EndedError
 from optgraph.onnx.load import as_model, load_model
 from optgraph.onnx.read import InputShape, label
@@ -47,10 +47,6 @@ from optgraph.plan.lowering import fitting_batch
 from optgraph.run.backends import Backend, OnnxRuntime, resolve_backend
 from optgraph.run.example import example
 from optgraph.run.ranges import Leaving, leaving
-
-# What a region may be off, in terms of an output: inside, rounding shows about 2.5 times as much as at the end, where
-# a global pool averages most of it away (measured in float32 on Inception V3 and Inception-ResNet-v2).
-REGION_FACTOR = 4.0
 
 ORT = "onnxruntime"
 ORIGINAL, SIMPLIFIED = "the original model", "the simplified model"  # as errors call what it was given
@@ -227,7 +223,7 @@ def _verified(
     progress("outputs", 1.0)
     found = tuple(original.compare(name, [result[name] for result in results]) for name in net.outputs)
     if grids and regions.bad is None:  # then it is the network that moves so far by one step of its own
-        bound = max(bound, NOISE_FACTOR * noise)
+        bound = max(bound, MAGNIFIED * noise)
         said = [*said, *verdict.magnified(found, regions, bound, noise)]
     out = tuple(leaving(net.simplified, net.fused, dtype, feeds, net.plans.keep))
     reason = verdict.reason(found, regions, original, bound, backend, out)
@@ -314,7 +310,9 @@ def _run(
         worst = errors.index(max(errors))
     regions: Regions
     if on_grids(runtime.graph):
-        regions = GridRegions(runtime.graph, original, worst, bound, tell, dtype, net.plans.keep, _rough(net, dtype, batch))
+        regions = GridRegions(
+            runtime.graph, original, worst, bound, tell, dtype, net.plans.keep, _rough(net, dtype, batch)
+        )
     else:
         coarse = None if exact(runtime.graph, dtype) else as_stored(runtime.graph, dtype, net.plans.keep)
         regions = Regions(runtime.graph, original, worst, bound, tell, coarse)
