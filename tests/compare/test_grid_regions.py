@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import optgraph
-from optgraph.api import net
+from optgraph.api import compiling
 from optgraph.compare import grid_regions, verdict
 from optgraph.compare.original import OutputError
 from optgraph.compare.verify import computed_dtype, verify_net
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.quant import Quant
-from optgraph.ops import conv, integers
+from optgraph.ops import conv, products
 from optgraph.passes import pipeline
 from optgraph.passes.rewrite import Outcome
 from tests.support.quantised import mixed_network, quantised
@@ -78,7 +78,7 @@ def test_a_wrong_graph_is_told_at_its_region(path: Path, name: str) -> None:
         return Outcome(1)
 
     sabotage = (pipeline.Pass("sabotage", "sabotage", run),)
-    found = verify_net(net.compile(path, "torch", fuse_passes=pipeline.FUSE + sabotage), path, batch=3)
+    found = verify_net(compiling.compile(path, "torch", fuse_passes=pipeline.FUSE + sabotage), path, batch=3)
     bad = found.first_bad_region
     assert not found.ok and bad is not None and bad["region"] == changed[0] and bad["fault"] == "meant"
     assert ("of its integers off by up to" in found.reason) == (name != "no rounding")  # which leaves none
@@ -99,7 +99,7 @@ def _after(change: Callable[[Any], Any]) -> tuple[Any, str, Any]:
 
 
 def _sums(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> tuple[Any, str, Any]:
-    original, done = getattr(integers, name), []
+    original, done = getattr(products, name), []
 
     def wrong(*given: Any, **options: Any) -> Any:
         done.append(name)
@@ -107,7 +107,7 @@ def _sums(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> tuple[An
         return change(found) if len(done) == 1 else found
 
     wrong.__module__, wrong.__qualname__ = original.__module__, original.__qualname__
-    return integers, name, wrong
+    return products, name, wrong
 
 
 def _residual(end: Any) -> Any:
