@@ -96,11 +96,11 @@ carried: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "optgraph needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ": run make PYTHON=/path/to/python3.12")'
 	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt setuptools
 ifneq ($(HAS_GPU),yes)
 	$(BIN)/pip install --quiet --no-deps --retries 1 --timeout 10 --index-url $(TORCH_CPU) -c constraints.txt torch \
 		|| echo "No CPU build of torch to be had: taking the one with CUDA"
 endif
-	$(BIN)/pip install --quiet -c constraints.txt setuptools
 	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation --editable '.[dev,docs,examples,parquet]'
 	@touch $@
 

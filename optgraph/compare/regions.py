@@ -124,7 +124,8 @@ def text(region: BadRegion) -> str:
 
 def how_far(region: Mapping[str, Any]) -> str:
     """How far a region is off, and where that comes from."""
-    off = f"off by {region['rel_l2']:.1e}" if math.isfinite(region["rel_l2"] or 0.0) else "NaN or Inf"
+    distance = region["rel_l2"]  # None in JSON, where it is no number
+    off = "NaN or Inf" if distance is None or not math.isfinite(distance) else f"off by {distance:.1e}"
     if "integers_off" in region:
         off = f"{region['integers_off']:.2%} of its integers off by up to {region['steps_off']:.3g} steps"
     why = {"meant": " in the graph that it was compiled to", "computed": " from what the backend itself gave it"}

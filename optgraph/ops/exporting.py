@@ -121,7 +121,10 @@ def finish(
 
 
 def rounded(to: Exporter, y: str, quants: Sequence[Quant], dtype: str, unsigned: bool = False) -> str:
-    """The ONNX name of y, of floats of that dtype, rounded to the grids one after the other."""
+    """The ONNX name of y, of floats of that dtype, rounded to the grids one after the other. Raises ModelError for
+    float64, of which QuantizeLinear takes none."""
+    if quants and dtype == "float64":
+        raise ModelError("ONNX rounds nothing of float64 to a grid", "make it float32 before")
     for quant in quants:
         scale = to.constant(scalar(quant.scale, dtype), "scale")
         zero = np.uint8(quant.zero + 128) if unsigned else np.int8(quant.zero)

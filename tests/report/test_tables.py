@@ -113,7 +113,7 @@ def test_verification_table() -> None:
         "not ok: far off",
         "y: not finite relative L2, 0.25",
         "3 of 4",
-        "conv (Conv): 0.125",
+        "conv (Conv): off by 1.2e-01",
         "c1, r1",
         "1e-05",
         "0.25 largest difference of a probability, top-1 agrees on 50.0%, top-5 on 100.0%",
