@@ -25,7 +25,7 @@ def alignment(*sizes: int, itemsize: int = 2) -> int:
 def row_tile(pixels: int, channels: int, itemsize: int, target: Target, stages: int = 3, loads: int = 2) -> Tile:
     """The tile of a bandwidth-bound kernel over [pixels, channels], a thread of which has `loads` of 16 bytes."""
     if not target.interpreted:
-        # Four warps: neighbouring threads read neighbouring channels of a pixel. Of an image's three, no more than four.
+        # Four warps: neighbouring threads read neighbouring channels of a pixel, which has three where an image begins.
         block_n = max(4, min(ceil_pow2(channels), 256 // itemsize))
         return Tile(max(1, 2048 * loads // itemsize // block_n), block_n, num_stages=stages)
     # In the interpreter a program costs about as much as 2^15 elements.
