@@ -13,7 +13,7 @@ from optgraph.api.feeds import Array, batch_of, named, shape_text
 from optgraph.base.arrays import as_tensor
 from optgraph.base.errors import InputError, OptgraphError, printable
 from optgraph.ir.values import BATCH, Value, at
-from optgraph.plan.lowering import fitting_batch
+from optgraph.plan.batches import fitting_batch
 from optgraph.run.backends import Backend
 
 

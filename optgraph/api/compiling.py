@@ -31,7 +31,7 @@ from optgraph.passes import pipeline
 from optgraph.passes.pipeline import Pass, Watch
 from optgraph.pictures.guess import for_pictures
 from optgraph.pictures.preprocess import Preprocess
-from optgraph.plan.lowering import checked_batches
+from optgraph.plan.batches import checked_batches
 from optgraph.run.backends import kernel_target, resolve_backend
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from optgraph.base.errors import InputError
 from optgraph.ir.graph import Node
 from optgraph.onnx.sessions import Session, session
 from optgraph.onnx.write import ModelWriter
-from optgraph.plan.lowering import fitting_batch
+from optgraph.plan.batches import fitting_batch
 from optgraph.run.backends import Backend, OnnxRuntime
 from optgraph.run.engine import Engine
 from optgraph.run.example import example

@@ -36,7 +36,7 @@ from optgraph.plan.kept import check_known
 from optgraph.plan.plan import Plan
 from optgraph.plan.plans import Plans
 from optgraph.run.example import examples
-from optgraph.run.ranges import leaving
+from optgraph.run.fp16_range import leaving
 
 AUTO = "auto"  # of `keep_fp32`: whatever leaves the range of the dtype
 

@@ -90,14 +90,14 @@ def compile(
       optgraph compile model.onnx --dtype fp16 --target h100 --report model.html
     """
     from optgraph.api import compiling
-    from optgraph.api.ranges import ranges
+    from optgraph.api.fp16_range import ranges
     from optgraph.cli.written import check_outputs, source_file
     from optgraph.onnx.load import check_not_compiled
     from optgraph.report import facts, tables
+    from optgraph.report.fp16_range import ranges_text
     from optgraph.report.page.data import page_dict, seen_on
     from optgraph.report.page.steps import Steps
     from optgraph.report.page.write import write_page
-    from optgraph.report.ranges import ranges_text
     from optgraph.report.results import pictures_parts
 
     batches, sizes = batch_sizes(batch), options.asked_sizes()
@@ -233,7 +233,7 @@ def inspect(
 
 def _page(model: Path, options: ModelOptions, batch: int, target: str) -> tuple[Net, dict[str, Any]]:
     """The network and what its page shows."""
-    from optgraph.api.ranges import ranges
+    from optgraph.api.fp16_range import ranges
     from optgraph.report.page.data import page_dict
     from optgraph.report.page.steps import Steps
 

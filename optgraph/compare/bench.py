@@ -40,7 +40,7 @@ from optgraph.onnx.read import InputShape
 from optgraph.onnx.sessions import Feeds, InnerValues, session
 from optgraph.onnx.sizes import Size
 from optgraph.ops.quantised import on_grids
-from optgraph.plan.lowering import fitting_batch
+from optgraph.plan.batches import fitting_batch
 from optgraph.run.backends import OnnxRuntime, opener
 from optgraph.run.example import example
 from optgraph.tune.timing import Times

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from optgraph.compare.oracle import GRIDS_BOUND
 from optgraph.compare.original import Original, OutputError
 from optgraph.compare.regions import Regions, text
-from optgraph.run.ranges import Leaving
+from optgraph.run.fp16_range import Leaving
 
 # Relative L2 that some input must move the answer by (the logits, where it has some): less is no answer to the input.
 ALIVE = 1e-4

@@ -43,10 +43,10 @@ from optgraph.onnx.read import InputShape, label
 from optgraph.onnx.sessions import Feeds, InnerValues
 from optgraph.onnx.sizes import Size
 from optgraph.ops.quantised import on_grids
-from optgraph.plan.lowering import fitting_batch
+from optgraph.plan.batches import fitting_batch
 from optgraph.run.backends import Backend, OnnxRuntime, resolve_backend
 from optgraph.run.example import example
-from optgraph.run.ranges import Leaving, leaving
+from optgraph.run.fp16_range import Leaving, leaving
 
 ORT = "onnxruntime"
 ORIGINAL, SIMPLIFIED = "the original model", "the simplified model"  # as errors call what it was given

@@ -15,8 +15,8 @@ from optgraph.ir.graph import Graph, Node
 from optgraph.kernels.frame.launch import Launch
 from optgraph.kernels.frame.work import Read, Work, touched
 from optgraph.ops import Conv, Identity, Pool, Reshape
+from optgraph.plan.batches import fitting_batch
 from optgraph.plan.buffers import Buffers
-from optgraph.plan.lowering import fitting_batch
 from optgraph.plan.plan import Call, Plan
 from optgraph.plan.weights import Shapes
 

@@ -1,8 +1,7 @@
-"""The Graph: operators and their tensors, over a networkx.MultiDiGraph.
+"""The Graph: operators and their tensors.
 
-A node of the networkx graph is an operator; an edge is one use of a tensor by an operator, keyed by the destination
-slot, with the value's name and its source slot as attributes. Graph inputs and constants have no producer, hence no
-edge. Constants are named, immutable arrays that several operators may share: change one by adding another.
+Graph inputs and constants have no producer. Constants are named, immutable arrays that several operators may share:
+change one by adding another.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import networkx as nx
 import numpy as np
 
 from optgraph.base.budget import Budget
@@ -20,6 +18,7 @@ from optgraph.ir import html
 from optgraph.ir.op import Node, Op
 from optgraph.ir.quant import Grid
 from optgraph.ir.values import Value
+from optgraph.ir.wiring import Wiring
 from optgraph.ir.words import op_text, type_text
 
 __all__ = ["Graph", "Node", "Source"]
@@ -33,7 +32,7 @@ class Source:
     perm: tuple[int, ...] = ()
 
 
-class Graph:
+class Graph(Wiring):
     """A mutable operator graph, which `read` gives.
 
     Attributes:
@@ -52,8 +51,8 @@ class Graph:
     """
 
     def __init__(self, name: str = "graph") -> None:
+        super().__init__()
         self.name = name
-        self.nx: nx.MultiDiGraph[str] = nx.MultiDiGraph()
         self.inputs: list[str] = []
         self.outputs: dict[str, str] = {}
         self.values: dict[str, Value] = {}
@@ -64,11 +63,6 @@ class Graph:
         self.domains: dict[str, int] = {}
         self.source_nodes = 0
         self.budget = Budget()
-        self._nodes: dict[str, Node] = {}  # networkx's own look-up is ten times slower
-        self._producer: dict[str, tuple[str, int]] = {}
-        self._uses: dict[str, dict[tuple[str, int], None]] = {}
-        self._order: list[Node] | None = None
-        self.changes = 0
         self._serial = 0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -98,40 +92,6 @@ class Graph:
         return f"<p>{html.text(repr(self))}</p>{html.graph(boxes, edges)}"
 
     # ---- reading
-
-    def __len__(self) -> int:
-        return len(self.nx)
-
-    def __contains__(self, node: Node) -> bool:
-        """Whether this very node, not a replacement of the same name, is in the graph."""
-        return self._nodes.get(node.name) is node
-
-    def node(self, name: str) -> Node:
-        """The node of this name. Raises KeyError if there is none."""
-        return self._nodes[name]
-
-    def nodes(self) -> list[Node]:
-        """All nodes in a topological order (a list of its own: rewriting while walking it is fine).
-
-        Raises:
-            GraphError: they form a cycle.
-        """
-        if self._order is None:
-            try:
-                self._order = [self.node(name) for name in nx.topological_sort(self.nx)]
-            except nx.NetworkXUnfeasible:
-                cycle = " -> ".join(str(edge[0]) for edge in nx.find_cycle(self.nx))
-                raise GraphError(f"the graph has a cycle: {cycle}") from None
-        return list(self._order)
-
-    def producer(self, value: str) -> Node | None:
-        """The node that computes `value`; None for an input or a constant."""
-        found = self._producer.get(value)
-        return self.node(found[0]) if found else None
-
-    def users(self, value: str) -> list[tuple[Node, int]]:
-        """Every (node, input slot) that reads `value`; a node that reads it twice is there twice."""
-        return [(self.node(name), slot) for name, slot in self._uses.get(value, ())]
 
     def is_output(self, value: str) -> bool:
         """Whether the graph answers with `value`."""
@@ -219,37 +179,6 @@ class Graph:
         self._insert(node)
         return node
 
-    def _insert(self, node: Node) -> None:
-        self._put(node)
-        for slot, value in enumerate(node.outputs):
-            self._producer[value] = (node.name, slot)
-        for slot, value in enumerate(node.inputs):
-            self._link(node.name, slot, value)
-        self._touch()
-
-    def _put(self, node: Node) -> None:
-        self._nodes[node.name] = node
-        self.nx.add_node(node.name, node=node)
-
-    def _link(self, name: str, slot: int, value: str) -> None:
-        if not value:
-            return
-        self._uses.setdefault(value, {})[name, slot] = None
-        if value in self._producer:
-            source, source_slot = self._producer[value]
-            self.nx.add_edge(source, name, key=slot, value=value, source_slot=source_slot)
-
-    def _unlink(self, name: str, slot: int, value: str) -> None:
-        if not value:
-            return
-        del self._uses[value][name, slot]
-        if value in self._producer:
-            self.nx.remove_edge(self._producer[value][0], name, key=slot)
-
-    def _touch(self) -> None:
-        self._order = None
-        self.changes += 1
-
     # ---- rewriting
 
     def update(
@@ -319,18 +248,13 @@ class Graph:
         for value in node.outputs:
             if self._uses.get(value) or self.is_output(value):
                 raise GraphError(f"'{node.name}' cannot be removed: '{value}' is still used")
-        for slot, value in enumerate(node.inputs):
-            self._unlink(node.name, slot, value)
-        self.nx.remove_node(node.name)
-        del self._nodes[node.name]
+        self._drop(node)
         for value in node.outputs:
-            del self.values[value], self._producer[value]
+            del self.values[value]
             self.sources.pop(value, None)
-            self._uses.pop(value, None)
         for value in set(node.inputs):
             if value in self.constants and not self._uses.get(value) and not self.is_output(value):
                 self._forget(value)
-        self._touch()
 
     def replace_node(self, node: Node, op: Op, inputs: Sequence[str], origin: Iterable[str] = ()) -> Node:
         """Puts a new operator where `node` was: its readers read the new outputs. The old node goes.
@@ -401,32 +325,16 @@ class Graph:
         Raises:
             GraphError: one is broken.
         """
-        edges = 0
-        adjacency: dict[str, Any] = dict(
-            self.nx.adjacency()
-        )  # plain dicts: networkx's views cost more than all the rest
+        self._check_wires()
         for node in self.nodes():
-            for slot, value in enumerate(node.inputs):
-                if not value:
-                    continue
+            for value in filter(None, node.inputs):
                 if value not in self.values:
                     raise GraphError(f"node '{node.name}' reads '{value}', which nothing defines")
-                if (node.name, slot) not in self._uses.get(value, ()):
-                    raise GraphError(f"node '{node.name}' is not among the users of '{value}'")
-                if value in self._producer:
-                    source, source_slot = self._producer[value]
-                    edge = adjacency[source].get(node.name, {}).get(slot)
-                    if edge != {"value": value, "source_slot": source_slot}:
-                        raise GraphError(f"edge '{source}' -> '{node.name}' slot {slot} does not carry '{value}'")
-                    edges += 1
-                elif value not in self.constants and value not in self.inputs:
+                if value not in self._producer and value not in self.constants and value not in self.inputs:
                     raise GraphError(f"'{value}' has neither a producer nor a constant")
             inferred = node.op.infer([self.values[v] if v else None for v in node.inputs])
             if inferred != tuple(self.values[v] for v in node.outputs):
                 raise GraphError(f"node '{node.name}' ({node.op.kind}) infers {inferred}, the graph says otherwise")
-        present = sum(len(keys) for neighbours in adjacency.values() for keys in neighbours.values())
-        if edges != present:
-            raise GraphError(f"{present} edges where the nodes use {edges} values")
         for public, value in self.outputs.items():
             if value not in self.values:
                 raise GraphError(f"output '{public}' ('{value}') is not defined")

@@ -9,23 +9,23 @@ fallback call, run by the torch reference.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from numbers import Integral
 from typing import Any
 
 from optgraph.base.devices import INTERPRET, Target
 from optgraph.base.dtypes import INT8, ITEMSIZE, check_dtype, float_storage
-from optgraph.base.errors import InputError, ModelError, NoKernelError
+from optgraph.base.errors import ModelError, NoKernelError
 from optgraph.ir.checks import fixed_shapes
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.quant import Quant
-from optgraph.ir.values import BATCH, Value, at
+from optgraph.ir.values import at
 from optgraph.kernels.elementwise import ELEMENTWISE
 from optgraph.kernels.frame.ends import Prologue
 from optgraph.kernels.frame.fusion import Fusion
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.view import View
+from optgraph.plan.batches import check_pixels, fitting_batch
 from optgraph.plan.fallback import FALLBACK
 from optgraph.plan.integers import MOST_AXES, Integers
 from optgraph.plan.kept import Kept
@@ -50,37 +50,6 @@ def lower(
     check_dtype(dtype)
     batch = fitting_batch({name: graph.values[name] for name in graph.inputs}, batch)
     return Lowering(graph, batch, dtype, target, keep).plan()
-
-
-MOST_IMAGES = 2**31 - 1  # what kernels count with
-MOST_PIXELS = 2**30  # of a launch: kernels count them in int32, some in strips and blocks that go beyond the last one
-
-
-def checked_batches(batches: int | Sequence[int]) -> tuple[int, ...]:
-    """Batch sizes, of which one may be given by itself. Raises InputError for what is none."""
-    given = tuple(batches) if isinstance(batches, Iterable) else (batches,)
-    if not given or not all(isinstance(batch, Integral) and batch >= 1 for batch in given):
-        raise InputError(f"batches {batches!r}: expects numbers of images, each at least 1, such as (1, 8)")
-    return tuple(map(int, given))
-
-
-def fitting_batch(inputs: Mapping[str, Value], batch: int) -> int:
-    """`batch`, or the size the model fixes. Raises InputError if another than that or 1 was asked for."""
-    if not isinstance(batch, Integral):
-        raise InputError(f"batch {batch!r}: expects a number of images")
-    batch = int(batch)
-    if batch < 1:
-        raise InputError(f"batch {batch}: a batch has at least one image")
-    if batch > MOST_IMAGES:
-        raise InputError(f"batch {batch}: a batch has at most {MOST_IMAGES} images")
-    shapes = [value.shape for value in inputs.values()]
-    images = max(shapes, key=len)  # an input beside them, such as a shift of each channel, has no batch
-    if any(BATCH in shape for shape in shapes) or not images:
-        return batch
-    fixed = int(images[0])
-    if batch not in (1, fixed):
-        raise InputError(f"batch {batch}: the model fixes it to {fixed}; compile it with an input shape of N,...")
-    return fixed
 
 
 class Lowering:
@@ -265,7 +234,7 @@ class Lowering:
                 self.fallback(node, str(error) or f"no kernel for {node.op.kind}")
         self._enter(None)
         for call in self._calls:
-            _check_size(call, self.batch)
+            check_pixels(call, self.batch)
         outputs: dict[str, View | Weight] = {}
         for public, value in self.graph.outputs.items():
             if value in self.graph.constants:
@@ -344,16 +313,6 @@ class Lowering:
         else:
             storage = "float32" if value in self._kept.values else float_storage(self.dtype)
         return storage if dtype != DOUBLE and dtype.startswith(("float", "bfloat")) else dtype
-
-
-def _check_size(call: Call, batch: int) -> None:
-    """Raises InputError for a launch that would write more pixels than it can count."""
-    pixels = max((math.prod(view.shape[:-1]) for view in call.written), default=0)
-    if call.kernel is not FALLBACK and pixels > MOST_PIXELS:
-        raise InputError(
-            f"batch {batch}: '{call.node}' has {pixels} pixels, and a kernel counts at most {MOST_PIXELS}: "
-            "use a smaller batch, or smaller images"
-        )
 
 
 def _with_channels(view: View) -> View:

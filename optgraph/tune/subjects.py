@@ -11,7 +11,8 @@ from optgraph.base.devices import Target
 from optgraph.ir.graph import Graph, Node
 from optgraph.kernels.frame.fusion import Fusion
 from optgraph.kernels.frame.tile import Problem
-from optgraph.plan.lowering import Lowering, fitting_batch
+from optgraph.plan.batches import fitting_batch
+from optgraph.plan.lowering import Lowering
 from optgraph.plan.weights import Shapes
 from optgraph.tune.layers import Layer, layer
 

@@ -11,8 +11,8 @@ import pytest
 
 from optgraph.base.errors import ModelError
 from tests.support.cli_models import NODES, call, classifier, ok, ok_json, saved
+from tests.support.out_of_fp16 import overflowing
 from tests.support.pages import facts_in
-from tests.support.ranges import overflowing
 
 
 def test_compile_writes_beside_the_model_and_reports(model: Path) -> None:
@@ -169,7 +169,7 @@ def test_ranges_on_a_made_up_image(tmp_path: Path, model: Path, monkeypatch: pyt
     out = ok("compile", path, *half)
     assert out.count("leaves fp16: ") == len(found["out_of_range"])
     assert "range of fp16: these leave it, on a made-up input: --input looks on yours; --keep-fp32 auto keeps" in out
-    monkeypatch.setattr("optgraph.report.ranges.MOST", 1)
+    monkeypatch.setattr("optgraph.report.fp16_range.MOST", 1)
     out = ok("compile", path, *half)
     assert out.count("leaves fp16: ") == 1 and f"{len(found['out_of_range']) - 1} more regions leave it" in out
     assert "range of fp16: no region leaves it, on a made-up input" in ok("compile", model, *half)
@@ -182,7 +182,7 @@ def test_ranges_that_are_not_looked_for(tmp_path: Path, monkeypatch: pytest.Monk
     path, x, half = tmp_path / "over.onnx", tmp_path / "x.npy", ("--dtype", "fp16")
     onnx.save(overflowing(), path)
     np.save(x, np.ones((1, 3, 8, 8), np.float32))
-    monkeypatch.setattr("optgraph.api.ranges.MOST_FLOPS", 1e3)
+    monkeypatch.setattr("optgraph.api.fp16_range.MOST_FLOPS", 1e3)
     assert ok_json("compile", path, *half)["out_of_range"] is None
     assert "range of fp16: not looked for, which takes 0 GFLOP: give --input to have it done" in ok(
         "compile", path, *half
@@ -193,7 +193,7 @@ def test_ranges_that_are_not_looked_for(tmp_path: Path, monkeypatch: pytest.Monk
     def refuse(*_: object) -> None:
         raise ModelError("node 'gather': index 7 is out of bounds")
 
-    monkeypatch.setattr("optgraph.api.ranges.leaving", refuse)
+    monkeypatch.setattr("optgraph.api.fp16_range.leaving", refuse)
     out = ok("compile", path, *half)
     assert "not known, for a made-up input will not do: give --input: node 'gather': index 7 is out of bounds" in out
 

@@ -5,11 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from optgraph.base.errors import InputError
 from optgraph.base.images import images
 from optgraph.compare.oracle import agreement, allowed, distance, moved
 from optgraph.ir.values import BATCH, Value
-from optgraph.plan.lowering import fitting_batch
 from optgraph.run.example import example
 
 
@@ -56,19 +54,6 @@ def test_what_is_allowed_follows_the_noise_up_to_a_limit():
     assert allowed("fp32", 1e-5) == 2e-5
     assert allowed("fp32", 1.0) == allowed("fp32", math.inf) == pytest.approx(1e-4)
     assert allowed("fp16", 1e-5) == 5e-3
-
-
-def test_fitting_batch():
-    free, fixed = {"x": Value((BATCH, 3))}, {"x": Value((4, 3))}
-    assert fitting_batch(free, 7) == 7
-    assert fitting_batch(fixed, 1) == fitting_batch(fixed, 4) == 4
-    beside = {"shift": Value((3, 1, 1)), "x": Value((4, 3, 8, 8)), "factor": Value(())}
-    assert fitting_batch(beside, 1) == fitting_batch(beside, 4) == 4
-    assert fitting_batch({"factor": Value(())}, 7) == 7
-    with pytest.raises(InputError, match="fixes it to 4"):
-        fitting_batch(fixed, 2)
-    with pytest.raises(InputError, match="at least one"):
-        fitting_batch(free, 0)
 
 
 def test_the_scale_of_a_reference():

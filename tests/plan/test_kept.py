@@ -18,8 +18,8 @@ from optgraph.kernels.frame.view import View
 from optgraph.plan.kept import Kept
 from optgraph.run.example import example
 from tests.support.networks import inception_a, inception_resnet, xception
+from tests.support.out_of_fp16 import overflowing, overflowing_inside, underflowing
 from tests.support.random_models import models
-from tests.support.ranges import overflowing, overflowing_inside, underflowing
 from tests.support.sabotage import saved
 
 LEAVING = {"large": (overflowing, ("grow", "join")), "inside": (overflowing_inside, ("depthwise",))}

@@ -14,8 +14,8 @@ from optgraph.passes import pipeline
 from optgraph.plan.plans import Plans
 from optgraph.run.engine import Engine
 from optgraph.run.example import examples
-from optgraph.run.ranges import LARGEST, SMALLEST, Leaving, leaving
-from tests.support.ranges import overflowing, overflowing_inside, underflowing
+from optgraph.run.fp16_range import LARGEST, SMALLEST, Leaving, leaving
+from tests.support.out_of_fp16 import overflowing, overflowing_inside, underflowing
 
 
 def found(graph: Graph, x: np.ndarray, dtype: str = "fp16") -> list[Leaving]:

@@ -10,9 +10,9 @@ from optgraph.base.dtypes import float_storage
 from optgraph.base.errors import OptgraphError
 from optgraph.cost.work import costs
 from optgraph.onnx.sessions import Feeds
-from optgraph.plan.lowering import fitting_batch
+from optgraph.plan.batches import fitting_batch
 from optgraph.run.example import example
-from optgraph.run.ranges import Leaving, leaving
+from optgraph.run.fp16_range import Leaving, leaving
 
 # What a look that nobody asked for may take: Xception's, of 17 GFLOP, took one second of one core, Inception V3's 0.3.
 MOST_FLOPS = 40e9
