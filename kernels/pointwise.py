@@ -103,7 +103,7 @@ def pointwise(
     size, strides = (rows, pixels, width, channels, columns), (stride_n, stride_h * stride[0], stride_w * stride[1])
     segments = _segments(outs, acts)
     ways = {"STRIDE_C": stride_c, "TMA": tile.box is not None, "FLAT": flat, "SEGMENTED": len(outs) > 1}
-    ways |= {"GRIDS": len(quants[0]) if grids else 0, "INTEGERS": integers, "CLEAR_K": clears(before.act)}
+    ways |= {"GRIDS": max(map(len, quants), default=0), "INTEGERS": integers, "CLEAR_K": clears(before.act)}
     read, program = Read(x, Window((1, 1), stride), (height, width)), problem.program(tile, after.residual is not None)
     return Launch(
         "pointwise",
@@ -158,11 +158,14 @@ def _grids(outs: Sequence[torch.Tensor], quants: Sequence[tuple[Quant, ...]]) ->
     """Those of each output: all last scales, their inverses and zeros; then these of the first grids of two."""
     if not quants:
         return ()
-    if len(quants) != len(outs) or len({len(of_one) for of_one in quants}) > 1:
-        raise ValueError(f"{len(outs)} outputs, and {len(quants)} lists of grids: one each is wanted, all as long")
+    if len(quants) != len(outs) or not all(quants):
+        raise ValueError(f"{len(outs)} outputs, and {len(quants)} lists of grids: one each, and none empty, is wanted")
     for of_one in quants:
         check_grids(outs[0].dtype, of_one)
-    padded = [*quants, *(quants[0],) * (MAX_SEGMENTS - len(quants))]
+    most = max(map(len, quants))
+    # A number of a grid is the nearest to itself: an output of fewer grids is rounded to its first again.
+    alike = [(*of_one[:1] * (most - len(of_one)), *of_one) for of_one in quants]
+    padded = [*alike, *(alike[0],) * (MAX_SEGMENTS - len(alike))]
     turns = zip(*(of_one[::-1] for of_one in padded), strict=True)  # the last of each first
     return tuple(value for turn in turns for field in zip(*map(Grid.of, turn), strict=True) for value in field)
 
@@ -295,7 +298,7 @@ def _integer_samples() -> Iterator[tuple[str, Sample]]:
     of_each = ((Quant(80.0, -128),), (Quant(90.0, 5),), (Quant(120.0, 0),))
     of_two = tuple((*grids, Quant(100.0, 20)) for grids in of_each)
     options: dict[str, Any] = {"integers": True, "stored": "int8", "acts": acts, "tile": small}
-    for quants in (of_each, of_two):
+    for quants in (of_each, of_two, (of_each[0], of_two[1], of_each[2])):
         yield "integers, segments", sample((2, 5, 7, 48), 16, 5, 40, quants=quants, **options)
     x, after = image(2, 5, 7, 19, dtype="int8", beside=2), Epilogue(True, quants=(Quant(0.1875, 3), other))
     yield "int8 and a float weight", sample((2, 5, 7, 19), 21, x=x, stored="int8", before=read, after=after, tile=small)

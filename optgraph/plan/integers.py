@@ -43,11 +43,12 @@ class Integers:
         while shrank:
             before = len(found)
             for node in order:
-                # What only passes numbers on has integers where it reads such, and in one buffer all are of one type.
+                # What only passes numbers on has integers where it reads such; one launch stores one type, and in one
+                # buffer all are of one.
                 if node.name in passing and not found.issuperset(filter(None, node.inputs)):
                     found.difference_update(node.outputs)
                 if not found.issuperset(node.outputs):
-                    found.difference_update(node.op.placed(node))
+                    found.difference_update((*node.outputs, *node.op.placed(node)))
             shrank = len(found) < before
         reading = {n.name for n in order if n.name in able and (n.name not in passing or found.issuperset(n.outputs))}
         return cls({value: grids[value] for value in found}, frozenset(reading))

@@ -4,8 +4,9 @@
 
 so that x is read once, by one launch wide enough to fill the device.
 
-Legal: equal input, stride and prologue, and as many grids that the results are rounded to. The kernel applies one
-activation function, or none, to a segment, so other activations stay outside, and so does a PRelu, whose slopes differ.
+Legal: equal input, stride and prologue, and all results rounded to grids, be they others, or none. The kernel applies
+one activation function, or none, to a segment, so other activations stay outside, and so does a PRelu, whose slopes
+differ.
 A residual may depend on a sibling, which would close a cycle; so may a weight that is computed. Everything else a
 sibling reads is x, so none depends on another.
 """
@@ -21,16 +22,16 @@ from optgraph.kernels.pointwise import MAX_SEGMENTS
 from optgraph.ops import Conv, MergedPointwise
 from optgraph.passes.rewrite import Outcome, Refusal
 
-Key = tuple[str, str, str, Act, Pair, int]
+Key = tuple[str, str, str, Act, Pair, bool]
 
 
 def _match(graph: Graph) -> list[list[Node]]:
-    """The families: 1×1 convolutions of one input with equal stride and prologue, each rounded as often."""
+    """The families: 1×1 convolutions of one input with equal stride and prologue, on grids all or none."""
     families: dict[Key, list[Node]] = {}
     for node in graph.nodes():
         if isinstance(node.op, Conv) and node.op.pointwise:
             read = (node.inputs[0], node.get("pre_scale"), node.get("pre_shift"), node.op.pre_act)
-            key = (*read, node.op.stride, len(node.op.quants))
+            key = (*read, node.op.stride, bool(node.op.quants))
             families.setdefault(key, []).append(node)
     return [family for family in families.values() if len(family) > 1]
 

@@ -120,6 +120,29 @@ def test_unsigned_weights_in_the_middle_are_symmetric() -> None:
     assert kinds_of(answers(b.done(y), 1e-3))["pointwise"] == "int8 int8"
 
 
+def test_siblings_of_one_grid_and_of_two() -> None:
+    b = Builder(channels=16)
+    x = rounded(b, b.x)
+    siblings = [conv(b, x, 8, quants=(ONE, TWO)), conv(b, x, 24), conv(b, x, 5, quants=(TWO,))]
+    y = [conv(b, value, 4, 3, quants=()) for value in siblings]
+    graph = b.done(*y)
+    pipeline.apply(graph, pipeline.FUSE)
+    plan = answers(graph, 1e-3)
+    assert plan.launches_by_kernel() == {"elementwise": 1, "pointwise": 1, "conv2d": 3}
+    assert plan.calls[1].arguments["quants"] == ((ONE,), (ONE, TWO), (TWO,))
+
+
+def test_of_siblings_one_is_an_output_and_so_all_are_floats() -> None:
+    b = Builder(channels=16)
+    x = rounded(b, b.x)
+    first, second = conv(b, x, 8), conv(b, x, 24)
+    graph = b.done(first, conv(b, second, 4, quants=()))
+    pipeline.apply(graph, pipeline.FUSE)
+    plan = answers(graph)
+    merged = next(node for node in graph.nodes() if len(node.outputs) == 2)
+    assert dtypes(plan)[merged.name] == ["float16", "float16"]
+
+
 def test_siblings_and_a_residual() -> None:
     b = Builder(channels=16)
     x = rounded(b, b.x)
