@@ -68,13 +68,19 @@ def test_same_answers(model: Path, images: np.ndarray, answers: np.ndarray, back
 def test_in_int8(model: Path, images: np.ndarray, answers: np.ndarray, record_property: Callable[..., None]) -> None:
     """The same classes, in float as the file says and in ONNX Runtime's integers, once the layers that lose most stay
     in float; with all in int8 and no bias corrected, the astronaut, whose two best classes are 13.1% and 12.4%, gets
-    the other one."""
+    the other one. The cat's are 37.9% and 37.5%: which of them is first may hang on the processor that calibrates."""
     found = optgraph.quantize(model, images, tolerance=0.04)
+    likely = np.exp(answers - answers.max(1, keepdims=True))
+    likely /= likely.sum(1, keepdims=True)
+    best = np.sort(likely, 1)[:, ::-1]
+    sure = best[:, 0] > best[:, 1] + 0.005
+    assert sure.sum() == len(images) - 1
     for integers in (False, True):
         running = session(found.model.SerializeToString(), optimize=integers, integers=integers)
         (logits,) = running.run(None, {"image": images})
-        assert (logits.argmax(1) == answers.argmax(1)).all()
-    assert found.verdict.top1 == found.here.top1 == 1.0 and found.verdict.error <= 0.04
+        chosen = np.take_along_axis(likely, logits.argmax(1)[:, None], 1)[:, 0]
+        assert (chosen >= np.where(sure, best[:, 0], best[:, 1])).all()
+    assert min(found.verdict.top1, found.here.top1) >= sure.mean() and found.verdict.error <= 0.04
     assert found.verdict.probability is not None and found.verdict.probability < 1e-4
     assert found.plain.error < 0.15 and 0 < len(found.kept) < len(found.losses) / 3
     record_property("EfficientNet-Lite0 in int8", _told(found.verdict, f"{len(found.kept)} layers in float"))
