@@ -111,13 +111,18 @@ def quantize(
 
     settings = Settings(calibrate, per_channel, reduce_range, equalise, keep or (), tolerance, batch, look)
     check_float(model)
-    with say.progress() as tell:
-        tell(f"reading {model.name}", 0.0)
-        net = compile(model, "torch", input_shape=options.shape(), outputs=options.outputs(), budget=options.limits())
-        sources = sources_by_name(images, list(net.inputs))
-        check_outputs([output, csv], model, *(file for files in sources.values() for file in files))
-        given = _Given(net, sources, pictures, batch)
-        found = quantize_net(net, load_model(model, external=False), given, settings, tell)
+    try:
+        with say.progress() as tell:
+            tell(f"reading {model.name}", 0.0)
+            shape, outputs, limits = options.shape(), options.outputs(), options.limits()
+            net = compile(model, "torch", input_shape=shape, outputs=outputs, budget=limits)
+            sources = sources_by_name(images, list(net.inputs))
+            check_outputs([output, csv], model, *(file for files in sources.values() for file in files))
+            given = _Given(net, sources, pictures, batch)
+            found = quantize_net(net, load_model(model, external=False), given, settings, tell)
+    except KeyboardInterrupt:
+        say.note([f"stopped: nothing was written, {output} is as it was"])
+        raise typer.Exit(130) from None
     data = found.to_json() | {"pictures": given.done, "output": str(output)}
     weights = sum(array.nbytes for array in net.simplified.constants.values())
     data |= {"bytes": {"before": weights, "after": found.model.ByteSize()}}

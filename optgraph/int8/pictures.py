@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,39 @@ class Pictures:
         name = picture_input(self.net.inputs)
         assert name is not None  # for pictures were made ready for it
         return as_feeds({name: np.concatenate(pictures)}, self.net.inputs)
+
+
+@dataclass
+class Variety:
+    """What pictures show, as they go by: how many different ones there are, and whether they show anything."""
+
+    _seen: set[bytes] = field(default_factory=set)
+    _even: bool = True  # each input has the same number all over, in all pictures
+    _first: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def different(self) -> int:
+        """How many pictures, not counting any twice."""
+        return len(self._seen)
+
+    def watch(self, batches: Iterable[Feeds]) -> Iterator[Feeds]:
+        """The same, looked at."""
+        for feeds in batches:
+            for name, array in feeds.items():
+                first = self._first.setdefault(name, array.flat[0])
+                self._even = self._even and bool((array == first).all())
+            for image in _split(feeds, 1):
+                digest = hashlib.blake2b(digest_size=16)
+                for array in image.values():
+                    digest.update(np.ascontiguousarray(array).data)
+                self._seen.add(digest.digest())
+            yield feeds
+
+    def check(self) -> None:
+        """Raises InputError if ranges can be told nothing by them."""
+        if self._even:
+            (value, *_) = self._first.values()
+            raise InputError(f"the pictures are {value:g} all over: give some of the kind the network is for")
 
 
 def _split(feeds: Mapping[str, Any], size: int) -> Iterator[dict[str, Any]]:

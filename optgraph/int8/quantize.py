@@ -26,7 +26,7 @@ from optgraph.int8.float_model import FloatModel
 from optgraph.int8.layers import layers
 from optgraph.int8.losses import Loss, losses
 from optgraph.int8.machine import saturates
-from optgraph.int8.pictures import Pictures
+from optgraph.int8.pictures import Pictures, Variety
 from optgraph.int8.ranges import check_method, ranges
 from optgraph.int8.verdict import Judge, Verdict
 from optgraph.int8.write import Writer
@@ -74,6 +74,7 @@ class Quantized:
         corrected: whether biases are corrected: not if that makes the answer worse.
         equalised: whether channels' ranges are: where they differ much, and if that makes the answer better.
         saturates: whether these kernels cut sums of 8-bit weights off on this machine.
+        different: how many of the pictures are; of few, the ranges know little.
         settings: how it was done; `reduce_range` is whether weights are of 7 bits.
     """
 
@@ -85,6 +86,7 @@ class Quantized:
     corrected: bool
     equalised: bool
     saturates: bool
+    different: int
     settings: Settings
 
     @property
@@ -105,7 +107,7 @@ class Quantized:
         """All but the model, as plain data."""
         verdicts = {name: getattr(self, name).to_json() for name in ("verdict", "here", "plain")}
         found = asdict(self.settings) | {"corrected": self.corrected, "equalised": self.equalised}
-        found |= {"saturates": self.saturates}
+        found |= {"saturates": self.saturates, "different": self.different}
         return found | verdicts | {"kept": list(self.kept), "losses": [loss.to_json() for loss in self.losses]}
 
 
@@ -149,7 +151,8 @@ def quantize(
 
     Raises:
         ModelError: the model cannot be read, or is of no type that can be quantised.
-        InputError: there is no such file, an option does not fit it, or the images do not.
+        InputError: there is no such file, an option does not fit it, or the images do not; or the answers are within
+            the tolerance only with nothing in int8.
     """
     settings = Settings(calibrate, per_channel, reduce_range, equalise, keep, tolerance, batch, look)
     check_float(model)
@@ -175,23 +178,26 @@ def quantize_net(
     saturating = saturates()
     if settings.reduce_range is None:
         settings = replace(settings, reduce_range=saturating)
-    judge = Judge(network.model, pictures, progress)
+    judge, variety = Judge(network.model, pictures, progress), Variety()
 
     def start(given: FloatModel) -> _Start:
-        found = ranges(given.model, pictures(), settings.calibrate, progress)
+        found = ranges(given.model, variety.watch(pictures()), settings.calibrate, progress)
+        variety.check()
         writer = Writer(found, settings.per_channel, bool(settings.reduce_range), source)
         return _Start(given, writer, _Trial.of(given, writer, judge, keep, {}))
 
     first = chosen = start(network)
     if not math.isfinite(first.plain.verdict.error):
         raise InputError("the network's answers to these pictures are not finite: are they made ready right?")
+    if not layers(first.network.graph, first.plain.written, keep):
+        if keep and layers(first.network.graph, first.writer.write(first.network.model)):
+            raise InputError("keep: these are all the layers that can be in int8: keep fewer")
+        raise ModelError("no layer can be in int8", "it is for networks of convolutions and matrix products")
     other = network.equalised() if settings.equalise else None
     if other is not None:
         chosen = min(first, start(other), key=lambda each: each.plain.verdict.error)
     network, writer, plain = chosen
     found = layers(network.graph, plain.written, keep)
-    if not found:
-        raise ModelError("no layer can be in int8", "it is for networks of convolutions and matrix products")
     added = corrections(network.graph, found, pictures.single(CORRECT), progress)
     better = _Trial.of(network, writer, judge, keep, added)
     best = min(plain, better, key=lambda trial: trial.verdict.error)
@@ -205,11 +211,14 @@ def quantize_net(
             in_float = [*keep, *(name for names in harmful[:count] for name in names)]
             return _Trial.of(network, writer, judge, in_float, best.biases)
 
-        count, best = _fewest(len(lost), trial, settings.tolerance)
+        count, closest = _fewest(len(lost), trial, settings.tolerance)
+        if count == len(lost):
+            raise InputError(_nothing_left(settings.tolerance, lost, best.verdict, trial(count - 1).verdict))
+        best = closest
         lost = [replace(loss, kept=i < count) for i, loss in enumerate(lost)]
     here = judge(best.written, integers=True)
-    about = best.verdict, here, first.plain.verdict, bool(best.biases), chosen is not first, saturating, settings
-    return Quantized(best.written, tuple(lost), *about)
+    about = best.verdict, here, first.plain.verdict, bool(best.biases), chosen is not first, saturating
+    return Quantized(best.written, tuple(lost), *about, variety.different, settings)
 
 
 @dataclass(frozen=True)
@@ -251,3 +260,13 @@ def _fewest(most: int, trial: Callable[[int], _Trial], tolerance: float) -> tupl
         else:
             high, best = middle, tried
     return high, best
+
+
+def _nothing_left(tolerance: float, lost: Sequence[Loss], every: Verdict, last: Verdict) -> str:
+    """Why there is no network in int8 within the tolerance. last: with the least harmful layer alone in int8."""
+    off = f"{every.error:.2g} off with all layers in int8"
+    if len(lost) > 1:
+        off += f", {last.error:.2g} with '{lost[-1].layer}' alone"
+    return (
+        f"tolerance {tolerance:g}: only with nothing in int8 are the answers so close, for they are {off}: allow more"
+    )

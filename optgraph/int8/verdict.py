@@ -76,6 +76,10 @@ class Judge:
                     probabilities += p.size
         if not pictures:
             raise InputError("no pictures to compare answers on")
+        for name, (apart_by, whole) in errors.items():
+            if apart_by and not whole:
+                what = f"the network's '{name}' is 0 on all these pictures, so how far int8 is off cannot be told"
+                raise InputError(f"{what}: give others, or name the outputs that count")
         error = max(_ratio(*each) for each in errors.values())
         if not rows:
             return Verdict(pictures, error)

@@ -14,6 +14,7 @@ from optgraph.report.layout import facts_table, plain
 from optgraph.report.tables import number, size
 
 WORST = 10  # layers that are shown
+FEW = 32  # pictures that are too few to tell ranges by
 COLUMNS = ("layer", "op", "onnx_nodes", "own", "answer", "weights", "input", "output", "kept", "why")
 
 
@@ -50,6 +51,9 @@ def quantised_table(data: Mapping[str, Any]) -> Table:
         **({"channels": "equalised: ranges that differed much are closer"} if data["equalised"] else {}),
         "size": f"{size(data['bytes']['before'])} -> {size(data['bytes']['after'])}",
     }
+    if data["different"] < FEW:
+        some = f"{data['different']} different" if data["different"] > 1 else "no two different"
+        rows["pictures"] = f"{some}: of what they do not show the ranges know nothing: a hundred or more do"
     if kept:
         rows["in float"] = list(kept)
     if data["saturates"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,13 @@ def test_what_people_see(tmp_path: Path, model: Path, pictures: Path) -> None:
     told = ok(*common, 1, "-o", tmp_path / "a.onnx")
     assert "0.png: 12x12" in told and "answer" in told and "off on 4 pictures, top-1 agrees on" in told
     assert "100.00% is allowed" in told and "by ONNX Runtime's kernels on this CPU" in told and "wrote" in told
-    strict = ok(*common, 0, "-o", tmp_path / "b.onnx")
-    assert "in float" in strict and "0 of" in strict and "ok: 0.00% off" in strict
+    assert "pictures  4 different: of what they do not show" in told
+    strict = call(*common, 0, "-o", tmp_path / "b.onnx")
+    assert strict.exit_code == 2 and "tolerance 0: only with nothing in int8" in strict.stderr
+    assert strict.stderr.count("\n") == 1 and not (tmp_path / "b.onnx").exists()
+    bound = float(re.findall(r"([0-9.e-]+) with", strict.stderr)[0]) * 1.1
+    close = ok(*common, bound, "-o", tmp_path / "b.onnx")
+    assert "in float" in close and "answer    ok" in close
     seven = ok(*common, 1, "-o", tmp_path / "c.onnx", "--reduce-range", "--per-tensor")
     assert "7 bits, one scale each" in seven
 

@@ -17,6 +17,7 @@ from optgraph.base.errors import InputError, ModelError
 from optgraph.int8 import machine
 from optgraph.int8.correct import with_biases
 from optgraph.int8.pictures import Pictures
+from optgraph.int8.verdict import Judge, Verdict
 from optgraph.onnx.sessions import session
 from tests.support.cli_models import classifier
 
@@ -157,6 +158,15 @@ def with_weights_of(dtype: type) -> onnx.ModelProto:
     return model
 
 
+def faint() -> onnx.ModelProto:
+    return model_of([("Conv", "x w", "y", {})], {"w": 1e-3 * normal(4, 3, 1, 1)}, ["N", 3, 12, 12])
+
+
+def answers_zero() -> Verdict:
+    zero, other = (model_of([("Mul", "x s", "y", {})], {"s": np.float32(s)}, ["N", 3, 12, 12]) for s in (0, 1))
+    return Judge(zero, lambda: [{"x": X}])(other)
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "fp16": (lambda: optgraph.quantize(with_weights_of(np.float16), X.astype(np.float16)), ModelError, "of float16"),
     "quantised": (
@@ -174,7 +184,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "not finite": (lambda: optgraph.quantize(classifier(), np.full_like(X, np.inf)), InputError, "finite"),
     "overflow": (lambda: optgraph.quantize(classifier(), X * np.float32(3e38)), InputError, "finite"),
     "no range": (
-        lambda: optgraph.quantize(classifier(), X * np.float32(7e37), calibrate="percentile"),
+        lambda: optgraph.quantize(faint(), X * np.float32(6e37), calibrate="percentile"),
         InputError,
         "no range",
     ),
@@ -182,6 +192,24 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "tolerance": (lambda: optgraph.quantize(classifier(), X, tolerance=-1), InputError, "tolerance -1"),
     "look": (lambda: optgraph.quantize(classifier(), X, look=0), InputError, "look 0"),
     "keep": (lambda: optgraph.quantize(classifier(), X, keep=["stm"]), InputError, "keep 'stm'.*close are /stem/Conv"),
+    "nothing left": (
+        lambda: optgraph.quantize(classifier(), X, tolerance=0),
+        InputError,
+        "tolerance 0: only with nothing in int8.* off with all layers in int8, [0-9.e-]+ with '/.*' alone: allow more",
+    ),
+    "the one layer": (
+        lambda: optgraph.quantize(faint(), X, tolerance=1e-9),
+        InputError,
+        "off with all layers in int8: allow more",
+    ),
+    "all kept": (
+        lambda: optgraph.quantize(faint(), X, keep=["y"]),
+        InputError,
+        "keep: these are all the layers that can be in int8",
+    ),
+    "black": (lambda: optgraph.quantize(classifier(), X * 0), InputError, "pictures are 0 all over: give some"),
+    "grey": (lambda: optgraph.quantize(classifier(), X * 0 + 0.5, calibrate="entropy"), InputError, "0.5 all over"),
+    "no answer": (answers_zero, InputError, "'y' is 0 on all these pictures"),
     "shape": (lambda: optgraph.quantize(classifier(), X[:, :, :5]), InputError, "expects float32 of shape"),
 }
 
@@ -192,6 +220,12 @@ def test_refusals(why: str) -> None:
     call, error, said = REFUSED[why]
     with pytest.raises(error, match=said):
         call()
+
+
+def test_how_many_pictures_are_different() -> None:
+    for x, many in ((X[:1], 1), (np.repeat(X[:1], 5, 0), 1), (np.concatenate([X, X[:3]]), 12)):
+        found = optgraph.quantize(classifier(), x, tolerance=ANY, look=1, batch=4)
+        assert found.different == found.to_json()["different"] == many and found.verdict.pictures == len(x)
 
 
 def test_sums_that_are_cut_off_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ _SERVER = """
 import json, os, signal, sys
 import optgraph, onnxruntime
 import optgraph.cli.tabulate, optgraph.compare.verify, optgraph.report.results
+import optgraph.int8.quantize, optgraph.report.quantised
 import optgraph.table.fill, optgraph.table.formats, optgraph.table.identity
 from optgraph.cli.main import main
 optgraph.compile
