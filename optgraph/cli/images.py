@@ -44,6 +44,10 @@ def sources_by_name(arguments: Sequence[str], inputs: Sequence[str]) -> dict[str
                     raise InputError(f"--input {argument}: no input '{name}': the network has {', '.join(inputs)}")
                 if not names:
                     raise InputError(f"--input {argument}: say for which input, NAME={argument}: {', '.join(inputs)}")
+            elif equals and source == argument and not Path(argument).exists():
+                raise InputError(
+                    f"--input {argument}: no such file, and no input '{name}': the network has {inputs[0]}"
+                )
         for each in names:
             sources.setdefault(each, []).extend(_files(source))
     for name, files in sources.items():

@@ -137,6 +137,14 @@ def allowed(dtype: str, noise: float, grids: bool = False) -> float:
     return max(bound, min(NOISE_FACTOR * noise, NOISE_LIMIT * bound))
 
 
+def magnified(bound: float, noise: float) -> float:
+    """The relative L2 that an output of a network on grids may be off where each region is right by itself.
+
+    bound: what it may be otherwise. noise: what rounding alone moves it by.
+    """
+    return max(bound, min(MAGNIFIED * noise, MAGNIFIED_LIMIT))
+
+
 def agreement(result: np.ndarray, reference: np.ndarray, axis: int) -> tuple[float, float | None]:
     """How often the best class of both is the same, and how often the reference's is among the best five (None if
     there are no more than five). The classes lie along `axis`."""

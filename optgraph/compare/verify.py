@@ -34,7 +34,7 @@ from optgraph.compare import verdict
 from optgraph.compare.culprit import culprit
 from optgraph.compare.grid_regions import GridRegions
 from optgraph.compare.imported import Imported
-from optgraph.compare.oracle import MAGNIFIED, MAGNIFIED_LIMIT, allowed, as_stored, coarseness, distance, exact
+from optgraph.compare.oracle import allowed, as_stored, coarseness, distance, exact, magnified
 from optgraph.compare.original import Original, OutputError
 from optgraph.compare.regions import REGION_FACTOR, BadRegion, Regions
 from optgraph.onnx.apart import Apart, EndedError
@@ -223,7 +223,7 @@ def _verified(
     progress("outputs", 1.0)
     found = tuple(original.compare(name, [result[name] for result in results]) for name in net.outputs)
     if grids and regions.bad is None:  # then it is the network that moves so far by one step of its own
-        bound = max(bound, min(MAGNIFIED * noise, MAGNIFIED_LIMIT))
+        bound = magnified(bound, noise)
         said = [*said, *verdict.magnified(found, regions, bound, noise)]
     out = tuple(leaving(net.simplified, net.fused, dtype, feeds, net.plans.keep))
     reason = verdict.reason(found, regions, original, bound, backend, out)

@@ -301,3 +301,14 @@ def test_bench_shows_what_was_measured(model: Path, monkeypatch: pytest.MonkeyPa
         "2.00× by pairs",
     ):
         assert text in out
+
+
+def test_an_input_that_there_is_not(tmp_path: Path, model: Path) -> None:
+    """One name of an input mistaken is not taken for a file; a file with such a name is one."""
+    for argument in ("z=random", "z=x.npy"):
+        result = call("run", model, "--input", argument)
+        assert (
+            result.exit_code == 2 and f"{argument}: no such file, and no input 'z': the network has x" in result.stderr
+        )
+    np.save(tmp_path / "z=x.npy", np.zeros((1, 3, 12, 12), np.float32))
+    assert ok_json("run", model, "--input", tmp_path / "z=x.npy")["outputs"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,9 @@ import torch
 
 import optgraph
 from optgraph.api import compiling
+from optgraph.base.errors import OptgraphError
 from optgraph.compare import grid_regions, verdict
-from optgraph.compare.original import OutputError
+from optgraph.compare.original import Original, OutputError
 from optgraph.compare.verify import computed_dtype, verify_net
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.quant import Quant
@@ -23,6 +25,9 @@ from optgraph.ops import conv, products
 from optgraph.passes import pipeline
 from optgraph.passes.rewrite import Outcome
 from tests.support.quantised import mixed_network, quantised
+
+# The modules, whatever the package calls by these names.
+bench_module, verify_module = (importlib.import_module(f"optgraph.compare.{name}") for name in ("bench", "verify"))
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +164,28 @@ def test_a_network_that_magnifies_a_step_is_right_and_told_so() -> None:
     assert "each of the 57 regions is right by itself" in note and "moves it by 4.0e-01" in note
     assert verdict.magnified([OutputError("y", 0.005, 1.0)], regions, 0.8, 0.4) == []
     assert verdict.magnified([OutputError("y", 0.9, 1.0)], regions, 0.8, 0.4) == []
+
+
+@pytest.mark.parametrize(
+    ("noise", "off", "ok"), [(5.0, 0.85, True), (5.0, 0.95, False), (0.1, 0.35, True), (0.1, 0.45, False)]
+)
+def test_what_it_may_magnify(path: Path, monkeypatch: pytest.MonkeyPatch, noise: float, off: float, ok: bool) -> None:
+    """Four times what rounding alone moves the answer, and never all of it."""
+    monkeypatch.setattr(verify_module, "coarseness", lambda *args: noise)
+    monkeypatch.setattr(Original, "compare", lambda self, name, results: OutputError(name, off, 1.0))
+    found = optgraph.verify(path, "torch", batch=3)
+    assert found.ok == ok and found.bound == pytest.approx(min(4 * noise, 0.9)), found.reason
+    assert ok or f"is off by {off:.1e}, over {found.bound:.1e}" in found.reason
+
+
+def test_bench_judges_as_verify_does(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that are far off are timed if each region is right by itself, and then only."""
+    given: dict[str, Any] = {"backend": "interpret", "dtype": "int8", "repeats": 1, "min_seconds": 0.0, "threads": 1}
+    monkeypatch.setattr(bench_module, "allowed", lambda *args: -1.0)  # what nothing is within
+    assert bench_module.bench(path, **given).dtype == "int8"
+    with monkeypatch.context() as patch, pytest.raises(OptgraphError, match=r"not timed, .* off by .* over -1.0e"):
+        patch.setattr(bench_module, "on_grids", lambda graph: False)
+        bench_module.bench(path, **given)
+    monkeypatch.setattr(*LOWERED["the scale of sums"]())
+    with pytest.raises(OptgraphError, match=r"not timed, .*region.* from what the backend itself gave it"):
+        bench_module.bench(path, **given)
