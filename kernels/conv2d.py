@@ -39,6 +39,7 @@ import torch.nn.functional as F
 from optgraph.base.devices import SM_90
 from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
+from optgraph.kernels.frame import streamed
 from optgraph.kernels.frame.arguments import Image, Output, Sliding, ours
 from optgraph.kernels.frame.boxes import Boxes, boxed_image
 from optgraph.kernels.frame.choice import choose
@@ -49,8 +50,10 @@ from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, target_of
 from optgraph.kernels.frame.operands import check_contiguous, check_shape, check_window, strides4
 from optgraph.kernels.frame.sample import Sample, image, sums, weight, window_sample
+from optgraph.kernels.frame.segments import segments_of
 from optgraph.kernels.frame.split import unbound, unsplit_beyond, workspace_bytes
 from optgraph.kernels.frame.starts import Kinds, kinds_along
+from optgraph.kernels.frame.streamed_launch import streamed_launch
 from optgraph.kernels.frame.tile import Tile, blocks_along, cdiv, planned_batch
 from optgraph.kernels.frame.work import work_of
 
@@ -96,13 +99,24 @@ def conv2d(
     floats = not (before or flatten or after.quants or after.residual_quant)
     halo = halo_of(x, weight, window, (planned, height, width)) if floats else None
     problem = Gemm(extent, (columns,) * groups, depth, item, taps, plain=plain, tma=boxed is not None, halo=halo)
+    problem = replace(problem, streams=boxed is not None and floats and item == 2)
     tile = tile or choose(problem, target)
-    if tile.producers:
-        plain_tile = choose(replace(problem, halo=None), target)
+    if tile.producers or tile.streamed:
+        plain_tile = choose(replace(problem, halo=None, streams=False), target)
         options: dict[str, Any] = {"window": window, "groups": groups, "before": before, "after": after}
         otherwise = partial(conv2d, x, weight, out, **options, precision=precision, tile=plain_tile)
         if target.interpreted:  # no interpreter runs Gluon
             return otherwise()
+        if tile.streamed:
+            if boxed is None or not problem.streams or target != SM_90:
+                raise ValueError("a streamed tile needs sm_90, 16 bits, and what a tile with a box needs, and no grid")
+            given = boxed.operands(x, weight, tile)
+            place = streamed.place(boxed.boxes(x.shape[0])[:3], tile, boxed.step, channels, window)
+            segments = segments_of((out,), ())
+            work = work_of(x, out, window, {"weight": weight}, (after,))
+            return streamed_launch(
+                "conv2d", given["x"], given["weight"], place, segments, after, tile, work, problem, otherwise
+            )
         if halo is None or target != SM_90:
             raise ValueError(
                 "specialised warps need sm_90, 16 bits, few taps, channels by 8, no group, prologue, dilation or grid"
@@ -301,6 +315,27 @@ def specialised_samples() -> Iterator[Sample]:
     yield sample((5, 9, 11, 72), 96, strided, after=Epilogue(True, Act("silu")), tile=replace(tall, box=(8, 1, 1)))
     window, after = Window((2, 3), (1, 2), (1, 1, 0, 2)), Epilogue(None, PRELU)
     yield sample((3, 6, 13, 24), 72, window, after=after, tile=replace(small, box=(4, 4, 1)))
+
+
+def streamed_samples() -> Iterator[Sample]:
+    """Of the kernel on sm_90 whose blocks are all under way at once: boxes of each kind, parts that have no steps left,
+    channels and columns that are no whole blocks, all ends."""
+    tile, relu = Tile(64, 32, 64, 4, streamed=True), Epilogue(True, RELU)
+    residual = Epilogue(True, RELU, residual=True, post=RELU)
+    runs, squares = replace(tile, box=(1, 64, 1)), replace(tile, box=(1, 8, 8))
+    odd = replace(tile, box=(1, 3, 17))
+    across, down = Window((1, 7), pads=(0, 3, 0, 3)), Window((7, 1), pads=(3, 0, 3, 0))
+    yield sample((1, 17, 17, 72), 72, across, after=relu, tile=replace(odd, num_stages=4, splits=4))
+    yield sample((2, 9, 11, 40), 24, down, after=residual, tile=replace(runs, num_stages=7))
+    window, x = Window((3, 3), pads=(1, 1, 1, 1)), image(3, 5, 9, 80, beside=8)
+    wide = replace(squares, block_n=64, box=(2, 3, 9), num_stages=5, splits=4)
+    yield sample((3, 5, 9, 80), 136, window, x=x, after=residual, tile=wide)
+    window, after = Window((2, 5), pads=(2, 1, 0, 3)), Epilogue(None, PRELU)
+    shallow = replace(squares, block_k=32, num_stages=4, splits=3)
+    yield sample((1, 13, 9, 24), 40, window, after=after, tile=shallow)
+    yield sample(
+        (1, 8, 8, 56), 40, Window((3, 3)), after=Epilogue(True, Act("silu")), tile=replace(squares, num_stages=9)
+    )
 
 
 CONV2D = Kernel(conv2d, reference, samples)

@@ -21,29 +21,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate, product
 from typing import Any
 
 import torch
 
+from optgraph.base.devices import SM_90
 from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
+from optgraph.kernels.frame import streamed
 from optgraph.kernels.frame.arguments import Grid, ours
 from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.ends import Epilogue, Prologue, check_grids, check_operands, clears, on_grids
 from optgraph.kernels.frame.gemm import Gemm
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, describable, target_of
-from optgraph.kernels.frame.operands import check_contiguous, check_shape, flat_pixels, row_stride, strides4
+from optgraph.kernels.frame.operands import check_contiguous, check_shape, flat_pixels, strides4
 from optgraph.kernels.frame.rows import alignment
 from optgraph.kernels.frame.sample import STORED, Sample, epilogue, image, prologue, sums, weight
+from optgraph.kernels.frame.segments import MAX_SEGMENTS, segments_of
 from optgraph.kernels.frame.split import unbound, unsplit_beyond, workspace_bytes
+from optgraph.kernels.frame.streamed_launch import streamed_launch
 from optgraph.kernels.frame.tile import Tile, cdiv, planned_batch
 from optgraph.kernels.frame.variant import Block
 from optgraph.kernels.frame.view import View
 from optgraph.kernels.frame.work import Read, Work
-
-MAX_SEGMENTS = 4
 
 
 def pointwise(
@@ -86,7 +89,27 @@ def pointwise(
     pixels = height * width
     extent = (1, planned_batch(batch, target) * pixels, 1)
     problem = Gemm(extent, tuple(sizes), channels, weight.element_size(), plain=plain, tma=copies)
+    floats = not (grids or after.quants or after.residual_quant)
+    problem = replace(problem, streams=copies and weight.element_size() == 2 and not pre and floats)
     tile = tile or choose(problem, target)
+    if tile.streamed:
+        plain_tile = choose(replace(problem, streams=False), target)
+        options: dict[str, Any] = {"stride": stride, "acts": acts, "before": before, "after": after}
+        otherwise = partial(pointwise, x, weight, outs, **options, precision=precision, tile=plain_tile)
+        if target.interpreted:  # no interpreter runs Gluon
+            return otherwise()
+        if not problem.streams or target != SM_90:
+            raise ValueError("a streamed tile needs sm_90, 16 bits, and what a tile with a box needs, and no grid")
+        extent = (1, batch * pixels, 1)
+        assert tile.box is not None
+        row_strides = batch * pixels * stride_w, stride_w, stride_w, 1
+        row = Block(x, (*extent, channels), row_strides, (*tile.box, tile.block_k))
+        matrix = Block(weight, tuple(weight.shape), (columns, 1), (tile.block_k, tile.block_n))
+        place = streamed.place(extent, tile, 1, channels, Window((1, 1)))
+        work = Work((Read(x), *after.reads), tuple(outs), {"weight": weight, **after.vectors})
+        return streamed_launch(
+            "pointwise", row, matrix, place, segments_of(outs, acts), end, tile, work, problem, otherwise
+        )
     rows, block_m, block_n, block_k = batch * pixels, tile.block_m, tile.block_n, tile.block_k
     operands: dict[str, Any] = {"x": x, "weight": weight, "ahead": None}
     if tile.box is not None:
@@ -101,7 +124,7 @@ def pointwise(
     workspace = workspace_bytes(blocks, tile.splits, block_m, block_n)
     tensors, ends = {**operands, "workspace": unbound(workspace)}, {"pre": pre.argument(), "end": end.argument()}
     size, strides = (rows, pixels, width, channels, columns), (stride_n, stride_h * stride[0], stride_w * stride[1])
-    segments = _segments(outs, acts)
+    segments = segments_of(outs, acts)
     ways = {"STRIDE_C": stride_c, "TMA": tile.box is not None, "FLAT": flat, "SEGMENTED": len(outs) > 1}
     ways |= {"GRIDS": max(map(len, quants), default=0), "INTEGERS": integers, "CLEAR_K": clears(before.act)}
     read, program = Read(x, Window((1, 1), stride), (height, width)), problem.program(tile, after.residual is not None)
@@ -141,17 +164,6 @@ def _check_outs(outs: Sequence[torch.Tensor], pixels: tuple[int, int, int]) -> N
         check_shape(out, (*pixels, out.shape[-1]), f"outs[{i}]")
         if out.dtype != outs[0].dtype:
             raise ValueError(f"outs[{i}] is {out.dtype}, outs[0] {outs[0].dtype}: one launch stores one type")
-
-
-def _segments(outs: Sequence[torch.Tensor], acts: Sequence[Act]) -> dict[str, Any]:
-    """Outputs, their columns and row strides, and a bit for each that has the activation."""
-    absent, rows = MAX_SEGMENTS - len(outs), [row_stride(out, f"outs[{i}]") for i, out in enumerate(outs)]
-    return {
-        "outs": (*outs, *(outs[0],) * absent),
-        "sizes": (*(out.shape[-1] for out in outs), *(0,) * absent),
-        "out_rows": (*rows, *(0,) * absent),
-        "act_bits": sum(1 << i for i, act in enumerate(acts) if act),
-    }
 
 
 def _grids(outs: Sequence[torch.Tensor], quants: Sequence[tuple[Quant, ...]]) -> tuple[float | int, ...]:
@@ -304,6 +316,17 @@ def _integer_samples() -> Iterator[tuple[str, Sample]]:
     yield "int8 and a float weight", sample((2, 5, 7, 19), 21, x=x, stored="int8", before=read, after=after, tile=small)
     two = Epilogue(True, residual=True, quants=(Quant(90.0, 3), Quant(60.0, -90)))
     yield "integers to numbers of a grid", sample((2, 5, 7, 19), 21, integers=True, after=two)
+
+
+def streamed_samples() -> Iterator[Sample]:
+    """Of the kernel on sm_90 whose blocks are all under way at once."""
+    tile = Tile(64, 32, 64, 4, 2, box=(1, 64, 1), streamed=True)
+    residual = Epilogue(True, residual=True, post=RELU)
+    yield sample((1, 9, 17, 136), 40, after=residual, tile=replace(tile, num_stages=3))
+    sizes, acts = (40, 8, 72, 16), (RELU, IDENTITY, RELU, RELU)
+    yield sample((2, 5, 7, 200), *sizes, acts=acts, tile=replace(tile, splits=2))
+    after, x = Epilogue(True, RELU, residual=True, post=PRELU), image(1, 8, 8, 264, beside=8)
+    yield sample((1, 8, 8, 264), 72, x=x, after=after, tile=replace(tile, block_n=64, splits=3))
 
 
 POINTWISE = Kernel(pointwise, reference, samples)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from optgraph.base.devices import Device, Target
-from optgraph.kernels.frame import halos, specialised
+from optgraph.kernels.frame import halos, specialised, streamed
 from optgraph.kernels.frame.halos import Halo
 from optgraph.kernels.frame.operands import strides4
 from optgraph.kernels.frame.rows import alignment
@@ -36,6 +36,7 @@ class Gemm(Problem):
     tma:    whether the copy engine may load x and weight.
     splittable: whether the kernel can share a tile's depth among programs.
     halo:   of a convolution whose taps may read shared memory, by specialised warps.
+    streams: whether all blocks of a program may be under way at once (see `streamed.py`).
     """
 
     extent: Box
@@ -48,6 +49,7 @@ class Gemm(Problem):
     tma: bool = False
     splittable: bool = True
     halo: Halo | None = None
+    streams: bool = False
 
     @property
     def m(self) -> int:
@@ -63,6 +65,8 @@ class Gemm(Problem):
             return halos.program(self.halo, tile, self.k, self.n[0], self.itemsize, residual)
         if tile.producers:
             return specialised.program(tile, self.k, self.n[0], self.depthwise, self.itemsize, residual)
+        if tile.streamed:
+            return streamed.program(tile, residual)
         depth = _depth(tile, self)
         area = tile.block_m * tile.columns
         fetched = (tile.block_m * (2 if self.depthwise else 1) + tile.columns) * depth
@@ -168,6 +172,8 @@ def _candidates(problem: Gemm, target: Target) -> list[Tile]:
         tiles += specialised.tiles(problem.k, itemsize, target)
     if problem.halo:
         tiles += halos.tiles(problem.halo, problem.n[0], itemsize, problem.plain, target)
+    if problem.streams:
+        tiles += streamed.tiles(problem.extent, problem.n, problem.k, problem.taps, target)
     fitting = [tile for tile in tiles if tile.producers or _shared_bytes(tile, itemsize) <= device.block_shared]
     return sorted(fitting, key=lambda tile: _gpu_cost(tile, problem, device))
 
@@ -245,6 +251,9 @@ def _gpu_cost(tile: Tile, problem: Gemm, device: Device) -> tuple[float, int]:
         programs = cdiv(problem.m, tile.block_m)
         taken = specialised.clocks(tile, problem.k, problem.n[0], problem.depthwise, problem.itemsize)
         return cdiv(programs, device.sms) * taken, programs
+    if tile.streamed:
+        programs = streamed.programs(tile, problem.extent, problem.n)
+        return cdiv(programs, device.sms) * streamed.clocks(tile), programs
     programs = _blocks(tile, problem) * tile.splits
     itemsize, depthwise = problem.itemsize, problem.depthwise
     depth = _depth(tile, problem)

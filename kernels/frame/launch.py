@@ -37,7 +37,8 @@ class Launch:
     work:       what it does; asked by `optgraph.cost`.
     problem:    what the tile was chosen for, if there was a choice: what `optgraph tune` measures.
     workspace:  bytes of scratch memory that it needs beside its arguments (see `with_workspace`).
-    otherwise:  makes a launch that does the same, for a machine whose Triton does not compile this one's kernel.
+    otherwise:  makes a launch that does the same, for a machine whose Triton does not compile this one's kernel, and
+                for the interpreter.
     """
 
     kernel: str
@@ -52,8 +53,11 @@ class Launch:
     otherwise: Callable[[], Launch] | None = field(default=None, compare=False)
 
     def __call__(self) -> None:
+        device = next(value.device for value in self.arguments.values() if isinstance(value, torch.Tensor))
+        if self.otherwise is not None and device.type == "cpu":  # no interpreter runs Gluon
+            self.otherwise()()
+            return
         if not self.bound:
-            device = next(value.device for value in self.arguments.values() if isinstance(value, torch.Tensor))
             self.with_workspace(torch.zeros(self.workspace, dtype=torch.uint8, device=device))()
             return
         given = {name: as_given(value) for name, value in (*self.arguments.items(), *self.constants.items())}

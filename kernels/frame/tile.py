@@ -23,7 +23,7 @@ class Tile:
     of columns that one program computes side by side, so that what they share is computed once. producers: warps beside
     num_warps that make the product's operand (see jit/separable_specialised); 0 where no warp is specialised. rows: of
     the output, one below the other, that one program computes for each of its block_m columns, so that what their
-    windows share is loaded once.
+    windows share is loaded once. streamed: every step of a program has a stage of its own (see jit/conv2d_streamed.py).
     """
 
     block_m: int
@@ -36,6 +36,7 @@ class Tile:
     accumulators: int = 1
     producers: int = 0
     rows: int = 1
+    streamed: bool = False
 
     @property
     def columns(self) -> int:

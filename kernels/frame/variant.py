@@ -32,13 +32,15 @@ _TYPES = {
 class Block:
     """A tensor that the kernel reads block by block through Hopper's copy engine (TMA), zeros beyond its edges.
 
-    shape, strides (in elements, the last 1): how the kernel sees it. block: what one load fetches.
+    shape, strides (in elements, the last 1): how the kernel sees it. block: what one load fetches; fetched: less of it,
+    the first rows of a block, whose sizes are to be powers of two.
     """
 
     tensor: torch.Tensor
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     block: tuple[int, ...]
+    fetched: tuple[int, ...] = ()
 
 
 Type = str | tuple[tuple[str, str], ...]  # of an argument as Triton writes it; of a named tuple, field by field

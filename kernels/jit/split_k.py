@@ -16,7 +16,7 @@ import triton.language as tl
 
 from optgraph.kernels.frame.split import MAX_TILES
 
-_COUNTERS = tl.constexpr(MAX_TILES)  # int32 each, as wide as a float32
+COUNTERS = tl.constexpr(MAX_TILES)  # int32 each, as wide as a float32
 
 
 @triton.jit
@@ -34,7 +34,7 @@ def joined(acc, workspace, tile, split, splits, BLOCK_M: tl.constexpr, BLOCK_N: 
     element = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
     parts = (
         workspace.to(tl.pointer_type(acc.dtype), bitcast=True)
-        + _COUNTERS
+        + COUNTERS
         + tile.to(tl.int64) * splits * (BLOCK_M * BLOCK_N)
         + element
     )

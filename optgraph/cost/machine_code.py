@@ -169,12 +169,14 @@ def listed(text: str) -> list[Instruction]:
 
 
 def _operands(name: str, rest: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The registers written, by a load several, and read: the first operand is written, and a predicate behind it."""
+    """The registers written, by a load several, and read: the first operand is written, and a predicate behind it; of
+    an atomic or a shuffle a predicate, and what is behind it."""
     operands = rest.split(",")
     named = [_REGISTER.findall(operand) for operand in operands]
     if name.startswith(("ST", "RED", "BRA", "BAR", "EXIT")) or operands[0].strip().startswith("["):
         return (), tuple(r for registers in named for r in registers)
-    count = 1 + (len(operands) > 1 and re.fullmatch(r"\s*!?U?P\w+\s*", operands[1]) is not None)
+    behind = name.startswith(("ATOM", "SHFL")) or (len(operands) > 1 and re.fullmatch(r"\s*!?U?P\w+\s*", operands[1]))
+    count = 2 if behind else 1
     writes = [r for registers in named[:count] for r in registers]
     if writes and writes[0].startswith("R") and name.startswith("LD"):
         first = int(writes[0][1:])

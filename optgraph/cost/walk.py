@@ -7,12 +7,14 @@ of which nothing is known once.
 
 How long it takes by itself is a walk: its warps go through the code in step, each instruction when its operands are
 there, so that every load that nothing hides, every wait and every barrier shows. Copies into shared memory, by threads
-or by the copy engine, and the products of wgmma run beside it until they are waited for. Branches are taken not to be;
+or by the copy engine, and the products of wgmma run beside it until they are waited for; the copy engine's arrive one
+after the other, at the rate of an SM's port to L2. Branches are taken not to be;
 conflicts, the register file and misses of the instruction cache are not modelled.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -117,7 +119,9 @@ class _Walk:
         self._now = self._skipped = self._tensor = 0.0
         self._ready: dict[str, float] = {}
         self._copied, self._groups = 0.0, deque[float]()  # by threads into shared memory: the last, and by commit
-        self._boxes = deque[float]()  # by the copy engine
+        self._boxes, self._arrived = deque[float](), -math.inf  # by the copy engine, and the last of them
+        boxes = sum(times for one, times in _repeated(machine, program) if one.name.startswith("UTMALDG"))
+        self._box = program.bytes / boxes / reached.port if boxes else 0.0  # clocks that one takes
         self._products = deque[float]()  # of wgmma, by commit
         self._go(machine.code, 1.0)
         self.clocks = self._now + self._skipped
@@ -150,7 +154,8 @@ class _Walk:
             while len(self._groups) > one.left:
                 at = max(at, self._groups.popleft())
         elif name.startswith("UTMALDG"):
-            self._boxes.append(at + load)
+            self._arrived = max(at + load, self._arrived + self._box)
+            self._boxes.append(self._arrived)
         elif "PHASECHK" in name:
             for _ in range(min(boxes, len(self._boxes))):
                 at = max(at, self._boxes.popleft())

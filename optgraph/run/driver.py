@@ -251,7 +251,7 @@ class Driver:
             c_void_p(block.tensor.data_ptr()),
             (c_uint64 * rank)(*reversed(block.shape)),
             (c_uint64 * rank)(*(stride * item for stride in reversed(block.strides[:-1]))),
-            (c_uint32 * rank)(*reversed(kind.box)),
+            (c_uint32 * rank)(*reversed(block.fetched or kind.box)),
             (c_uint32 * rank)(*(1,) * rank),
             c_int(_INTERLEAVE_NONE),
             c_int(kind.swizzle),

@@ -18,7 +18,7 @@ from collections import Counter
 
 from optgraph.ir.graph import Graph, Node
 from optgraph.ir.values import IDENTITY, Act, Pair, Segment
-from optgraph.kernels.pointwise import MAX_SEGMENTS
+from optgraph.kernels.frame.segments import MAX_SEGMENTS
 from optgraph.ops import Conv, MergedPointwise
 from optgraph.passes.rewrite import Outcome, Refusal
 

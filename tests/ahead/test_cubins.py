@@ -365,7 +365,7 @@ def test_what_does_not_compile_is_replaced_where_there_is_another(monkeypatch: p
     special = Layer(SEPARABLE, next(specialised_samples()).typed("fp16")).dry(SM_90)
     with targeting(SM_90):
         x = torch.empty(1, 16, 16, 64, dtype=torch.float16)
-        plain = pointwise(x, torch.empty(64, 64, dtype=torch.float16), [torch.empty_like(x)])
+        plain = pointwise(x, torch.empty(64, 64, dtype=torch.float16), [torch.empty_like(x)], tile=Tile(64, 64))
     monkeypatch.setattr(building, "dry_launches", lambda *_: [plain, special, None, special])
     fails = {"separable_specialised"}
 

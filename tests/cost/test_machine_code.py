@@ -33,11 +33,12 @@ def flat(loop: Loop) -> Sequence[str]:
 
 
 def test_instructions_are_read_with_what_they_write_and_read() -> None:
-    load, guarded, store, wait, back = listed(
+    load, guarded, store, atomic, wait, back = listed(
         """
         /*0010*/                   LDG.E.128 R16, desc[UR14][R60.64] ;
         /*0020*/               @P0 IADD3 R12, P3, R6, 0x30, RZ ;
         /*0030*/                   STS.64 [R4+0x10], R20 ;
+        /*0038*/                   ATOMG.E.ADD.STRONG.GPU PT, R5, desc[UR8][R40.64], R6 ;
         /*0040*/                   WARPGROUP.DEPBAR.LE gsb0, 0x1 ;
         /*0050*/              @!P1 BRA 0x10 ;
         """
@@ -45,6 +46,7 @@ def test_instructions_are_read_with_what_they_write_and_read() -> None:
     assert (load.writes, load.reads) == (("R16", "R17", "R18", "R19"), ("UR14", "R60"))
     assert (guarded.writes, guarded.reads) == (("R12", "P3"), ("R6", "P0"))
     assert (store.writes, store.reads, store.lane_bytes) == ((), ("R4", "R20"), 8)
+    assert (atomic.writes, atomic.reads) == (("R5",), ("UR8", "R40", "R6"))
     assert (wait.left, wait.target) == (1, None)
     assert (back.target, back.reads) == (0x10, ("P1",))
 
@@ -92,6 +94,14 @@ def test_boxes_are_waited_for_in_their_order() -> None:
     assert LOAD < one < 1.1 * LOAD
     assert clocks(box, *[work] * 200, box, wait) > one + 200, "one wait for both"
     assert clocks(box, *[work] * 200, box, wait, *[work] * 300, wait) < one + 340, "the second is there in time"
+
+
+def test_boxes_come_one_after_the_other_at_the_rate_of_the_port() -> None:
+    box, wait = "UTMALDG.2D [UR8], [UR6]", "SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR8], R12"
+    code = *[box] * 4, *[wait] * 4
+    small, large = (clocks(*code, program=Program(bytes=4 * size)) for size in (64, 64_000))
+    assert LOAD < small < 1.1 * LOAD
+    assert large == pytest.approx(small + 3 * 64_000 / BEST.port, abs=30), "three of them behind the first"
 
 
 def test_products_run_beside_the_code_until_they_are_waited_for() -> None:

@@ -3,7 +3,8 @@
 The kernel is a pointwise convolution of eleven steps through a ring of three stages, fetched by the copy engine, or by
 threads, for wgmma (sm_90) or mma (sm_80). Or one whose warps are specialised: a separable one of three chunks in shared
 memory and six steps through such a ring, and a convolution of stride 2, of four halos through three places in shared
-memory and six taps through two. Or a convolution in int8.
+memory and six taps through two. Or one whose blocks are all under way at once, of a quarter of the depth. Or a
+convolution in int8.
 """
 
 from __future__ import annotations
@@ -96,6 +97,8 @@ INT8 = Setting(
 SPECIALISED = Setting(SM_90, Layer(SEPARABLE, next(specialised_samples()).typed("fp16")), early=True)
 *_, _STRIDED = conv2d.specialised_samples()
 HALO = Setting(SM_90, Layer(conv2d.CONV2D, _STRIDED.typed("fp16")), early=True)
+
+STREAMED = Setting(SM_90, Layer(conv2d.CONV2D, next(conv2d.streamed_samples()).typed("fp16")), early=True)
 
 
 def _text(pattern: str, to: str, count: int = 0) -> Mutate:
@@ -207,6 +210,13 @@ _BARRIER = r"bar\.sync \t0;"
 # In the order of the code: those who multiply, and wait for chunks and stages; who make chunks; who loads stages.
 _TRY_WAIT, _ARRIVE = r"mbarrier\.try_wait\S+ complete, [^;]*;", r"@%p\d+ mbarrier\.arrive\.shared::cta\.b64 _, [^;]*;"
 _FENCE, _OVER = r"fence\.proxy\.async\.shared::cta;", "mov.pred complete, 1;"
+_OF_STREAMED = {
+    "no wait for a block": _at(_TRY_WAIT, slice(0, 1), _OVER),
+    "no wait for the products": _text(r"wgmma\.wait_group\.sync\.aligned \t?0;", ""),
+    "fewer bytes are expected": _text(r"(expect_tx\S+ _, \[%r\d+\]), \d+;", r"\1, 4096;", 1),
+    "no wait for the parts": _text(r"cp\.async\.wait_group \t?0;", ""),
+    "no wait for earlier launches": _text(_WAIT, ""),
+}
 _OF_SPECIALISED = {
     "no wait for a chunk": _at(_TRY_WAIT, slice(0, 1), _OVER),
     "no wait for a stage": _at(_TRY_WAIT, slice(1, 2), _OVER),
@@ -282,6 +292,7 @@ MUTATIONS: dict[str, tuple[Setting, Mutate]] = {
     "chained by TMA: fetches an activation before it waits": (CHAINED_TMA, _fetch_out),
     "chained: writes before it waits": (CHAINED, _write_first),
     **{f"specialised: {name}": (SPECIALISED, mutate) for name, mutate in _OF_SPECIALISED.items()},
+    **{f"streamed: {name}": (STREAMED, mutate) for name, mutate in _OF_STREAMED.items()},
     **{f"int8: {name}": (INT8, mutate) for name, mutate in _OF_INT8.items()},
     **{f"halo: {name}": (HALO, mutate) for name, mutate in _OF_HALO.items()},
     "gathered, mma: no wait for the copies": (AMPERE, _in_loop(_WAIT_COPY, "")),

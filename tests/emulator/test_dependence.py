@@ -50,8 +50,8 @@ def before_wait(program: Program) -> list[str]:
 
 def variants(kernel: Kernel) -> list[Variant]:
     launches = [layer.dry(SM_90) for layer in chosen(kernel, SM_90)]
-    # Where warps are specialised, each wait by itself where it must: `test_kernels.py` has what they touch before.
-    return [launch.variant for launch in launches if not launch.tile.producers]
+    # In Gluon each warp waits by itself where it must, or for pixels alone: `test_specialised.py` has what they touch.
+    return [launch.variant for launch in launches if launch.otherwise is None]
 
 
 @pytest.fixture(scope="module")

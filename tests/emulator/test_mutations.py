@@ -16,6 +16,7 @@ from tests.emulator.mutations import (
     INT8,
     MUTATIONS,
     SPECIALISED,
+    STREAMED,
     TMA,
     Setting,
 )
@@ -29,6 +30,7 @@ SETTINGS = {
     "chained by TMA": CHAINED_TMA,
     "specialised": SPECIALISED,
     "halo": HALO,
+    "streamed": STREAMED,
     "int8": INT8,
 }
 

@@ -1,4 +1,4 @@
-"""The warp-specialised kernels: no interpreter runs them, so all of their samples are tried here."""
+"""The kernels in Gluon: no interpreter runs them, so all of their samples are tried here."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 
 from optgraph.base.devices import SM_90
 from optgraph.ir.values import Act, Window
-from optgraph.kernels import conv2d, separable
+from optgraph.kernels import conv2d, pointwise, separable
 from optgraph.kernels.conv2d import CONV2D
 from optgraph.kernels.frame.launch import targeting
 from optgraph.kernels.frame.tile import Tile
+from optgraph.kernels.pointwise import POINTWISE
 from optgraph.kernels.separable import SEPARABLE
 from optgraph.run.driver import Bound
 from optgraph.tune.layers import Layer
@@ -23,6 +24,8 @@ from tests.emulator.schedule import HASTY, LATE, REVERSE, SCHEDULES
 SAMPLES = [
     *(("separable_specialised", SEPARABLE, sample) for sample in separable.specialised_samples()),
     *(("conv2d_specialised", CONV2D, sample) for sample in conv2d.specialised_samples()),
+    *(("conv2d_streamed", CONV2D, sample) for sample in conv2d.streamed_samples()),
+    *(("conv2d_streamed", POINTWISE, sample) for sample in pointwise.streamed_samples()),
 ]
 FIRST = {name: i for i, (name, *_) in reversed(list(enumerate(SAMPLES)))}
 CASES = [(i, "fp16") for i, _ in enumerate(SAMPLES)] + [(i, "bf16") for i in FIRST.values()]

@@ -52,6 +52,8 @@ def _products() -> Iterator[tuple[str, Kernel, Sample]]:
     yield "pointwise", kernel, pointwise.sample(MIDDLE, 728, after=RELU_ADD)
     acts = RELU, RELU, IDENTITY
     yield "pointwise_segments", kernel, pointwise.sample((8, 17, 17, 768), 192, 128, 192, acts=acts)
+    acts = RELU, RELU, RELU, IDENTITY
+    yield "pointwise_streamed", kernel, pointwise.sample((1, 17, 17, 768), 192, 192, 160, 192, acts=acts)
     yield "pointwise_split", kernel, pointwise.sample((1, 8, 8, 2048), 320, after=ENDS)
 
     kernel = conv2d.CONV2D
@@ -63,6 +65,7 @@ def _products() -> Iterator[tuple[str, Kernel, Sample]]:
     sample = conv2d.sample((64, 35, 35, 288), 384, HALF, after=Epilogue(True, PRELU, residual=True, post=RELU))
     yield "conv2d_specialised_strided", kernel, sample
     yield "conv2d_strided", kernel, conv2d.sample((8, 35, 35, 288), 384, HALF, after=ENDS)
+    yield "conv2d_streamed", kernel, conv2d.sample((1, 35, 35, 64), 96, SAME, after=ADD_RELU)
     yield "conv2d_split", kernel, conv2d.sample((1, 8, 8, 448), 384, SAME, after=ENDS)
     x = image(8, 299, 299, 3, dtype="float32", planes=True)
     yield "conv2d_stem", kernel, conv2d.sample((8, 299, 299, 3), 32, HALF, x=x, after=ENDS)
