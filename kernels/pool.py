@@ -6,7 +6,10 @@ The maximum or the mean of the kh*kw window at (oh*sh - top, ow*sw - left). Padd
 divides by kh*kw (count_include_pad) or by the number of positions inside the image. A ceil_mode pool is one with larger
 pads at the end. x [N, H, W, C] with any strides, out and residual dense pixels: a concat slice is fine.
 
-Integers of a grid are pooled as they are, if nothing comes before, and then what they stand for is told of the result.
+Integers of a grid are pooled as they are, if nothing comes before, two an instruction (`jit/bytes.py`), and then what
+they stand for is told of the result. If that lies on their own grid and nothing else is done, it never is: the maximum
+is one of them, and a mean is rounded as it is. Beyond the edge a maximum takes the nearest pixel, which is in the
+window, instead of what a mask would give.
 
 Bound by bytes. Where windows of few taps overlap, a program reduces up to four rows of the output, and of each row of
 the input what these share: once. A NaN in a window is a NaN out, also of a maximum.
@@ -25,13 +28,14 @@ from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels.frame.ends import Epilogue, Prologue, check_grid
 from optgraph.kernels.frame.kernel import Kernel
-from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.launch import Launch, target_of
 from optgraph.kernels.frame.operands import check_window
 from optgraph.kernels.frame.rowwise import windowed
 from optgraph.kernels.frame.sample import Sample, image, window_sample
 from optgraph.kernels.frame.tile import Tile
 from optgraph.kernels.frame.work import Read, Work
 
+_TAPS = 257  # of a window whose sums of bytes an int16 without a sign holds
 _NEUTRAL = {"average": 0.0, "max": float("-inf")}  # what padding is to each kind
 
 
@@ -51,15 +55,26 @@ def pool(
     size = check_window(x, out, window, x.shape[3])
     check_prologue(before)
     check_grid(x.dtype, before.quant, "x")
-    whole = before.quant is not None and not before.act
+    grid = before.quant
+    whole = grid is not None and not before.act and window.taps <= _TAPS
     work = Work((Read(x, window, size), *after.reads), (out,), after.vectors, terms=window.taps)
     constants = {
         "MAX": kind == "max",
         "INCLUDE_PAD": count_include_pad,
         "INTEGERS": whole,
+        "KEPT": grid is not None and whole and after == Epilogue(quants=(grid,)),
+        "NEAR": whole and kind == "max" and _meets(x, out, window),
+        "PAIRS": whole and target_of(x).device.early,
         "CLEAR": before.moves(neutral) and not whole,
     }
     return windowed("pool", {"x": x, "out": out}, constants, window, before, after, work, tile)
+
+
+def _meets(x: torch.Tensor, out: torch.Tensor, window: Window) -> bool:
+    """Whether every window has a pixel of x in it, and that which is nearest to any position of it."""
+    axes = zip(x.shape[1:3], out.shape[1:3], window.kernel, window.stride, window.pads[:2], strict=True)
+    overlaps = all(pad < taps and (count - 1) * stride - pad < size for size, count, taps, stride, pad in axes)
+    return overlaps and window.dilation == (1, 1)
 
 
 def neutral_to(kind: str) -> float:
@@ -142,6 +157,12 @@ def _samples(**kind: Any) -> Iterator[tuple[str, Sample]]:
     for act, after, tile in product([IDENTITY, RELU], [Epilogue(quants=(coarse,)), ends], [None, small]):
         options: dict[str, Any] = {"before": Prologue(act=act, quant=grid), "x": x, "stored": "int8", "tile": tile}
         yield "int8", sample((2, 9, 8, 37), window, after, **options)
+    within: dict[str, Any] = {"before": Prologue(quant=grid), "after": Epilogue(quants=(grid,)), "stored": "int8"}
+    apart, long = Window((3, 3), pads=(2, 2, 2, 2), dilation=(2, 2)), Window((9, 29), pads=(4, 14, 4, 14))
+    for few, tile in ((Window((2, 1), (2, 3), (2, 2, 2, 2)), small), (window, None), (around, Tile(16, 8, rows=4))):
+        yield f"int8, the {kind['kind']} on its grid", sample((2, 9, 8, 37), few, x=x, tile=tile, **within)
+    for few in (apart, long):
+        yield "int8, other windows", sample((1, 4, 5, 6), few, x=image(1, 4, 5, 6, dtype="int8"), **within)
     options = {"before": Prologue(quant=grid), "x": x, "tile": Tile(16, 8, rows=2)}
     yield "int8 to numbers", sample((2, 9, 8, 37), around, **options)
 

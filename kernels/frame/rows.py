@@ -95,8 +95,10 @@ class Windows(Problem):
         images, height, width = self.extent
         visited = images * cdiv(height, rows) * width
         # One stage: software pipelining would stage every tap's loads in shared memory.
-        loads = 1 if self.unrolled == self.kernel else 2
-        # Of int8, sixteen channels a thread would have more sums than registers.
+        # Of int8 as many channels a thread as of fp16, for a depthwise convolution of more would have more sums than
+        # registers; but a pool, whose sums are of 16 bits, twice as many.
+        pooled = self.kernel_name == "pool" and self.itemsize == 1
+        loads = 1 if self.unrolled == self.kernel and not pooled else 2
         return replace(row_tile(visited, self.channels, max(2, self.itemsize), target, 1, loads), rows=rows)
 
     def _cost(self, tile: Tile, target: Target) -> int:

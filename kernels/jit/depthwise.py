@@ -42,7 +42,11 @@ def depthwise(
     added: tl.constexpr = tl.int32 if INTEGERS else tl.float32
     summed: tl.constexpr = tl.float16 if HALF else added
     wide: tl.constexpr = (UNROLL_W + 3) // 4  # words of int8 in a row of a window
-    sums = repeated(tl.zeros((BLOCK_M, BLOCK_N), dtype=added), ROWS)
+    each = channel[None, :] + tl.zeros((BLOCK_M, 1), tl.int32)
+    begin = tl.zeros((BLOCK_M, BLOCK_N), dtype=added)
+    if end.start is not None:
+        begin = tl.load(end.start + each, c_mask[None, :], other=0)
+    sums = repeated(begin, ROWS)
     for step in range(KH * KW // (UNROLL_H * UNROLL_W)):
         i_first, j_first = step * UNROLL_W // KW, step * UNROLL_W % KW
         taps = ()
@@ -55,7 +59,8 @@ def depthwise(
         for i in tl.static_range((ROWS - 1) * STRIDE_H + UNROLL_H):  # a row of x, for every row of the output it is of
             down = (i_first + i) * window.dilation_h
             h_mask = m_mask & within(top + down, image.height)
-            parts = repeated(tl.zeros((BLOCK_M, BLOCK_N), dtype=summed), ROWS)
+            # Integers are added to the sums at once, exactly.
+            parts = sums if INTEGERS else repeated(tl.zeros((BLOCK_M, BLOCK_N), dtype=summed), ROWS)
             row = ()
             for j in tl.static_range(UNROLL_W):
                 right = (j_first + j) * window.dilation_w
@@ -81,15 +86,17 @@ def depthwise(
                         for k in tl.static_range(wide):
                             tap = taps[(i - r * STRIDE_H) * wide + k]
                             parts = replaced(parts, r, dotted(row[k], tap, parts[r]))
-            for r in tl.static_range(ROWS):
-                if (r * STRIDE_H <= i) and (i < r * STRIDE_H + UNROLL_H):
-                    sums = replaced(sums, r, sums[r] + parts[r].to(added))
+            if INTEGERS:
+                sums = parts
+            else:
+                for r in tl.static_range(ROWS):
+                    if (r * STRIDE_H <= i) and (i < r * STRIDE_H + UNROLL_H):
+                        sums = replaced(sums, r, sums[r] + parts[r].to(added))
 
-    each = channel[None, :] + tl.zeros((BLOCK_M, 1), tl.int32)
-    start, scale = vector(end.start, each, c_mask[None, :]), vector(end.scale, each, c_mask[None, :])
+    scale = vector(end.scale, each, c_mask[None, :])
     bias = vector(end.bias, each, c_mask[None, :])
     for r in tl.static_range(ROWS):
-        acc = activated_by(start, scale, bias, sums[r], end, channel, c_mask)
+        acc = activated_by(scale, bias, sums[r], end, channel, c_mask)
         pixel = ((n * size.height + oh + r) * size.width + ow).to(tl.int64)
         store_rows(acc, end, out, size.row, pixel, channel, m_mask & (oh + r < size.height), c_mask, ALIGN)
 # fmt: on

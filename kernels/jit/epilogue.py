@@ -72,10 +72,8 @@ def vector(pointer, columns, mask):
 
 
 @triton.jit
-def activated_by(start, scale, bias, acc, end, columns, mask):
-    """`activated`, after `started`, by what `vector` gave of those of `end`."""
-    if end.start is not None:
-        acc += start
+def activated_by(scale, bias, acc, end, columns, mask):
+    """`activated`, by what `vector` gave of those of `end`."""
     if end.scale is not None:
         acc = acc.to(tl.float32) * scale
     if end.bias is not None:

@@ -58,6 +58,20 @@ def integers(y, scale, inverse, zero):
 
 
 @triton.jit
+def quotient(x, inverse, zero):
+    """The int8 nearest to zero + x * inverse, which is one, of whole numbers `x`: of two the one that is even without
+    the zero. The product is rounded by itself, which makes halves of halves though an inverse is not exact."""
+    if interpreted():
+        product = x * inverse
+    else:
+        of_all = tl.broadcast_to(inverse, x.shape)
+        product = tl.inline_asm_elementwise(
+            "mul.rn.f32 $0, $1, $2;", "=f,f,f", [x, of_all], tl.float32, is_pure=True, pack=1
+        )
+    return ((product + _WHOLE).to(tl.int32, bitcast=True) + zero).to(tl.int8)
+
+
+@triton.jit
 def settled_last(y, scale, inverse, zero, TYPE: tl.constexpr):
     """The nearest number of the grid as an output of TYPE gets it."""
     y = integers(y, scale, inverse, zero) if tl.int8 == TYPE else nearest(y, scale, inverse, zero)

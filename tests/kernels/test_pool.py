@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import RELU, Window
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.sample import window_sample
@@ -82,3 +83,44 @@ def test_bad_arguments(options: dict[str, Any], message: str) -> None:
     arguments = {"out": torch.empty(1, 2, 2, 8), "kind": "max", "window": Window((3, 3)), **options}
     with pytest.raises(ValueError, match=message):
         pool(torch.empty(1, 4, 4, 8), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("window", "near"),
+    [
+        (AROUND, True),
+        (Window((3, 3), (2, 2)), True),
+        (Window((3, 3), pads=(3, 0, 0, 0)), False),
+        (Window((3, 3), pads=(0, 0, 3, 0)), False),
+        (Window((3, 3), pads=(2, 2, 2, 2), dilation=(2, 2)), False),
+    ],
+)
+def test_the_nearest_pixel_stands_for_the_outside_where_every_window_has_it(window: Window, near: bool) -> None:
+    grid = Quant(0.5, 3)
+    x, out = torch.zeros(1, 6, 6, 4, dtype=torch.int8), torch.zeros(1, *window.over(6, 6), 4, dtype=torch.int8)
+    launch = pool(x, out, kind="max", window=window, before=Prologue(quant=grid), after=Epilogue(quants=(grid,)))
+    assert launch.constants["NEAR"] is near
+
+
+@pytest.mark.parametrize(
+    ("after", "kept"),
+    [
+        (Epilogue(quants=(Quant(0.5, 3),)), True),
+        (Epilogue(quants=(Quant(0.5, 4),)), False),
+        (Epilogue(act=RELU, quants=(Quant(0.5, 3),)), False),
+        (Epilogue(quants=(Quant(0.25, 3), Quant(0.5, 3))), False),
+    ],
+)
+def test_integers_stay_as_they_are_on_their_own_grid_alone(after: Epilogue, kept: bool) -> None:
+    x, out = torch.zeros(1, 6, 6, 4, dtype=torch.int8), torch.zeros(1, 6, 6, 4, dtype=torch.int8)
+    launch = pool(x, out, kind="average", window=AROUND, before=Prologue(quant=Quant(0.5, 3)), after=after)
+    assert launch.constants["KEPT"] is kept
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [-128, 127])
+def test_sums_of_the_least_and_of_the_largest_integers(kind: dict[str, Any], value: int) -> None:
+    grid, window = Quant(0.5, value), Window((16, 16), pads=(15, 15, 0, 0))
+    x, out = torch.full((1, 16, 16, 5), value, dtype=torch.int8), torch.zeros(1, 16, 16, 5, dtype=torch.int8)
+    pool(x, out, window=window, before=Prologue(quant=grid), after=Epilogue(quants=(grid,)), **kind)()
+    assert (out == value).all()
