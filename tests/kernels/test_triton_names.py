@@ -29,7 +29,7 @@ IN_3_6 = {
     ),
     *("gdc_launch_dependents", "gdc_wait"),  # of triton.language.extra.cuda
     *("debug_barrier", "dot", "erf", "exp", "exp2", "float16", "float32", "floor", "full", "inline_asm_elementwise"),
-    *("div_rn", "fma", "int8", "int16", "int32"),
+    *("broadcast_to", "div_rn", "fma", "int8", "int16", "int32", "uint16"),
     *("int64", "load", "log", "log2", "max", "maximum", "min", "minimum", "num_programs", "pointer_type", "program_id"),
     *("gl.BlockedLayout", "gl.NVMMADistributedLayout", "gl.NVMMASharedLayout", "gl.NVMMASharedLayout.get_default_for"),
     *("gl.SliceLayout", "gl.allocate_shared_memory", "gl.arange", "gl.cdiv", "gl.constexpr", "gl.convert_layout"),
