@@ -96,10 +96,10 @@ def conv2d(
     extent = boxed.boxes(planned)[:3] if boxed else (1, planned * height * width, 1)
     depth, taps = (window.taps * channels, 1) if flatten else (channels, window.taps)
     plain, item = not before and after.residual is None, weight.element_size()
-    floats = not (before or flatten or after.quants or after.residual_quant)
-    halo = halo_of(x, weight, window, (planned, height, width)) if floats else None
+    halo = None if before or flatten else halo_of(x, weight, window, (planned, height, width))
     problem = Gemm(extent, (columns,) * groups, depth, item, taps, plain=plain, tma=boxed is not None, halo=halo)
-    problem = replace(problem, streams=boxed is not None and floats and item == 2)
+    floats = item == 2 and not (before or flatten or after.quants or after.residual_quant)
+    problem = replace(problem, streams=boxed is not None and floats)
     tile = tile or choose(problem, target)
     if tile.producers or tile.streamed:
         plain_tile = choose(replace(problem, halo=None, streams=False), target)
@@ -119,9 +119,10 @@ def conv2d(
             )
         if halo is None or target != SM_90:
             raise ValueError(
-                "specialised warps need sm_90, 16 bits, few taps, channels by 8, no group, prologue, dilation or grid"
+                "specialised warps need sm_90, 16 bits or int8, few taps, channels on 16 bytes, no group, prologue or "
+                "dilation"
             )
-        return specialised(x, weight, out, window, after, tile, problem, otherwise)
+        return specialised(x, weight, out, window, after, tile, problem, kinds, otherwise)
     if flatten:  # a pipeline no longer than the loop
         tile = replace(tile, num_stages=min(tile.num_stages, cdiv(depth, tile.block_k)))
     image, size, stride_c = Image.of(x), Output.of(out, channels, columns), strides4(x)[3]
@@ -261,7 +262,8 @@ def samples() -> Iterator[tuple[str, Sample]]:
     yield "boxes of a slice", sample((2, 7, 9, 40), 24, around, x=x, after=everything, tile=tile)
     for tile in (Tile(16, 16, 16, splits=4), Tile(16, 16, 16, box=(1, 4, 4), splits=8)):
         yield "split", sample((1, 4, 5, 24), 24, around, after=Epilogue(True, RELU, residual=True), tile=tile)
-    yield from (("specialised warps", sample) for sample in specialised_samples())
+    for made in (specialised_samples, specialised_integers):
+        yield from (("specialised warps", sample) for sample in made())
     for channels, groups in ((3, 1), (40, 2)):
         window, tile = replace(same, stride=(2, 2)), Tile(16, 16, 16, splits=2)
         yield "split", sample((1, 9, 7, channels), 24, window, groups=groups, tile=tile)
@@ -302,6 +304,27 @@ def _integer_samples() -> Iterator[tuple[str, Sample]]:
     for channels in (3, 19):
         x = image(2, 5, 7, channels, dtype="int8", beside=2)
         yield "int8 and a float weight", sample((2, 5, 7, channels), 21, around, x=x, stored="int8", **options)
+
+
+def specialised_integers() -> Iterator[Sample]:
+    """The same of int8: pixels of many kinds or one, both depths of a step, every end."""
+    around, strided = Window((3, 3), pads=(1, 1, 1, 1)), Window((3, 3), (2, 2), (0, 0, 1, 1))
+    options: dict[str, Any] = {"integers": True, "stored": "int8"}
+    grid, saturated = Quant(0.03125, -7), Quant(300.0, -128)
+    wide, tall = (Tile(*block, 8, 3, producers=2) for block in ((256, 192, 64), (384, 128, 128)))
+    small, ends = Tile(128, 64, 128, 8, 2, producers=2), Epilogue(True, RELU, quants=(saturated,))
+    residual = Epilogue(True, RELU, True, RELU, None, (Quant(400.0, 3), Quant(200.0, -90)), grid, Quant(400.0, 9))
+    yield sample((3, 5, 9, 80), 144, around, after=ends, tile=replace(wide, box=(8, 4, 1)), **options)
+    window, x = Window((5, 2), pads=(2, 0, 1, 1)), image(17, 4, 3, 80, dtype="int8", beside=16)
+    tile = replace(small, box=(16, 1, 2))
+    yield sample((17, 4, 3, 80), 72, window, x=x, after=residual, tile=tile, **options)
+    yield sample((5, 9, 11, 144), 96, strided, after=ends, tile=replace(tall, box=(8, 1, 1)), **options)
+    window, after = Window((2, 3), (1, 2), (1, 1, 0, 2)), Epilogue(True, Act("clip", -2e4, 2e4), True, PRELU)
+    yield sample((3, 6, 13, 48), 72, window, integers=True, after=after, tile=replace(small, box=(4, 4, 1)))
+    after, tile = replace(residual, quants=(Quant(0.0625, 3),), before_residual=None), replace(small, box=(4, 4, 1))
+    yield sample((3, 6, 13, 40), 80, around, after=after, stored="int8", tile=replace(tile, block_k=32))
+    after, x = replace(ends, bias=None, quants=(Quant(200.0, 5),)), image(5, 3, 20, 64, dtype="int8")
+    yield sample((5, 3, 20, 64), 64, Window((1, 7)), x=x, after=after, tile=replace(small, box=(8, 1, 1)), **options)
 
 
 def specialised_samples() -> Iterator[Sample]:

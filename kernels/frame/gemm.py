@@ -245,7 +245,8 @@ def _gpu_cost(tile: Tile, problem: Gemm, device: Device) -> tuple[float, int]:
     """
     if tile.producers and problem.halo:
         programs, one = halos.programs(problem.halo, tile, problem.n[0]), problem.program(tile, residual=False)
-        taken = one.product / 2 / device.fma + one.bytes / 32 + halos.beside(tile)
+        fma = {1: device.fma8, 2: device.fma}[problem.itemsize]
+        taken = one.product / 2 / fma + one.bytes / 32 + halos.beside(tile, problem.itemsize)
         return cdiv(programs, device.sms) * taken * halos.MARGIN, programs
     if tile.producers:
         programs = cdiv(problem.m, tile.block_m)

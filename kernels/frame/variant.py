@@ -127,9 +127,9 @@ def _source(function: Any, signature: dict[str, Any], *more: Any) -> Any:
 
         return ASTSource(function, signature, *more)
     from triton.experimental.gluon._runtime import GluonASTSource
-    from triton.experimental.gluon.language import NVMMASharedLayout, bfloat16, float16
+    from triton.experimental.gluon.language import NVMMASharedLayout, bfloat16, float16, int8
 
-    types = {"fp16": float16, "bf16": bfloat16}
+    types = {"fp16": float16, "bf16": bfloat16, "i8": int8}
     for name, kind in signature.items():
         found = re.fullmatch(r"tensordesc<(\w+)\[([\d, ]+)\]>", kind) if isinstance(kind, str) else None
         if found:

@@ -97,6 +97,7 @@ INT8 = Setting(
 SPECIALISED = Setting(SM_90, Layer(SEPARABLE, next(specialised_samples()).typed("fp16")), early=True)
 *_, _STRIDED = conv2d.specialised_samples()
 HALO = Setting(SM_90, Layer(conv2d.CONV2D, _STRIDED.typed("fp16")), early=True)
+HALO_INT8 = Setting(SM_90, Layer(conv2d.CONV2D, next(conv2d.specialised_integers())), early=True)
 
 STREAMED = Setting(SM_90, Layer(conv2d.CONV2D, next(conv2d.streamed_samples()).typed("fp16")), early=True)
 
@@ -262,6 +263,15 @@ _OF_INT8 = {
     "the weight by rows": _exchange("size.columns", "size.channels", INT8),
 }
 
+_OF_HALO_INT8 = {
+    "no wait for a free stage": _at(_TRY_WAIT, slice(-1, None), _OVER),
+    "no wait for the last product": _text(r"wgmma\.wait_group\.sync\.aligned \t?0;", ""),
+    "sums begin with those of another kind": _exchange("kinds.top", "kinds.across", HALO_INT8),
+    "scale and bias exchanged": _exchange("end.scale", "end.bias", HALO_INT8),
+    "bytes change places once more": _text(r"(shfl\.sync\.bfly\.b32 \t%r\d+, %r\d+), 1,", r"\1, 2,"),
+    "a swizzle of 128 bytes": _swizzle(3),
+}
+
 MUTATIONS: dict[str, tuple[Setting, Mutate]] = {
     "TMA: no wait for the copies": (TMA, _in_loop(r"mbarrier\.try_wait\S+ complete, [^;]*;", "mov.pred complete, 1;")),
     "TMA: the first parity is wrong": (TMA, _first_parity),
@@ -295,6 +305,7 @@ MUTATIONS: dict[str, tuple[Setting, Mutate]] = {
     **{f"streamed: {name}": (STREAMED, mutate) for name, mutate in _OF_STREAMED.items()},
     **{f"int8: {name}": (INT8, mutate) for name, mutate in _OF_INT8.items()},
     **{f"halo: {name}": (HALO, mutate) for name, mutate in _OF_HALO.items()},
+    **{f"halo of int8: {name}": (HALO_INT8, mutate) for name, mutate in _OF_HALO_INT8.items()},
     "gathered, mma: no wait for the copies": (AMPERE, _in_loop(_WAIT_COPY, "")),
     "gathered, mma: waits for half a stage less": (
         AMPERE,

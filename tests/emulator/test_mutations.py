@@ -13,6 +13,7 @@ from tests.emulator.mutations import (
     CHAINED_TMA,
     GATHERED,
     HALO,
+    HALO_INT8,
     INT8,
     MUTATIONS,
     SPECIALISED,
@@ -31,6 +32,7 @@ SETTINGS = {
     "specialised": SPECIALISED,
     "halo": HALO,
     "streamed": STREAMED,
+    "halo of int8": HALO_INT8,
     "int8": INT8,
 }
 

@@ -26,6 +26,7 @@ SAMPLES = [
     *(("conv2d_specialised", CONV2D, sample) for sample in conv2d.specialised_samples()),
     *(("conv2d_streamed", CONV2D, sample) for sample in conv2d.streamed_samples()),
     *(("conv2d_streamed", POINTWISE, sample) for sample in pointwise.streamed_samples()),
+    *(("conv2d_specialised", CONV2D, sample) for sample in conv2d.specialised_integers()),
 ]
 FIRST = {name: i for i, (name, *_) in reversed(list(enumerate(SAMPLES)))}
 CASES = [(i, "fp16") for i, _ in enumerate(SAMPLES)] + [(i, "bf16") for i in FIRST.values()]

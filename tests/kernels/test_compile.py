@@ -29,6 +29,7 @@ NAMES = list(LAYERS)
 SPECIALISED = (
     *("separable_specialised", "conv2d_specialised", "conv2d_specialised_wide"),
     "conv2d_specialised_strided",
+    *(f"conv2d_specialised{name}_int8" for name in ("_wide", "_row")),
 )
 STREAMED = ("pointwise_split", "pointwise_streamed", "conv2d_split", "conv2d_streamed")
 
@@ -159,7 +160,7 @@ def test_specialised_warps_share_the_registers(name: str, compiled: Results) -> 
     assert result.cubin.registers * 32 * result.cubin.num_warps <= SM_90.device.registers
     assert isinstance(problem, Gemm)
     halo = problem.halo
-    most = halos.shared_bytes(halo, tile, 2) if halo else specialised.shared_bytes(tile, problem.k, 2)
+    most = halos.shared_bytes(halo, tile, problem.itemsize) if halo else specialised.shared_bytes(tile, problem.k, 2)
     assert result.cubin.shared_bytes <= most <= SM_90.device.block_shared
     assert not compiled[name, SM_80].launch.tile.producers
 

@@ -22,7 +22,7 @@ class Sketch(Nodes):
         self.rng = np.random.default_rng(seed)
         self.nodes = []
         self.weights = {}
-        self.input = ["N", channels, size, size]
+        self.input: list[Any] = ["N", channels, size, size]
 
     def conv(self, x: str, cin: int, cout: int, kernel: int = 1, groups: int = 1, stride: int = 1) -> str:
         """A convolution that keeps height and width at stride 1; its channels differ in scale by a factor of 30."""
@@ -30,7 +30,12 @@ class Sketch(Nodes):
         spread = self.rng.uniform(0.1, 3.0, (cout, 1, 1, 1))
         w = self.weight(self.rng.normal(size=shape) * spread * (cin // groups * kernel * kernel) ** -0.5)
         b = self.weight(self.rng.normal(0, 0.3, cout))
-        attrs = {"kernel_shape": [kernel] * 2, "pads": [kernel // 2] * 4, "strides": [stride] * 2, "group": groups}
+        attrs: dict[str, Any] = {
+            "kernel_shape": [kernel] * 2,
+            "pads": [kernel // 2] * 4,
+            "strides": [stride] * 2,
+            "group": groups,
+        }
         return self.node("Conv", x, w, b, **attrs)
 
     def model(
@@ -84,7 +89,7 @@ def mixed_network(seed: int = 0) -> onnx.ModelProto:
     return s.model(s.node("Gemm", x, w, b))
 
 
-class _Images(CalibrationDataReader):
+class _Images(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, shape: list[Any], count: int) -> None:
         rng = np.random.default_rng(5)
         sizes = [1 if isinstance(d, str) else d for d in shape]

@@ -113,6 +113,9 @@ def _integers() -> Iterator[tuple[str, Kernel, Sample]]:
 
     kernel = conv2d.CONV2D
     yield "conv2d_int8", kernel, conv2d.sample((64, 28, 28, 128), 128, SAME, after=add, **whole)
+    yield "conv2d_specialised_wide_int8", kernel, conv2d.sample((64, 35, 35, 96), 96, SAME, after=ends, **whole)
+    window = Window((1, 7), pads=(0, 3, 0, 3))
+    yield "conv2d_specialised_row_int8", kernel, conv2d.sample((64, 17, 17, 192), 192, window, after=ends, **whole)
     yield "conv2d_strided_int8", kernel, conv2d.sample((8, 35, 35, 288), 384, HALF, after=ends, **whole)
     window = Window((7, 7), (2, 2), (3, 3, 3, 3))
     yield "conv2d_stem_int8", kernel, conv2d.sample((8, 224, 224, 3), 64, window, after=ends, **whole)
