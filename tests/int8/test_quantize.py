@@ -102,6 +102,20 @@ def test_gates_products_and_transposed_convolutions() -> None:
     assert "ConvTranspose" not in {loss.op for loss in found.losses}
 
 
+def test_between_two_that_are_kept_in_float_there_is_no_grid() -> None:
+    """Beside a layer in int8 there is one, which is the price of a layer kept by itself."""
+    arrays = {name: normal(8, 8 if i else 3, 3, 3) for i, name in enumerate("abcd")}
+    nodes: list[Any] = [("Conv", "x a", "p", {}), ("Conv", "p b", "q", {}), ("Conv", "q c", "r", {})]
+    model = model_of([*nodes, ("Conv", "r d", "y", {})], arrays, ["N", 3, 12, 12])
+    off = []
+    for keep, on_grids in (([], "xpqr"), (["q"], "xpqr"), (["q", "r"], "xpr"), (["p", "q", "r"], "r")):
+        found = optgraph.quantize(model, X, keep=keep, tolerance=ANY)
+        read = [node.input[0] for node in found.model.graph.node if node.op_type == "QuantizeLinear"]
+        assert "".join(name.removesuffix("/float") for name in read if "y" not in name) == on_grids
+        off.append(found.verdict.error)
+    assert off[2] < off[0] and off[3] < off[2]
+
+
 def test_scalars_and_weights_of_zeros() -> None:
     """As attention multiplies its scores, and as what was pruned is left."""
     arrays = {"q": normal(12, 12), "s": np.float32(0.3), "w": np.zeros((6, 3, 3, 3), np.float32)}
