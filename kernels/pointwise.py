@@ -33,7 +33,7 @@ from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels.frame import streamed
 from optgraph.kernels.frame.arguments import Grid, ours
 from optgraph.kernels.frame.choice import choose
-from optgraph.kernels.frame.ends import Epilogue, Prologue, check_grids, check_operands, clears, on_grids
+from optgraph.kernels.frame.ends import Epilogue, Prologue, apart, check_grids, check_operands, clears, on_grids
 from optgraph.kernels.frame.gemm import Gemm
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, describable, target_of
@@ -76,7 +76,8 @@ def pointwise(
     before.check(channels)
     integers = check_operands(x, weight, before, after)
     check_contiguous(weight, (columns, channels) if integers else (channels, columns), "weight")
-    end = after if len(outs) == 1 and not acts else _segmented(after, acts, len(outs))
+    left = [apart(act, grids) for act, grids in zip(acts, quants, strict=True)] if quants and acts else acts
+    end = after if len(outs) == 1 and not acts else _segmented(after, left, len(outs))
     after.check((batch, height, width, columns), torch.float32 if quants else outs[0].dtype)
     grids = _grids(outs, quants)
 
@@ -124,7 +125,7 @@ def pointwise(
     workspace = workspace_bytes(blocks, tile.splits, block_m, block_n)
     tensors, ends = {**operands, "workspace": unbound(workspace)}, {"pre": pre.argument(), "end": end.argument()}
     size, strides = (rows, pixels, width, channels, columns), (stride_n, stride_h * stride[0], stride_w * stride[1])
-    segments = segments_of(outs, acts)
+    segments = segments_of(outs, left)
     ways = {"STRIDE_C": stride_c, "TMA": tile.box is not None, "FLAT": flat, "SEGMENTED": len(outs) > 1}
     ways |= {"GRIDS": max(map(len, quants), default=0), "INTEGERS": integers, "CLEAR_K": clears(before.act)}
     read, program = Read(x, Window((1, 1), stride), (height, width)), problem.program(tile, after.residual is not None)

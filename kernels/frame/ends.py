@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from optgraph.ir.quant import LOWEST, Quant
-from optgraph.ir.values import IDENTITY, Act
+from optgraph.ir.values import IDENTITY, RELU, Act
 from optgraph.kernels.frame.arguments import End, Grid, Grids, Pre, Scalar
 from optgraph.kernels.frame.operands import check_contiguous, check_shape, check_vector, row_stride
 from optgraph.kernels.frame.work import Read
@@ -132,7 +132,12 @@ class Epilogue:
 
     def argument(self) -> End:
         """What the kernel takes."""
-        act, post = Scalar.of(self.act, self.slope), Scalar.of(self.post, self.slope)
+        last = self.quants[:1]
+        before_last = () if self.residual is not None or self.post else last
+        first = (self.before_residual,) if self.before_residual else before_last
+        act, post = (
+            Scalar.of(apart(act, grids), self.slope) for act, grids in ((self.act, first), (self.post, last))
+        )
         step, _, zero = Grid.of(self.residual_quant)
         before = {f"before_{name}": value for name, value in Grid.of(self.before_residual)._asdict().items()}
         more = {**before, "residual_step": step, "residual_zero": zero, **Grids.of(self.quants)._asdict()}
@@ -167,6 +172,12 @@ def on_grids(y: torch.Tensor, quants: Sequence[Quant], out: torch.Tensor) -> tor
     if out.dtype != torch.int8 or not quants:
         return y
     return quants[-1].integers(y).nan_to_num(LOWEST)
+
+
+def apart(act: Act, grids: Sequence[Quant]) -> Act:
+    """What is left to do of `act` before its result is rounded to `grids`: nothing of a Relu where the first of them
+    has no number below zero, and so cuts off what the Relu does."""
+    return IDENTITY if act == RELU and grids and grids[0].zero == LOWEST else act
 
 
 def check_grids(dtype: torch.dtype, quants: Sequence[Quant]) -> None:

@@ -17,6 +17,7 @@ import torch
 from optgraph.base.devices import Device, Target
 from optgraph.kernels.frame import halos, specialised, streamed
 from optgraph.kernels.frame.halos import Halo
+from optgraph.kernels.frame.occupancy import REGISTERS, blocks_per_sm
 from optgraph.kernels.frame.operands import strides4
 from optgraph.kernels.frame.rows import alignment
 from optgraph.kernels.frame.tile import MAX_NUMEL, Box, Problem, Tile, blocks_along, cdiv, ceil_pow2, padding_blocks
@@ -101,7 +102,14 @@ _GEMM_16BIT: tuple[Tile, ...] = (
     Tile(128, 32, 64, 4, 4),
     Tile(64, 32, 64, 4, 4),
 )
-_GEMM_8BIT = tuple(replace(tile, block_k=2 * tile.block_k) for tile in _GEMM_16BIT)
+_GEMM_8BIT: tuple[Tile, ...] = (
+    Tile(128, 256, 128, 8, 3),
+    Tile(128, 128, 128, 8, 3),
+    Tile(128, 64, 128, 4, 3),
+    Tile(64, 64, 128, 4, 4),
+    Tile(128, 32, 128, 4, 4),
+    Tile(64, 32, 128, 4, 4),
+)
 _GEMM_32BIT: tuple[Tile, ...] = (
     Tile(128, 64, 32, 8, 3),
     Tile(64, 64, 32, 4, 3),
@@ -120,6 +128,9 @@ TAP = 4.2
 # Clocks from a load to what depends on it, out of a busy L2, with the barrier that may follow. By reading machine code
 # 430 to 720: an assumption until a GPU says.
 WAIT = 500.0
+# Instructions until a sum of integers is the number of a grid; a residual that is on one takes as many more. By the
+# machine code, as the registers beside the sums.
+_SETTLED = 12
 _WIDE = 64 * 384  # accumulators beside which a prologue or a residual would spill
 _SPLITS = (2, 4, 8)
 _SPLIT_BELOW = 64 * 64  # only a small tile is ever split
@@ -257,8 +268,11 @@ def _gpu_cost(tile: Tile, problem: Gemm, device: Device) -> tuple[float, int]:
         return cdiv(programs, device.sms) * streamed.clocks(tile), programs
     programs = _blocks(tile, problem) * tile.splits
     itemsize, depthwise = problem.itemsize, problem.depthwise
+    if itemsize == 1:
+        rounds = cdiv(programs, device.sms)
+        return rounds * _integer_clocks(tile, problem, device, rounds), programs
     depth = _depth(tile, problem)
-    fma = {1: device.fma8, 2: device.fma}.get(itemsize, 128)
+    fma = device.fma if itemsize == 2 else 128
     compute = tile.block_m * depth * (tile.columns / fma + TAP * depthwise / 128)
     start = 1500.0
     # Of a depthwise window's taps most hit L1: counted as two reads of x. Threads that address every pixel themselves
@@ -276,3 +290,25 @@ def _gpu_cost(tile: Tile, problem: Gemm, device: Device) -> tuple[float, int]:
         chain = (compute + WAIT * _waits(tile, problem) + start) / resident
         return rounds * (max(compute, loads, chain) + store), programs
     return rounds * (compute + loads + store + start), programs
+
+
+def _integer_clocks(tile: Tile, problem: Gemm, device: Device, rounds: int) -> float:
+    """Estimated clocks for which a program with int8 operands keeps an SM, of `rounds` that follow one another.
+
+    To bring its sums onto a grid often takes longer than to multiply, and that longer than to fetch bytes: what counts
+    is how many instructions there are, and whether there is another program while one waits.
+    """
+    depth, warps = _depth(tile, problem), tile.num_warps
+    values = tile.block_m * tile.columns // (32 * warps)
+    settling = values * _SETTLED * (1 if problem.plain else 2)
+    issued = warps / 4 * (settling + 400 + depth // tile.block_k * (90 if tile.box else 250))
+    multiplied = tile.block_m * depth * tile.columns / device.fma8
+    moved = (tile.block_m + tile.columns) * depth + tile.block_m * tile.columns * (1 if problem.plain else 2)
+    waits = 4.0
+    if tile.splits > 1:
+        moved += tile.block_m * tile.block_n * 4 * (1 + tile.splits)
+        waits += 2.0
+    longest = max(issued, multiplied, moved / 32 * (1.0 if tile.box else 1.25))
+    registers = REGISTERS + values + (0 if problem.plain else 40)
+    resident = min(rounds, blocks_per_sm(min(registers, 255), _shared_bytes(tile, 1), warps, device))
+    return max(longest, (longest + waits * WAIT) / max(1, resident))

@@ -108,8 +108,11 @@ def conv2d(
         first, last = span(steps, tl.program_id(2), splits)
         if not FLATTEN:
             r, s, base = first // blocks // kw, first // blocks % kw, first % blocks * BLOCK_K
-    await_launches()
+    own = group * columns + n  # of all groups' columns
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32 if INTEGERS else tl.float32)
+    if INTEGERS and not KINDS:  # of the programs that share a sum, the first begins with it
+        acc = started(acc, end, own, n_mask & (tl.program_id(2) == 0) if SPLIT else n_mask)
+    await_launches()
     for step in range(first, last):
         if FLATTEN:
             index = step * BLOCK_K + k
@@ -161,16 +164,13 @@ def conv2d(
         tile = group * tl.num_programs(0) + pid
         acc, whole = joined(acc, workspace, tile, tl.program_id(2), splits, BLOCK_M, BLOCK_N)
     if whole:
-        column = group * columns + n
         if KINDS:
             oh, ow = m // size.width % size.height, m % size.width
             down = tl.minimum(oh, kinds.top) + tl.maximum(oh - kinds.bottom, 0)
             across = tl.minimum(ow, kinds.left) + tl.maximum(ow - kinds.right, 0)
             start_row = (down * kinds.across + across) * (tl.num_programs(1) * columns)
-            added = start_row[:, None] + column[None, :]
+            added = start_row[:, None] + own[None, :]
             acc += tl.load(end.start + added, m_mask[:, None] & n_mask[None, :], other=0)
-        else:
-            acc = started(acc, end, column, n_mask)
-        y = activated(acc, end, column, n_mask)
-        store_rows(y, end, out, size.row, m.to(tl.int64), column, m_mask, n_mask, ALIGN_N)
+        y = activated(acc, end, own, n_mask)
+        store_rows(y, end, out, size.row, m.to(tl.int64), own, m_mask, n_mask, ALIGN_N)
 # fmt: on

@@ -33,8 +33,9 @@ def dense(
         weight_block = weight + (k * columns)[:, None] + n[None, :]  # [BLOCK_K, BLOCK_N]
     fetch(weight, channels * columns)
     fetch(end.bias, columns)
-    await_launches()
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32 if INTEGERS else tl.float32)
+    acc = started(acc, end, n, n_mask)
+    await_launches()
     for base in range(0, channels, BLOCK_K):
         k_mask = k < aligned(channels, ALIGN_K) - base
         a = tl.load(x_block, m_mask[:, None] & k_mask[None, :], other=0.0)
@@ -49,7 +50,7 @@ def dense(
             acc = tl.dot(multiplicand(a.to(w.dtype), PRECISION), w, acc, input_precision=PRECISION)
             weight_block += BLOCK_K * columns
         x_block += BLOCK_K * STRIDE_K
-    y = activated(started(acc, end, n, n_mask), end, n, n_mask)
+    y = activated(acc, end, n, n_mask)
     out_block = out + (m * aligned(out_row, ALIGN_N))[:, None] + n[None, :]
     tl.store(out_block, settled(y, end, out.dtype.element_ty), m_mask[:, None] & n_mask[None, :])
 # fmt: on

@@ -94,6 +94,8 @@ def joined_by(acc, added, end):
     """acc, rounded to its own grid if it has one, and what was loaded of the residual."""
     if end.before_scale is not None:
         acc = nearest(acc, end.before_scale, end.before_inverse, end.before_zero)
+    if added.dtype == tl.int8:  # bytes change their layout while they are bytes: Triton looks for a wider integer
+        added = added.to(tl.int32)
     added = added.to(tl.float32)
     if end.residual_step is not None:
         added = (added - end.residual_zero) * end.residual_step

@@ -92,8 +92,10 @@ def pointwise(
     if TMA:
         fetch(ahead, channels * columns)
         fetch(end.bias, columns)
-    await_launches()
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32 if INTEGERS else tl.float32)
+    if INTEGERS:  # of the programs that share a sum, the first begins with it
+        acc = started(acc, end, start + n, n_mask & (tl.program_id(1) == 0) if SPLIT else n_mask)
+    await_launches()
     for step in range(first, last):
         base = step * BLOCK_K
         if TMA:
@@ -120,13 +122,12 @@ def pointwise(
     if SPLIT:
         acc, whole = joined(acc, workspace, pid, tl.program_id(1), splits, BLOCK_M, BLOCK_N)
     if whole:
-        total = started(acc, end, start + n, n_mask)
         if SEGMENTED:
-            y = biased(total, end, start + n, n_mask)
+            y = biased(acc, end, start + n, n_mask)
             if (act_bits >> segment) & 1:
                 y = end.act(y, end.a, end.b)
         else:
-            y = activated(total, end, n, n_mask)
+            y = activated(acc, end, n, n_mask)
         if GRIDS > 0:
             if GRIDS > 1:
                 y = nearest(y, _of(grids, 12, segment), _of(grids, 16, segment), _of(grids, 20, segment))

@@ -57,6 +57,8 @@ def _cvta(reader: Reader, i: Instruction) -> Step:
 
 def _cvt(reader: Reader, i: Instruction) -> Step:
     *modes, to, source = i.modifiers
+    if modes[:1] == ["pack"]:
+        return _packed(reader, i)
     if to in ("f16x2", "bf16x2"):
         kind = to.removesuffix("x2")
 
@@ -76,6 +78,19 @@ def _cvt(reader: Reader, i: Instruction) -> Step:
     if to not in TYPES or source not in TYPES:
         raise UnsupportedError("cvt")
     return _between(reader, i, modes, TYPES[to], TYPES[source])
+
+
+def _packed(reader: Reader, i: Instruction) -> Step:
+    """Two integers as the nearest of a byte, the first above the second, below the lower half of a third."""
+    if i.modifiers != ("pack", "sat", "s8", "s32", "b32"):
+        raise UnsupportedError("cvt.pack")
+
+    def pack(high: Array, low: Array, rest: Array) -> Array:
+        upper, lower = (np.clip(x, -128, 127).astype(np.uint32) & np.uint32(255) for x in (high, low))
+        packed: Array = lower | upper << np.uint32(8) | rest << np.uint32(16)
+        return packed
+
+    return reader.elementwise(i, [np.int32, np.int32, np.uint32], pack)
 
 
 def _between(reader: Reader, i: Instruction, modes: list[str], to: Any, source: Any) -> Step:

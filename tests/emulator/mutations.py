@@ -256,7 +256,7 @@ _OF_HALO = {
 _ROUND = r"(add(?:\.rn)?\.f32 \t%\w+, )(%\w+)(, 0f4B400000;)"
 _OF_INT8 = {
     "truncates": _text(_ROUND, r"{ .reg .f32 whole; cvt.rzi.f32.f32 whole, \2; \1whole\3 }"),
-    "does not saturate": _text("0f42FE0000", "0f43FE0000"),  # at 127, but at 508
+    "does not saturate": _text(r"cvt\.pack\S+ (%high, )(\S+, )(\S+, )0;", r"prmt.b32 \1\3\2 0x0040;"),
     "scale and bias exchanged": _exchange("end.scale", "end.bias", INT8),
     "the zero of the grid is another number": _exchange("end.last_zero", "kinds.across", INT8),
     "what lies outside has a zero of its own": _exchange("kinds.top", "kinds.bottom", INT8),
