@@ -135,9 +135,7 @@ class Epilogue:
         last = self.quants[:1]
         before_last = () if self.residual is not None or self.post else last
         first = (self.before_residual,) if self.before_residual else before_last
-        act, post = (
-            Scalar.of(apart(act, grids), self.slope) for act, grids in ((self.act, first), (self.post, last))
-        )
+        act, post = (Scalar.of(apart(act, grids), self.slope) for act, grids in ((self.act, first), (self.post, last)))
         step, _, zero = Grid.of(self.residual_quant)
         before = {f"before_{name}": value for name, value in Grid.of(self.before_residual)._asdict().items()}
         more = {**before, "residual_step": step, "residual_zero": zero, **Grids.of(self.quants)._asdict()}

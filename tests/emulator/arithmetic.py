@@ -44,11 +44,16 @@ def _computed(function: Function, integer: Function | None = None) -> Maker:
         flush = flushed if "ftz" in i.modifiers else (lambda x: x)
 
         def computed(*values: Array) -> Array:
-            return flush(chosen(*map(flush, values)).astype(kind, copy=False))
+            return _canonical(flush(chosen(*map(flush, values)).astype(kind, copy=False)))
 
         return reader.elementwise(i, [kind] * (len(i.operands) - 1), computed)
 
     return make
+
+
+def _canonical(x: Array) -> Array:
+    """The NaN that a GPU makes, whose bits are those of a positive number (PTX ISA, "Floating-Point Instructions")."""
+    return np.where(np.isnan(x), np.uint32(0x7FFFFFFF).view(np.float32), x) if x.dtype == np.float32 else x
 
 
 def _pairs(reader: Reader, i: Instruction, function: Function) -> Step:

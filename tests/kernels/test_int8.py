@@ -9,9 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from optgraph.ir.quant import Quant
-from optgraph.ir.values import RELU, Window
+from optgraph.ir.quant import LOWEST, Quant
+from optgraph.ir.values import IDENTITY, RELU, Act, Window
 from optgraph.kernels import conv2d, dense, depthwise, elementwise, pointwise, pool
+from optgraph.kernels.frame.arguments import Scalar
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.sample import Operands
 from optgraph.kernels.frame.starts import starts, window_starts
@@ -164,3 +165,35 @@ def test_kernels_of_floats_alone_refuse_int8(kernel: str) -> None:
     operands.arguments["x"] = operands.arguments["x"].to(torch.int8)
     with pytest.raises(ValueError, match="x is int8"):
         operands.launch()
+
+
+@pytest.mark.parametrize(("zero", "left"), [(LOWEST, IDENTITY), (LOWEST + 1, RELU)])
+def test_a_relu_is_left_to_a_grid_without_numbers_below_zero(zero: int, left: Act) -> None:
+    grid, other = Quant(0.25, zero), Quant(0.25, 5)
+    ends = [Epilogue(act=RELU, quants=(grid,)), Epilogue(act=RELU, quants=(grid, other))]
+    added = torch.zeros(1, 2, 2, 4)
+    ends.append(Epilogue(act=RELU, residual=added, before_residual=grid))
+    assert [end.argument().act for end in ends] == [Scalar.of(left)[0]] * 3
+    after = Epilogue(residual=added, post=RELU, quants=(grid,)).argument()
+    assert after.post == Scalar.of(left)[0]
+
+
+def test_a_relu_stays_where_something_is_between_it_and_the_grid() -> None:
+    grid, added = Quant(0.25, LOWEST), torch.zeros(1, 2, 2, 4)
+    after = [Epilogue(act=RELU, residual=added, quants=(grid,)), Epilogue(act=RELU, post=Act("tanh"), quants=(grid,))]
+    assert [end.argument().act for end in after] == [Scalar.of(RELU)[0]] * 2
+    assert Epilogue(act=RELU, quants=(Quant(0.25, 5), grid)).argument().act == Scalar.of(RELU)[0]
+
+
+def test_outputs_of_one_launch_have_a_relu_or_leave_it_to_their_grids() -> None:
+    x, weights = integers(1, 3, 5, 37), (integers(7, 37, 1, 1), integers(20, 37, 1, 1))
+    packed, after = pointwise.pack_integers(*weights), Epilogue(scale=torch.full((27,), 1e-3))
+    quants, acts = ((Quant(0.125, LOWEST),), (Quant(0.25, 5),)), (RELU, RELU)
+    outs = [torch.full((1, 3, 5, size), 99, dtype=torch.int8) for size in (7, 20)]
+    launch = pointwise.pointwise(x, packed, outs, acts=acts, quants=quants, after=after)
+    assert launch.arguments["act_bits"] == 0b10
+    launch()
+    for out, expected in zip(
+        outs, pointwise.reference(x, packed, outs, acts=acts, quants=quants, after=after), strict=True
+    ):
+        assert torch.equal(out.double(), expected)
