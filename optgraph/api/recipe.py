@@ -134,7 +134,7 @@ class Recipe:
             self.watch(READ, graph)
         reports = pipeline.apply(graph, self.simplify_passes, watch=self.watch)
         if self.dtype == INT8 and not on_grids(graph):
-            reason = "dtype int8: the model says nowhere what 8 bits are to stand for"
+            reason = "dtype int8: the model says nowhere, by one scale a tensor, what 8 bits are to stand for"
             raise InputError(f"{reason}: make one that does with `optgraph quantize`, or compile it in fp16")
         fused = graph.copy()
         reports += pipeline.apply(fused, self.fuse_passes, watch=self.watch)

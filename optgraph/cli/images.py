@@ -139,7 +139,10 @@ class Reader:
         waiting: list[np.ndarray] = []
         for file in files:
             array = self._read(name, file)
-            if array.ndim != len(shape) or array.shape[1:] != (waiting or [array])[0].shape[1:]:
+            if array.ndim != len(shape):
+                expected = ", ".join(map(str, shape))
+                raise InputError(f"{file}: has shape {list(array.shape)}, and '{name}' expects [{expected}]")
+            if array.shape[1:] != (waiting or [array])[0].shape[1:]:
                 raise InputError(f"{file}: its shape {list(array.shape)} is not that of the others: run it by itself")
             waiting.append(array)
             while sum(map(len, waiting)) >= size:

@@ -96,3 +96,22 @@ def test_not_twice_and_not_what_is_compiled(tmp_path: Path, model: Path, picture
     result = call("quantize", compiled, "--images", pictures, "-o", tmp_path / "c.onnx")
     assert result.exit_code == 2 and "is a compiled network" in result.stderr
     assert json.loads(call("quantize", model, "--images", pictures, "-o", output, "--json").stdout)["output"]
+
+
+def test_an_array_of_another_rank(tmp_path: Path, model: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((3, 12, 12), np.float32))
+    result = call("quantize", model, "--images", tmp_path / "x.npy", "-o", tmp_path / "o.onnx")
+    assert result.exit_code == 2 and "has shape [3, 12, 12], and 'x' expects [N, 3, 12, 12]" in result.stderr
+
+
+def test_folders_of_all_kinds_and_names(tmp_path: Path, model: Path, pictures: Path) -> None:
+    folder = tmp_path / "Bilder ü, 2"
+    pictures.rename(folder)
+    output = tmp_path / "int8 ß.onnx"
+    assert ok_json("quantize", model, "--images", folder, "-o", output, "--tolerance", 1)["verdict"]["pictures"] == 4
+    before = output.read_bytes()
+    (folder / "gone.png").symlink_to(tmp_path / "none.png")
+    (tmp_path / "empty").mkdir()
+    for given, said in ((folder, "gone.png: cannot be read"), (tmp_path / "empty", "a folder without images")):
+        result = call("quantize", model, "--images", given, "-o", output)
+        assert result.exit_code == 2 and said in result.stderr and output.read_bytes() == before

@@ -174,7 +174,10 @@ def test_a_name_cannot_break_the_line_or_the_terminal(tmp_path: Path) -> None:
         (("run", "--backend", "cuda"), "unknown backend 'cuda': use auto, triton"),
         (("run", "--dtype", "int4"), "unknown dtype 'int4': use fp32"),
         (("verify", "--dtype", "int4"), "unknown dtype 'int4': use fp32"),
-        (("verify", "--dtype", "int8"), "dtype int8: the model says nowhere what 8 bits are to stand for"),
+        (
+            ("verify", "--dtype", "int8"),
+            "dtype int8: the model says nowhere, by one scale a tensor, what 8 bits are to stand for",
+        ),
         (("compile", "--batch", "1,x"), "--batch 1,x: expects sizes such as 1,8"),
         (("compile", "--batch", "0"), "--batch 0"),
         (("compile", "--batch", ""), "--batch"),
