@@ -83,14 +83,14 @@ def conv2d(
     height, width = check_window(x, out, window, groups * columns)
     check_shape(x, (*x.shape[:3], groups * channels), "x")
     check_contiguous(weight, tuple(weight.shape), "weight")
-    before.check(groups * channels)
+    before.check(groups * channels, rounds=True)
     after.check(tuple(out.shape), out.dtype)
     kinds = Kinds.of(window, tuple(x.shape[1:3]), (height, width))
     if after.start is not None and after.start.shape[:-1] not in ((), kinds.shape):
         raise ValueError(f"start has shape {tuple(after.start.shape)}, expected {(*kinds.shape, groups * columns)}")
 
-    before = Prologue() if integers else before
-    flatten, target = channels < _FLATTEN_BELOW and sum(window.kernel) < _FLATTEN_TAPS, target_of(x)
+    before = Prologue() if integers and before.onto is None else before
+    flatten, target = flattens(channels, window), target_of(x)
     boxed = None if before or flatten else boxed_image(x, weight, window, (height, width))
     planned = planned_batch(x.shape[0], target)
     extent = boxed.boxes(planned)[:3] if boxed else (1, planned * height * width, 1)
@@ -169,6 +169,11 @@ def conv2d(
     )
 
 
+def flattens(channels: int, window: Window) -> bool:
+    """Whether (r, s, c) is one axis, of so many channels a group."""
+    return channels < _FLATTEN_BELOW and sum(window.kernel) < _FLATTEN_TAPS
+
+
 def pack(weight: torch.Tensor, groups: int) -> torch.Tensor:
     """ONNX weight [Cout, Cin/groups, kh, kw] as [groups, kh, kw, Cin/groups, Cout/groups]."""
     return weight.reshape(groups, -1, *weight.shape[1:]).permute(0, 3, 4, 2, 1).contiguous()
@@ -192,7 +197,8 @@ def reference(
 ) -> torch.Tensor:
     """The same in float64; `out` is not read."""
     integers = weight.dtype == torch.int8
-    image = (x.double() if integers else before.reference(x)).permute(0, 3, 1, 2)
+    values = x.double() if integers and before.onto is None else before.reference(x)
+    image = (before.onto.integers(values) if integers and before.onto else values).permute(0, 3, 1, 2)
     top, left, bottom, right = window.pads
     onnx_weight = weight.double().permute(*((0, 1, 4, 2, 3) if integers else (0, 4, 3, 1, 2))).flatten(0, 1)
     padded = F.pad(image, (left, right, top, bottom))
@@ -299,6 +305,12 @@ def _integer_samples() -> Iterator[tuple[str, Sample]]:
         yield "integers by boxes", sample((2, 7, 6, 48), 48, window, x=x, after=ends, tile=tile, **whole)
     for tile in (Tile(16, 16, 32, splits=4), Tile(16, 16, 32, box=(1, 4, 4), splits=8)):
         yield "integers, split", sample((1, 4, 5, 48), 24, around, after=after, tile=tile, **whole)
+    x, window = image(1, 9, 9, 3, dtype="float32", planes=True), Window((3, 3), (2, 2), (1, 0, 2, 1))
+    floats_or_integers: tuple[dict[str, Any], ...] = ({}, {"after": ends, **whole})
+    for onto, tile in product((Quant(0.015625, -100), Quant(0.03125, 20)), (None, small)):  # which some numbers leave
+        for before in (Prologue(onto=onto), Prologue(True, True, RELU, onto=onto)):
+            for more in floats_or_integers:
+                yield "rounded as it is read", sample((1, 9, 9, 3), 8, window, x=x, before=before, tile=tile, **more)
     yield "integers to numbers", sample((2, 5, 7, 3), 40, around, integers=True, after=Epilogue(True, RELU), tile=small)
     options: dict[str, Any] = {"before": Prologue(quant=grid), "after": Epilogue(True, quants=(Quant(0.1875, 3),))}
     for channels in (3, 19):

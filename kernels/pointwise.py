@@ -168,19 +168,18 @@ def _check_outs(outs: Sequence[torch.Tensor], pixels: tuple[int, int, int]) -> N
 
 
 def _grids(outs: Sequence[torch.Tensor], quants: Sequence[tuple[Quant, ...]]) -> tuple[float | int, ...]:
-    """Those of each output: all last scales, their inverses and zeros; then these of the first grids of two."""
+    """Those of each output: all last scales, their inverses and zeros; then these of the first grids of two, zeros for
+    none."""
     if not quants:
         return ()
     if len(quants) != len(outs) or not all(quants):
         raise ValueError(f"{len(outs)} outputs, and {len(quants)} lists of grids: one each, and none empty, is wanted")
     for of_one in quants:
         check_grids(outs[0].dtype, of_one)
-    most = max(map(len, quants))
-    # A number of a grid is the nearest to itself: an output of fewer grids is rounded to its first again.
-    alike = [(*of_one[:1] * (most - len(of_one)), *of_one) for of_one in quants]
-    padded = [*alike, *(alike[0],) * (MAX_SEGMENTS - len(alike))]
-    turns = zip(*(of_one[::-1] for of_one in padded), strict=True)  # the last of each first
-    return tuple(value for turn in turns for field in zip(*map(Grid.of, turn), strict=True) for value in field)
+    none, most = Grid(0.0, 0.0, 0), max(map(len, quants))
+    alike = [[*map(Grid.of, of_one[::-1]), none][:most] for of_one in quants]  # the last of each first
+    turns = zip(*alike, *[alike[0]] * (MAX_SEGMENTS - len(quants)), strict=True)
+    return tuple(value for turn in turns for field in zip(*turn, strict=True) for value in field)
 
 
 def _segmented(after: Epilogue, acts: Sequence[Act], count: int) -> Epilogue:

@@ -22,6 +22,7 @@ from optgraph.passes.fuse import (
     merge_siblings,
     place_concat,
     prologue,
+    round_input,
     rounding,
     separable,
 )
@@ -105,6 +106,8 @@ FUSE: tuple[Pass, ...] = (
     Pass("fuse_bottleneck", "k×k + 1×1", bottleneck.run),
     # After the merge too: siblings that share a pooled image read it once, and it then has to be in memory.
     Pass("fuse_max_pool", "max pool + 1×1", max_pool.run),
+    # After all that looks for a convolution to join, which does not ask whether it rounds what it reads.
+    Pass("round_input", "roundings of what a stem reads", round_input.run),
     Pass("flatten", "dense layers of images", flatten.run),
     # Last: it asks who produces each part of a concat.
     Pass("place_concat", "concat in place", place_concat.run),

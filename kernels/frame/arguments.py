@@ -111,9 +111,9 @@ class Output(NamedTuple):
 
 
 class Pre(NamedTuple):
-    """act(x * scale + shift); scale and shift are float32 [C] or None. Of int8, x is (q - zero) * step; else these two
-    are None. Where nothing is to be done all are: Triton 3.6 cannot ask of a tuple that has a None in it whether it is
-    None itself."""
+    """act(x * scale + shift), rounded to the grid `onto` if there is one; scale and shift are float32 [C] or None. Of
+    int8, x is (q - zero) * step; else these two are None. Where nothing is to be done all are: Triton 3.6 cannot ask of
+    a tuple that has a None in it whether it is None itself."""
 
     scale: torch.Tensor | None
     shift: torch.Tensor | None
@@ -122,6 +122,9 @@ class Pre(NamedTuple):
     b: float | None
     step: float | None = None
     zero: int | None = None
+    onto_scale: float | None = None
+    onto_inverse: float | None = None
+    onto_zero: int | None = None
 
 
 class Grid(NamedTuple):

@@ -1,6 +1,7 @@
 """What a launch does before and after its own work: y = grid(post(act(op(pre(x)) + bias) + residual)).
 
-pre(x) = pre_act(x * pre_scale + pre_shift); a position outside the image is zero after it (-inf to a maximum).
+pre(x) = pre_act(x * pre_scale + pre_shift); a position outside the image is zero after it (-inf to a maximum). A
+convolution may round it to a grid, which is that of x then.
 
 int8 stands for the numbers of a grid (`optgraph/ir/quant.py`). Of an int8 x that meets no int8 weight, pre(x) begins
 with these numbers. Where both are int8, op sums integers, exactly: y = (sum + start) * scale + bias, where start is
@@ -30,22 +31,26 @@ GRIDS = 2  # that a launch rounds to, one after the other
 
 @dataclass(frozen=True)
 class Prologue:
-    """act(x * scale + shift). scale, shift: float32 [channels of x], or None. quant: of an int8 x, its grid."""
+    """act(x * scale + shift). scale, shift: float32 [channels of x], or None. quant: of an int8 x, its grid. onto: the
+    grid that the result is rounded to, of kernels that do so."""
 
     scale: Any = None
     shift: Any = None
     act: Act = IDENTITY
     quant: Quant | None = None
+    onto: Quant | None = None
 
     def __bool__(self) -> bool:
-        return self.affine or bool(self.act) or self.quant is not None
+        return self.affine or bool(self.act) or self.quant is not None or self.onto is not None
 
     @property
     def affine(self) -> bool:
         return self.scale is not None or self.shift is not None
 
-    def check(self, channels: int) -> None:
-        """Raises ValueError if a vector does not fit."""
+    def check(self, channels: int, rounds: bool = False) -> None:
+        """Raises ValueError if a vector does not fit, or for a grid that the kernel does not round to."""
+        if self.onto is not None and not rounds:
+            raise ValueError("this kernel rounds nothing that it reads to a grid")
         check_vector(self.scale, channels, "pre_scale")
         check_vector(self.shift, channels, "pre_shift")
 
@@ -54,7 +59,7 @@ class Prologue:
         if not self:
             return Pre(None, None, None, None, None)
         step, _, zero = Grid.of(self.quant)
-        return Pre(self.scale, self.shift, *Scalar.of(self.act), step, zero)
+        return Pre(self.scale, self.shift, *Scalar.of(self.act), step, zero, *Grid.of(self.onto))
 
     @property
     def vectors(self) -> Mapping[str, torch.Tensor | None]:
@@ -78,7 +83,8 @@ class Prologue:
             x = x * self.scale.double()
         if self.shift is not None:
             x = x + self.shift.double()
-        return self.act.apply(x)
+        x = self.act.apply(x)
+        return x if self.onto is None else self.onto.apply(x)
 
 
 def clears(act: Act) -> bool:
@@ -201,10 +207,11 @@ def check_floats(**tensors: torch.Tensor | None) -> None:
 def check_operands(x: torch.Tensor, weight: torch.Tensor, before: Prologue, after: Epilogue) -> bool:
     """Whether a product sums integers. Raises ValueError for types that do not go together.
 
-    An int8 weight is multiplied with int8 x, as they are; `before` may have the grid of x and nothing else.
+    An int8 weight is multiplied with int8 x, as they are; `before` may have the grid of x and nothing else, unless it
+    rounds x to one.
     """
     integers = weight.dtype == torch.int8
-    if not integers:
+    if not integers or before.onto is not None:
         check_grid(x.dtype, before.quant, "x")
     elif x.dtype != torch.int8 or before.affine or before.act:
         raise ValueError(f"an int8 weight is multiplied with int8 and nothing before it, and x is {x.dtype}")

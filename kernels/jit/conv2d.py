@@ -146,8 +146,8 @@ def conv2d(
                 else:
                     b = tl.load(weight_block + first_row * columns, k_mask[:, None] & n_mask[None, :], other=0.0)
         if pre.act is not None:
-            a = prologue(a, pre, first_channel + c, k_mask)
-            a = tl.where(a_mask, a, 0.0)
+            a = prologue(a, pre, first_channel + c, k_mask, tl.int8 if INTEGERS else tl.float32)
+            a = tl.where(a_mask, a, 0)
         if INTEGERS:
             acc = tl.dot(a, b.T, acc, out_dtype=tl.int32)
         else:

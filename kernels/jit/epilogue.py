@@ -11,12 +11,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from optgraph.kernels.jit.grid import nearest, settled
+from optgraph.kernels.jit.grid import nearest, settled, settled_last
 
 
 @triton.jit
-def prologue(x, pre, channels, mask):
-    """pre(x) in float32; `channels` is [BLOCK_K], `x` [BLOCK_M, BLOCK_K]."""
+def prologue(x, pre, channels, mask, TYPE: tl.constexpr = tl.float32):
+    """pre(x) in float32, or integers of its grid if TYPE is int8; `channels` is [BLOCK_K], `x` [BLOCK_M, BLOCK_K]."""
     x = x.to(tl.float32)
     if pre.act is not None:
         if pre.step is not None:
@@ -26,6 +26,8 @@ def prologue(x, pre, channels, mask):
         if pre.shift is not None:
             x += tl.load(pre.shift + channels, mask, other=0.0)[None, :]
         x = pre.act(x, pre.a, pre.b)
+    if pre.onto_scale is not None:
+        x = settled_last(x, pre.onto_scale, pre.onto_inverse, pre.onto_zero, TYPE)
     return x
 
 

@@ -26,7 +26,7 @@ def pointwise(
     size, splits,  # M, Ho*Wo, Wo, K, sum C_i
     strides,  # of x, the convolution's included
     outs, sizes, out_rows, act_bits,  # outputs, their columns and row strides, and which of them have the activation
-    grids,  # theirs: four last scales, inverses and zeros, then these of the first grids
+    grids,  # theirs: four last scales, inverses and zeros, then these of the first grids, 0 for those of one
     STRIDE_C: tl.constexpr, TMA: tl.constexpr, FLAT: tl.constexpr, SEGMENTED: tl.constexpr, GRIDS: tl.constexpr,
     INTEGERS: tl.constexpr, CLEAR_K: tl.constexpr,
     SPLIT: tl.constexpr, PRECISION: tl.constexpr, ALIGN_K: tl.constexpr, ALIGN_N: tl.constexpr,
@@ -130,7 +130,9 @@ def pointwise(
             y = activated(acc, end, n, n_mask)
         if GRIDS > 0:
             if GRIDS > 1:
-                y = nearest(y, _of(grids, 12, segment), _of(grids, 16, segment), _of(grids, 20, segment))
+                first_scale = _of(grids, 12, segment)
+                if first_scale > 0.0:
+                    y = nearest(y, first_scale, _of(grids, 16, segment), _of(grids, 20, segment))
             scale, inverse, zero = _of(grids, 0, segment), _of(grids, 4, segment), _of(grids, 8, segment)
             stored = settled_last(y, scale, inverse, zero, out.dtype.element_ty)
             row = row // ALIGN_N * ALIGN_N

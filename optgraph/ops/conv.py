@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import onnx
 
 from optgraph.base.errors import ModelError
 from optgraph.ir.op import Exporter, Handlers, Importer, Inputs, Node, Outputs, check_vector, image, present
+from optgraph.ir.quant import Quant
 from optgraph.ir.values import Dim, Value
 from optgraph.kernels import conv2d, depthwise, pointwise
 from optgraph.kernels.conv2d import CONV2D
@@ -18,13 +19,15 @@ from optgraph.kernels.pointwise import POINTWISE
 from optgraph.ops import computing, exporting, products
 from optgraph.ops.lowered import after, before
 from optgraph.ops.products import Products
+from optgraph.ops.rounding import rounded
 from optgraph.ops.windowed import Windowed, read_window
 from optgraph.plan.lowering import Lowering
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conv(Windowed):
-    """2-D convolution; w is [Cout, Cin/groups, kh, kw]."""
+    """2-D convolution; w is [Cout, Cin/groups, kh, kw]. onto: the grid that what it reads is rounded to, if there is
+    one."""
 
     slots = ("x", "w", "b", "residual", "pre_scale", "pre_shift", "slope")
     prologue_field = "pre_act"
@@ -32,6 +35,7 @@ class Conv(Windowed):
     takes_residual = 1
     integers = True
     groups: int = 1
+    onto: tuple[Quant, ...] = ()
 
     @property
     def pointwise(self) -> bool:
@@ -65,19 +69,21 @@ class Conv(Windowed):
 
     def export(self, to: Exporter, node: Node) -> None:
         x = exporting.prologue(to, node, self.pre_act)
+        x = exporting.rounded(to, x, self.onto, to.value(node.inputs[0]).dtype)
         weights = [to.name(node.get("w")), to.name(node.get("b"))]
         y = to.emit("Conv", [x, *weights], group=self.groups, **self.window_attributes())
         self.export_epilogue(to, node, y)
 
     def compute(self, inputs: Inputs) -> Outputs:
         x, w, b, residual, scale, shift, slope = self.per_slot(inputs)
-        x = computing.scaled(x, scale, shift, self.pre_act)
+        x = rounded(computing.scaled(x, scale, shift, self.pre_act), self.onto)
         return self.compute_epilogue(computing.convolve(x, w, b, self.window, self.groups), residual, slope)
 
     def lower(self, context: Lowering, node: Node) -> None:
         w = context.constant(node, "w")
         channels = context.shape(node.inputs[0])[1]
         pre, end = before(context, node, self.pre_act), after(context, node, self)
+        pre = replace(pre, onto=self.onto[0]) if self.onto else pre
         x, out = context.read(node.inputs[0]).nhwc, context.write(node.output).nhwc
         product = Products(context, node.inputs[0], pre, w)
         if self.pointwise:

@@ -26,13 +26,16 @@ MOST_TERMS = (2**31 - 1) // 2**14  # of a sum in int32
 
 
 class Products:
-    """How an input `x` is multiplied with weights: as integers where both are such and nothing comes before, else as
-    floats."""
+    """How an input `x` is multiplied with weights: as integers where both are such and nothing comes before, or what
+    comes before makes some; else as floats."""
 
     def __init__(self, context: Lowering, x: str, pre: Prologue, *weights: str) -> None:
         self._context = context
         self._weights = weights
-        self._quant = None if pre.affine or pre.act else context.quant(x)
+        if pre.onto is not None:
+            self._quant = pre.onto if context.reads_integers else None
+        else:
+            self._quant = None if pre.affine or pre.act else context.quant(x)
         grids = [context.graph.grids.get(weight) for weight in weights]
         self._grids = tuple(g for w, g in zip(weights, grids, strict=True) if g is not None and self._fits(w, g))
         self.integers = self._quant is not None and len(self._grids) == len(weights)

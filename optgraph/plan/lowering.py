@@ -87,14 +87,15 @@ class Lowering:
 
     def read(self, value: str) -> View:
         """Where `value` is, axes in their ONNX order: as int8 if `quant` has its grid, and the node takes such."""
-        return self._views[value] if self._reads_integers else self.real(value)
+        return self._views[value] if self.reads_integers else self.real(value)
 
     def quant(self, value: str) -> Quant | None:
         """The grid of a value that is stored as int8, and read so by the node; None for any other."""
-        return self._integers.values.get(value) if self._reads_integers else None
+        return self._integers.values.get(value) if self.reads_integers else None
 
     @property
-    def _reads_integers(self) -> bool:
+    def reads_integers(self) -> bool:
+        """Whether the node takes int8."""
         return self._node is not None and self._node.name in self._integers.nodes
 
     def real(self, value: str) -> View:

@@ -119,6 +119,9 @@ def _integers() -> Iterator[tuple[str, Kernel, Sample]]:
     yield "conv2d_strided_int8", kernel, conv2d.sample((8, 35, 35, 288), 384, HALF, after=ends, **whole)
     window = Window((7, 7), (2, 2), (3, 3, 3, 3))
     yield "conv2d_stem_int8", kernel, conv2d.sample((8, 224, 224, 3), 64, window, after=ends, **whole)
+    x = image(8, 299, 299, 3, dtype="float32", planes=True)
+    sample = conv2d.sample((8, 299, 299, 3), 32, HALF, x=x, before=Prologue(onto=grid), after=ends, **whole)
+    yield "conv2d_stem_rounding_int8", kernel, sample
 
     options: dict[str, Any] = {"before": Prologue(quant=grid), "stored": "int8"}
     sample = depthwise.sample((64, 56, 56, 144), SAME, after=ends, integers=True, **options)
