@@ -246,7 +246,7 @@ def test_pickles_are_not_read(tmp_path: Path, model: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("z=random",), "z=random: expects a file (.png, .jpg, "),
+        (("z=random",), "z=random: no such file, and no input 'z': the network has x"),
         (("x=random", "x=random"), "'x' is given 'random' and more"),
         (("cat.gif",), ".png"),
     ],
