@@ -34,7 +34,7 @@ from tests.emulator import full_size
 from tests.emulator.compiler import compile_all
 from tests.emulator.machine import Machine
 from tests.emulator.mutations import outcomes
-from tests.emulator.networks import constants, kernels, launches, prepared, reordered
+from tests.emulator.networks import counts, kernels, launches, prepared, reordered
 from tests.emulator.schedule import LATE, MIXED
 from tests.support import family
 from tests.support.kernel_checks import KERNELS
@@ -117,9 +117,8 @@ def network_row(network: str, size: int, dtype: str, target: Target, batch: int,
         same = [torch.equal(found, reordered(context, device, seed)[1][0]) for seed in range(2)]
     error = distance(found, original.answers[0][output])[0]
     assert error <= bound and all(same) and machine.kernels.compiled == 0, f"{error:.1e} of {bound:.1e}, orders {same}"
-    flags = constants(net.plans, batch, target)
-    counts = {"launches": len(launches(net.plans, batch, target)), "tma": flags["TMA"], "split": flags["SPLIT"]}
-    return {"size": size, "rel_l2": error, "bound": bound, "orders": len(same), **counts}
+    found = counts(net.plans, batch, target)
+    return {"size": size, "rel_l2": error, "bound": bound, "orders": len(same), **found}
 
 
 def addresses_row(network: str, size: int, dtype: str, target: Target, batch: int) -> Row:

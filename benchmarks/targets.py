@@ -24,11 +24,11 @@ import torch
 
 import optgraph
 from benchmarks import record
-from optgraph.ahead.build import find_uses
 from optgraph.base.devices import Target
 from optgraph.compare.oracle import distance
 from optgraph.onnx.sessions import session
 from optgraph.run.engine import Engine
+from tests.emulator.networks import counts
 from tests.support import family
 
 # network, height and width, what to run: (batch, target)
@@ -51,19 +51,12 @@ def measure(network: str, path: Path, size: int, batch: int, target: str) -> dic
     start = time.perf_counter()
     (found,) = engine({name: torch.from_numpy(x) for name in net.inputs}, batch).values()
     seconds = time.perf_counter() - start
-    counts = [(use, use.launches[batch]) for use in find_uses(net.plans, [batch], [there])]
-
-    def launches(constant: str) -> int:
-        return sum(n for use, n in counts if dict(use.variant.constants).get(constant))
-
     return {
         "graph": f"torch_{network}",
         "size": size,
         "batch": batch,
         "target": target,
-        "launches": sum(n for _, n in counts),
-        "tma": launches("TMA"),
-        "split": launches("SPLIT"),
+        **counts(net.plans, batch, there),
         "rel_l2": distance(found, expected)[0],
         "rel_l2_own_tiles": distance(own, expected)[0],
         "seconds": seconds,

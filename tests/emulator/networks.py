@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from optgraph.ahead.cubins import Cubin
 from optgraph.base.devices import Target
 from optgraph.kernels.frame.launch import Launch
+from optgraph.kernels.frame.variant import Block
 from optgraph.plan.buffers import dry_launches
 from optgraph.plan.plan import Schedule
 from optgraph.plan.plans import Plans
@@ -34,11 +34,11 @@ def kernels(plans: Plans, batch: int, target: Target) -> list[Cubin]:
     return compile_all((variant, target) for variant in variants)
 
 
-def constants(plans: Plans, batch: int, target: Target) -> Counter[str]:
-    """How many launches of the plan have each constant switched on: 'TMA', 'SPLIT'."""
-    return Counter(
-        name for launch in launches(plans, batch, target) for name, value in launch.constants.items() if value
-    )
+def counts(plans: Plans, batch: int, target: Target) -> dict[str, int]:
+    """How many launches the plan has, how many of them the copy engine fetches for, and how many of split sums."""
+    found = launches(plans, batch, target)
+    fetched = sum(any(isinstance(value, Block) for value in launch.arguments.values()) for launch in found)
+    return {"launches": len(found), "tma": fetched, "split": sum(launch.tile.splits > 1 for launch in found)}
 
 
 @contextmanager

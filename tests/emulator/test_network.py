@@ -14,7 +14,7 @@ from optgraph.passes import pipeline
 from optgraph.plan.plans import Plans
 from optgraph.run import reference
 from tests.emulator.machine import Machine
-from tests.emulator.networks import constants, kernels, prepared, reordered
+from tests.emulator.networks import counts, kernels, prepared, reordered
 from tests.emulator.schedule import LATE
 from tests.support.networks import Builder
 from tests.support.streams import Device
@@ -37,8 +37,8 @@ def test_a_network(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     (expected,) = reference.run(graph, {"x": x}, torch.float64).values()
     pipeline.apply(graph, pipeline.FUSE)
     plans = Plans(graph, "fp16")
-    flags = constants(plans, 1, target)
-    assert flags["SPLIT"] > 0 and (flags["TMA"] > 0) == (target == SM_90)
+    found = counts(plans, 1, target)
+    assert found["split"] > 0 and (found["tma"] > 0) == (target == SM_90)
     machine = Machine(target, kernels(plans, 1, target), LATE)
     device = Device(monkeypatch)
     with prepared(plans, 1, machine) as context:
