@@ -15,11 +15,11 @@ The depthwise sum is made in registers, straight in the layout of the product's 
 compiler would stage all shifted loads in shared memory (more than an SM has) and spill; so the loops have one stage.
 The weights and the taps of one window row, unrolled, are the loads in flight. Instructions are then what binds it, some
 600 a warp for 64 channels of 64 pixels.
-On sm_90 warps may be specialised instead (`jit/separable_specialised.py`): some make d, once, others multiply it with
-all columns.
+On sm_90 warps may be specialised instead (`jit/separable_specialised.py`), where the output has the input's size: some
+make d out of shared memory, once, others multiply it with all columns. Bound: the bytes of large maps.
 
 In fp16, if nothing comes before but a ReLU, the taps of a row are added in fp16, two channels an instruction, and the
-rows in float32: so a row's sum must not leave fp16 either.
+rows in float32: so a row's sum must not leave fp16 either. Specialised warps do so by columns.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from optgraph.base.devices import SM_90, Target
 from optgraph.ir.quant import Quant
 from optgraph.ir.values import IDENTITY, PRELU, RELU, Act, Window
 from optgraph.kernels.depthwise import DEPTHWISE, in_half
+from optgraph.kernels.frame import specialised
 from optgraph.kernels.frame.arguments import Image, Output, Scalar, Sliding, ours
 from optgraph.kernels.frame.choice import choose
 from optgraph.kernels.frame.demand import middle
@@ -44,11 +45,11 @@ from optgraph.kernels.frame.ends import Epilogue, Prologue, check_floats, check_
 from optgraph.kernels.frame.gemm import Gemm, product_constants
 from optgraph.kernels.frame.kernel import Kernel
 from optgraph.kernels.frame.launch import Launch, describable, target_of, targeting
-from optgraph.kernels.frame.operands import check_contiguous, check_vector, check_window, strides4
-from optgraph.kernels.frame.rows import alignment, patch_rows
+from optgraph.kernels.frame.operands import check_contiguous, check_vector, check_window, row_stride, strides4
+from optgraph.kernels.frame.rows import patch_rows
 from optgraph.kernels.frame.sample import Sample, image, vector, weight, window_sample
-from optgraph.kernels.frame.specialised import MOST_TAPS, specialised_constants
-from optgraph.kernels.frame.tile import Tile, cdiv, planned_batch
+from optgraph.kernels.frame.specialised import Run
+from optgraph.kernels.frame.tile import Box, Tile, cdiv, planned_batch
 from optgraph.kernels.frame.variant import Block
 from optgraph.kernels.frame.work import work_of
 from optgraph.kernels.pointwise import POINTWISE
@@ -84,42 +85,67 @@ def separable(
     after.check(tuple(out.shape), out.dtype)
 
     target, item = target_of(x), weight.element_size()
-    extent = (1, planned_batch(x.shape[0], target) * height * width, 1)
-    wide = x.dtype == weight.dtype and alignment(channels, *x.stride()[:3]) == 8 and x.stride(3) == 1
-    plain, tma = not before.affine, wide and window.kernel[1] <= MOST_TAPS and describable(weight, (columns,))
-    problem = Gemm(extent, (columns,), channels, item, depthwise=window.taps, plain=plain, tma=tma, splittable=False)
+    images = planned_batch(x.shape[0], target)
+    plain, run = not before.affine, _run(x, weight, window, before, (images, height, width))
+    extent = (1, images * height * width, 1)
+    problem = Gemm(extent, (columns,), channels, item, depthwise=window.taps, plain=plain, splittable=False, run=run)
     tile = tile or choose(problem, target)
-    specialised = tile.producers > 0 and not target.interpreted  # no interpreter runs Gluon
-    if specialised and (target != SM_90 or item > 2 or not plain or not tma):
-        raise ValueError("specialised warps need sm_90, 16 bits, no affine prologue, few taps, and channels 8 divides")
-    program = problem.program(tile, after.residual is not None, window.kernel[0])
     strip = patch_rows(height, width, window, tile.block_m, target)
-    image, size, stride_c = Image.of(x), Output.of(out, channels, strip=strip), strides4(x)[3]
     weights = {"depthwise": depthwise, "depthwise_bias": depthwise_bias, "weight": weight}
-    work = work_of(x, out, window, {**weights, "mid_slope": mid_slope}, (before, after), program)
     ends = {"pre": before.argument(), "mid": Scalar.of(mid, mid_slope), "end": after.argument()}
     half = in_half(x, depthwise, window, before)
-    ways = {"DILATED": window.dilation != (1, 1), "HALF": half, "CLEAR": before.moves(0.0)}
-    ways |= {"CLEAR_K": clears(mid)}
-    taps = {"KH": window.kernel[0], "KW": window.kernel[1], "STRIP": strip}
-    product = product_constants(x, out, channels, (columns, size.row, after.residual_row), precision, tile)
-    blocks = cdiv(size.pixels, tile.block_m)
-    operands: dict[str, Any] = {**weights}
+    taps = {"KH": window.kernel[0], "KW": window.kernel[1]}
+    wide = columns, row_stride(out, "out"), after.residual_row
+    product = product_constants(x, out, channels, wide, precision, tile)
+    operands: dict[str, Any] = {"x": x, **weights}
     otherwise: Callable[[], Launch] | None = None
     constants: dict[str, Any]
-    if specialised:
-        name, programs = "separable_specialised", blocks
+    if tile.producers > 0 and not target.interpreted:  # no interpreter runs Gluon
+        if target != SM_90 or run is None:
+            raise ValueError(
+                "specialised warps need sm_90, 16 bits, no affine prologue, few taps, an output of the input's size, "
+                "dense images, and channels 8 divides"
+            )
+        run = replace(run, pixels=x.shape[0] * height * width)
+        name, programs = "separable_specialised", specialised.programs(tile, run)
+        size = Output.of(out, channels)
+        program = specialised.program(tile, run, after.residual is not None)
+        fetched = (specialised.BOX, tile.block_k)
+        operands["x"] = Block(x, (run.pixels, channels), (x.stride(2), 1), fetched, swizzled=False)
         operands["weight"] = Block(weight, (channels, columns), (columns, 1), (tile.block_k, tile.block_n))
-        middle = {"depthwise_bias": depthwise_bias, "mid": mid, "mid_slope": mid_slope}
-        options: dict[str, Any] = {"window": window, "before": before, "after": after, "precision": precision, **middle}
-        plain_tile = choose(replace(problem, tma=False), target)
+        between = {"depthwise_bias": depthwise_bias, "mid": mid, "mid_slope": mid_slope}
+        options: dict[str, Any] = {"window": window, "before": before, "after": after, "precision": precision, **between}
+        plain_tile = choose(replace(problem, run=None), target)
         otherwise = partial(separable, x, depthwise, weight, out, tile=plain_tile, **options)
-        constants = {**ways, **taps, "ALIGN_N": product["ALIGN_N"], **specialised_constants(tile, channels)}
+        # What the prologue makes of zeros beyond the channels may be no number.
+        constants = {"HALF": half, "CLEAR_K": clears(mid) or before.moves(0.0), **taps}
+        constants |= {"TOP": window.pads[0], "LEFT": window.pads[1], "ALIGN_N": product["ALIGN_N"]}
+        constants |= specialised.constants(tile, run)
     else:
-        name, programs = "separable", blocks * cdiv(columns, tile.columns)
-        constants = {"STRIDE_C": stride_c, **ways, **taps, **product, "ACCUMULATORS": tile.accumulators}
-    arguments = {"x": x, **operands, "out": out, "image": image, "window": Sliding.of(window), **ends, "size": size}
-    return Launch("separable", ours(name), (programs,), arguments, constants, tile, work, problem, 0, otherwise)
+        size = Output.of(out, channels, strip=strip)
+        name, programs = "separable", cdiv(size.pixels, tile.block_m) * cdiv(columns, tile.columns)
+        program = problem.program(tile, after.residual is not None, window.kernel[0])
+        operands |= {"image": Image.of(x), "window": Sliding.of(window)}
+        ways = {"DILATED": window.dilation != (1, 1), "HALF": half, "CLEAR": before.moves(0.0), "CLEAR_K": clears(mid)}
+        constants = {"STRIDE_C": strides4(x)[3], **ways, **taps, "STRIP": strip, **product}
+        constants |= {"ACCUMULATORS": tile.accumulators}
+    work = work_of(x, out, window, {**weights, "mid_slope": mid_slope}, (before, after), program)
+    order = ("x", "depthwise", "depthwise_bias", "weight")
+    arguments = {**{n: operands.pop(n) for n in order}, "out": out, **operands, **ends}
+    return Launch(
+        "separable", ours(name), (programs,), {**arguments, "size": size}, constants, tile, work, problem, 0, otherwise
+    )
+
+
+def _run(x: torch.Tensor, weight: torch.Tensor, window: Window, before: Prologue, extent: Box) -> Run | None:
+    """What its specialised tiles depend on; None where plain ones alone do. extent: the output, as (images, rows,
+    columns), of as many images as tiles are chosen for."""
+    row = x.stride(2)
+    dense = x.stride(3) == 1 and x.stride(1) == x.shape[2] * row and x.stride(0) == x.shape[1] * x.stride(1)
+    fetched = describable(x, (row,)) and describable(weight, (weight.shape[1],)) and x.shape[3] % 8 == 0
+    if x.dtype != weight.dtype or weight.element_size() != 2 or before.affine or not (dense and fetched):
+        return None
+    return Run.of(window, extent, x.shape[3], weight.shape[1])
 
 
 @lru_cache(maxsize=4096)
@@ -236,14 +262,15 @@ def samples() -> Iterator[tuple[str, Sample]]:
 
 
 def specialised_samples() -> Iterator[Sample]:
-    """Of the warp-specialised kernel on sm_90: a ring that comes round, chunks and columns that are not full, ends."""
-    around, strided = Window((3, 3), pads=(1, 1, 1, 1)), Window((3, 3), (2, 2), (0, 0, 1, 1))
-    wide, narrow = Tile(128, 128, 32, 8, 3, producers=8), Tile(64, 128, 32, 4, 2, producers=8)
+    """Of the warp-specialised kernel on sm_90: rings that come round, chunks and columns that are not full, programs of
+    several blocks, ends."""
+    around = Window((3, 3), pads=(1, 1, 1, 1))
+    wide, narrow = Tile(128, 128, 64, 8, producers=8), Tile(64, 128, 64, 4, producers=4)
     relu, clip = Prologue(act=RELU), Act("clip", 0.1, 0.5)
     after = Epilogue(True, RELU, residual=True, post=RELU)
-    yield sample((2, 9, 11, 72), 136, around, depthwise_bias=False, before=relu, after=after, tile=wide)
-    yield sample((1, 17, 19, 104), 264, strided, mid=RELU, after=Epilogue(True, Act("silu")), tile=narrow)
-    window = Window((5, 3), (1, 2), (2, 2, 2, 2), (1, 2))
+    yield sample((2, 9, 11, 136), 264, around, depthwise_bias=False, before=relu, after=after, tile=wide)
+    yield sample((3, 54, 53, 24), 16, around, mid=RELU, after=Epilogue(True, Act("silu")), tile=narrow)
+    window = Window((5, 3), pads=(1, 0, 3, 2))
     yield sample((1, 7, 21, 40), 24, window, mid=PRELU, before=Prologue(act=clip), after=Epilogue(), tile=narrow)
     after = Epilogue(True, RELU, quants=(Quant(0.0625, -9),))
     yield sample((1, 7, 9, 72), 48, around, before=relu, after=after, tile=narrow, stored="int8")

@@ -20,6 +20,7 @@ from optgraph.kernels.frame.halos import Halo
 from optgraph.kernels.frame.occupancy import REGISTERS, blocks_per_sm
 from optgraph.kernels.frame.operands import strides4
 from optgraph.kernels.frame.rows import alignment
+from optgraph.kernels.frame.specialised import Run
 from optgraph.kernels.frame.tile import MAX_NUMEL, Box, Problem, Tile, blocks_along, cdiv, ceil_pow2, padding_blocks
 from optgraph.kernels.frame.work import Program
 
@@ -38,6 +39,7 @@ class Gemm(Problem):
     splittable: whether the kernel can share a tile's depth among programs.
     halo:   of a convolution whose taps may read shared memory, by specialised warps.
     streams: whether all blocks of a program may be under way at once (see `streamed.py`).
+    run:    of a window reduced before the GEMM, where specialised warps may do that.
     """
 
     extent: Box
@@ -51,6 +53,7 @@ class Gemm(Problem):
     splittable: bool = True
     halo: Halo | None = None
     streams: bool = False
+    run: Run | None = None
 
     @property
     def m(self) -> int:
@@ -64,8 +67,6 @@ class Gemm(Problem):
         a loop over the window goes round."""
         if tile.producers and self.halo:
             return halos.program(self.halo, tile, self.k, self.n[0], self.itemsize, residual)
-        if tile.producers:
-            return specialised.program(tile, self.k, self.n[0], self.depthwise, self.itemsize, residual)
         if tile.streamed:
             return streamed.program(tile, residual)
         depth = _depth(tile, self)
@@ -179,8 +180,8 @@ def _candidates(problem: Gemm, target: Target) -> list[Tile]:
     tiles += [
         replace(tile, splits=splits) for tile in tiles for splits in _SPLITS if _splits(tile, splits, problem, device)
     ]
-    if problem.tma and problem.plain and problem.depthwise:
-        tiles += specialised.tiles(problem.k, itemsize, target)
+    if problem.run:
+        tiles += specialised.tiles(problem.run, target)
     if problem.halo:
         tiles += halos.tiles(problem.halo, problem.n[0], itemsize, problem.plain, target)
     if problem.streams:
@@ -259,10 +260,8 @@ def _gpu_cost(tile: Tile, problem: Gemm, device: Device) -> tuple[float, int]:
         fma = {1: device.fma8, 2: device.fma}[problem.itemsize]
         taken = one.product / 2 / fma + one.bytes / 32 + halos.beside(tile, problem.itemsize)
         return cdiv(programs, device.sms) * taken * halos.MARGIN, programs
-    if tile.producers:
-        programs = cdiv(problem.m, tile.block_m)
-        taken = specialised.clocks(tile, problem.k, problem.n[0], problem.depthwise, problem.itemsize)
-        return cdiv(programs, device.sms) * taken, programs
+    if tile.producers and problem.run:
+        return specialised.clocks(tile, problem.run), specialised.programs(tile, problem.run)
     if tile.streamed:
         programs = streamed.programs(tile, problem.extent, problem.n)
         return cdiv(programs, device.sms) * streamed.clocks(tile), programs

@@ -33,7 +33,8 @@ class Block:
     """A tensor that the kernel reads block by block through Hopper's copy engine (TMA), zeros beyond its edges.
 
     shape, strides (in elements, the last 1): how the kernel sees it. block: what one load fetches; fetched: less of it,
-    the first rows of a block, whose sizes are to be powers of two.
+    the first rows of a block, whose sizes are to be powers of two. swizzled: whether it lies in shared memory as wgmma
+    wants it, and not row after row; of Gluon kernels.
     """
 
     tensor: torch.Tensor
@@ -41,6 +42,7 @@ class Block:
     strides: tuple[int, ...]
     block: tuple[int, ...]
     fetched: tuple[int, ...] = ()
+    swizzled: bool = True
 
 
 Type = str | tuple[tuple[str, str], ...]  # of an argument as Triton writes it; of a named tuple, field by field
@@ -88,7 +90,8 @@ def type_of(value: Any) -> Type:
 
 def _type(value: Any) -> str:
     if isinstance(value, Block):
-        return f"tensordesc<{_TYPES[value.tensor.dtype]}[{', '.join(map(str, value.block))}]>"
+        plain = "" if value.swizzled else ",plain"
+        return f"tensordesc<{_TYPES[value.tensor.dtype]}[{', '.join(map(str, value.block))}]{plain}>"
     if isinstance(value, torch.Tensor):
         return "*" + _TYPES[value.dtype]
     if value is None or isinstance(value, Jit):
@@ -131,10 +134,12 @@ def _source(function: Any, signature: dict[str, Any], *more: Any) -> Any:
 
     types = {"fp16": float16, "bf16": bfloat16, "i8": int8}
     for name, kind in signature.items():
-        found = re.fullmatch(r"tensordesc<(\w+)\[([\d, ]+)\]>", kind) if isinstance(kind, str) else None
+        found = re.fullmatch(r"(tensordesc<(\w+)\[([\d, ]+)\])(,plain)?>", kind) if isinstance(kind, str) else None
         if found:
-            block = [int(size) for size in found[2].split(",")]
-            signature[name] = f"{kind[:-1]},{NVMMASharedLayout.get_default_for(block, types[found[1]])!r}>"
+            block = [int(size) for size in found[3].split(",")]
+            default = NVMMASharedLayout.get_default_for(block, types[found[2]])
+            layout = NVMMASharedLayout(0, 16, len(block)) if found[4] else default
+            signature[name] = f"{found[1]},{layout!r}>"
     return GluonASTSource(function, signature, *more)
 
 

@@ -1,9 +1,10 @@
 """Compiled kernels broken on purpose: each fault must show as a wrong answer, or as a fault, in some schedule.
 
 The kernel is a pointwise convolution of eleven steps through a ring of three stages, fetched by the copy engine, or by
-threads, for wgmma (sm_90) or mma (sm_80). Or one whose warps are specialised: a separable one of three chunks in shared
-memory and six steps through such a ring, and a convolution of stride 2, of four halos through three places in shared
-memory and six taps through two. Or one whose blocks are all under way at once, of a quarter of the depth. Or a
+threads, for wgmma (sm_90) or mma (sm_80). Or one whose warps are specialised: a separable one of three halos through
+two places in shared memory, three chunks that stay there and nine steps through such a ring, and another whose programs
+take several blocks; and a convolution of stride 2, of four halos through three places and six taps through two. Or one
+whose blocks are all under way at once, of a quarter of the depth. Or a
 convolution in int8.
 """
 
@@ -94,7 +95,9 @@ INT8 = Setting(
         ),
     ),
 )
-SPECIALISED = Setting(SM_90, Layer(SEPARABLE, next(specialised_samples()).typed("fp16")), early=True)
+_FIRST, _SECOND, *_ = specialised_samples()
+SPECIALISED = Setting(SM_90, Layer(SEPARABLE, _FIRST.typed("fp16")), early=True)
+BLOCKS = Setting(SM_90, Layer(SEPARABLE, _SECOND.typed("fp16")))
 *_, _STRIDED = conv2d.specialised_samples()
 HALO = Setting(SM_90, Layer(conv2d.CONV2D, _STRIDED.typed("fp16")), early=True)
 HALO_INT8 = Setting(SM_90, Layer(conv2d.CONV2D, next(conv2d.specialised_integers())), early=True)
@@ -208,7 +211,8 @@ _SHORTER_3, _SHORTER_2 = _RING.format(last=2), _RING.format(last=1)
 _WAIT_COPY = r"cp\.async\.wait_group \t2;"
 _BARRIER = r"bar\.sync \t0;"
 
-# In the order of the code: those who multiply, and wait for chunks and stages; who make chunks; who loads stages.
+# In the order of the code: those who multiply, wait for chunks and stages, and free both; who make chunks, wait for
+# halos and for a chunk's place, and free halos; who loads stages; who loads halos.
 _TRY_WAIT, _ARRIVE = r"mbarrier\.try_wait\S+ complete, [^;]*;", r"@%p\d+ mbarrier\.arrive\.shared::cta\.b64 _, [^;]*;"
 _FENCE, _OVER = r"fence\.proxy\.async\.shared::cta;", "mov.pred complete, 1;"
 _OF_STREAMED = {
@@ -221,17 +225,28 @@ _OF_STREAMED = {
 _OF_SPECIALISED = {
     "no wait for a chunk": _at(_TRY_WAIT, slice(0, 1), _OVER),
     "no wait for a stage": _at(_TRY_WAIT, slice(1, 2), _OVER),
-    "no wait for a free stage": _at(_TRY_WAIT, slice(2, None), _OVER),
+    "no wait for a halo": _at(_TRY_WAIT, slice(2, 3), _OVER),
+    "no wait for a free stage": _at(_TRY_WAIT, slice(4, 7), _OVER),
+    "no wait for a free halo": _at(_TRY_WAIT, slice(7, None), _OVER),
     "a stage is free before it was read": _text(_WAIT_PRODUCT, ""),
     "no wait for the last product": _text(r"wgmma\.wait_group\.sync\.aligned \t?0;", ""),
-    "no stage is ever free": _at(_ARRIVE, slice(0, 2), ""),
-    "no chunk is ever there": _at(_ARRIVE, slice(2, 3), ""),
+    "no stage is ever free": _at(_ARRIVE, slice(0, 3, 2), ""),
+    "no halo is ever free": _at(_ARRIVE, slice(4, 5), ""),
+    "no chunk is ever there": _at(_ARRIVE, slice(5, 6), ""),
     "no fence before a chunk is there": _at(_FENCE, slice(1, 2), ""),
-    "a chunk is there when one warp has stored": _at(r"bar\.sync \t2, 256;", slice(1, 2), ""),
+    "a chunk is there when one warp has stored": _at(r"bar\.sync \t2, 256;", slice(3, 4), ""),
+    "a halo is free when one warp has read it": _at(r"bar\.sync \t2, 256;", slice(1, 2), ""),
     "a stage is free when one warp has read it": _at(r"bar\.sync \t0, 256;", slice(1, 2), ""),
-    "fewer bytes are expected": _text(r"(expect_tx\S+ _, \[%r\d+\]), 8192;", r"\1, 4096;"),
+    "fewer bytes of a stage are expected": _text(r"(expect_tx\S+ _, \[%r\d+\]), 16384;", r"\1, 8192;"),
+    "fewer bytes of a halo are expected": _text(r"(expect_tx\S+ _, \[%r\d+\]), 20480;", r"\1, 16384;"),
+    "halos are swizzled": _swizzle(3),
     "those who multiply do not wait for earlier launches": _at(_WAIT, slice(0, 1), ""),
-    "those who make chunks do not wait for earlier launches": _at(_WAIT, slice(1, 2), ""),
+    "those who load halos do not wait for earlier launches": _at(_WAIT, slice(1, 2), ""),
+    "what lies off the map counts": _text(r"and\.b32 (%r\d+), (%r\d+), %r\d+;", r"mov.b32 \1, \2;"),
+}
+_OF_BLOCKS = {
+    "no wait for a free place": _at(_TRY_WAIT, slice(3, 4), _OVER),
+    "no place is ever free": _at(_ARRIVE, slice(3, 4), ""),
 }
 # Those who multiply wait for halos and stages, of even taps and of odd ones, and free those of the tap before. Then
 # come those who load halos, of both kinds, and those who load stages.
@@ -303,6 +318,7 @@ MUTATIONS: dict[str, tuple[Setting, Mutate]] = {
     "chained: writes before it waits": (CHAINED, _write_first),
     **{f"specialised: {name}": (SPECIALISED, mutate) for name, mutate in _OF_SPECIALISED.items()},
     **{f"streamed: {name}": (STREAMED, mutate) for name, mutate in _OF_STREAMED.items()},
+    **{f"blocks: {name}": (BLOCKS, mutate) for name, mutate in _OF_BLOCKS.items()},
     **{f"int8: {name}": (INT8, mutate) for name, mutate in _OF_INT8.items()},
     **{f"halo: {name}": (HALO, mutate) for name, mutate in _OF_HALO.items()},
     **{f"halo of int8: {name}": (HALO_INT8, mutate) for name, mutate in _OF_HALO_INT8.items()},

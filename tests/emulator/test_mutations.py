@@ -9,6 +9,7 @@ import pytest
 from tests.emulator.compiler import CompileError, compile_all
 from tests.emulator.mutations import (
     AMPERE,
+    BLOCKS,
     CHAINED,
     CHAINED_TMA,
     GATHERED,
@@ -30,6 +31,7 @@ SETTINGS = {
     "chained": CHAINED,
     "chained by TMA": CHAINED_TMA,
     "specialised": SPECIALISED,
+    "blocks": BLOCKS,
     "halo": HALO,
     "streamed": STREAMED,
     "halo of int8": HALO_INT8,

@@ -66,11 +66,26 @@ def test_a_sample(number: int, dtype: str) -> None:
 
 
 def test_what_an_activation_makes_of_zeros_beyond_the_channels_harms_nothing() -> None:
-    window, act, tile = Window((3, 3)), Act("reciprocal"), Tile(64, 128, 32, 4, 2, producers=8)
-    x, depthwise, weight = (torch.rand(size).half() + 0.5 for size in ((1, 6, 7, 40), (3, 3, 40), (40, 24)))
-    out = torch.full((1, 4, 5, 24), torch.nan, dtype=torch.float16)
+    window, act, tile = Window((3, 3), pads=(1, 1, 1, 1)), Act("reciprocal"), Tile(64, 128, 64, 4, producers=4)
+    x, depthwise, weight = (torch.rand(size).half() + 0.5 for size in ((1, 6, 8, 40), (3, 3, 40), (40, 24)))
+    out = torch.full((1, 6, 8, 24), torch.nan, dtype=torch.float16)
     with targeting(SM_90):
         launch = separable.separable(x, depthwise, weight, out, window=window, mid=act, tile=tile)
     Machine(SM_90, compile_all([(launch.variant, SM_90)])).bind(launch)()
     expected = separable.reference(x, depthwise, weight, out, window=window, mid=act)
     torch.testing.assert_close(out.double(), expected, rtol=5e-3, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_lies_beyond_a_row_or_an_image_is_not_seen(dtype: torch.dtype) -> None:
+    window, tile = Window((3, 3), pads=(1, 1, 1, 1)), Tile(64, 128, 64, 4, producers=4)
+    x, depthwise, weight = (torch.rand(size).to(dtype) + 0.5 for size in ((3, 5, 9, 8), (3, 3, 8), (8, 8)))
+    x[1] = torch.nan
+    x[0, 2, 8] = x[2, 1, 0] = torch.inf
+    out = torch.full((3, 5, 9, 8), -1.0, dtype=dtype)
+    with targeting(SM_90):
+        launch = separable.separable(x, depthwise, weight, out, window=window, tile=tile)
+    Machine(SM_90, compile_all([(launch.variant, SM_90)])).bind(launch)()
+    expected = separable.reference(x, depthwise, weight, out, window=window)
+    assert out[1].isnan().all() and not out[0].isnan().any() and not out[2].isnan().any()
+    assert torch.equal(out.isinf(), expected.isinf()) and out.isinf().any()

@@ -29,11 +29,11 @@ from tests.support.quantised import quantised
 
 
 def network() -> Graph:
-    """As in Xception: activations before separable convolutions, a residual, a stride."""
+    """As in Xception: activations before separable convolutions, and a residual."""
     b = Builder(channels=64, size=8)
     x = b.act(b.conv(b.x, 64))
     x = b.add(b.conv(b.depthwise(b.act(b.conv(b.depthwise(b.act(x)), 64))), 64), x)
-    return b.done(b.conv(b.depthwise(b.act(x), stride=2), 96))
+    return b.done(b.conv(b.depthwise(b.act(x)), 96))
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def tuned_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     for launch in launches(Plans(graph, "fp16"), 1, SM_90):
         if launch.kernel == "separable":
             assert launch.problem
-            *_, tile = specialised.tiles(launch.problem.k, 2, SM_90)  # type: ignore[attr-defined]
+            *_, tile = specialised.tiles(launch.problem.run, SM_90)  # type: ignore[attr-defined]
             records[tuned.key(launch.problem)] = {"tile": tuned.record(tile)}
     assert records
     tuned.path(SM_90, tmp_path).write_text(json.dumps({"records": records}))

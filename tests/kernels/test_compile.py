@@ -27,7 +27,7 @@ TARGETS = (SM_80, SM_90)
 LAYERS = real_layers()
 NAMES = list(LAYERS)
 SPECIALISED = (
-    *("separable_specialised", "conv2d_specialised", "conv2d_specialised_wide"),
+    *("separable_specialised", "separable_specialised_narrow", "conv2d_specialised", "conv2d_specialised_wide"),
     "conv2d_specialised_strided",
     *(f"conv2d_specialised{name}_int8" for name in ("_wide", "_row")),
 )
@@ -160,8 +160,11 @@ def test_specialised_warps_share_the_registers(name: str, compiled: Results) -> 
     assert tile.producers and result.cubin.num_warps > tile.num_warps
     assert result.cubin.registers * 32 * result.cubin.num_warps <= SM_90.device.registers
     assert isinstance(problem, Gemm)
-    halo = problem.halo
-    most = halos.shared_bytes(halo, tile, problem.itemsize) if halo else specialised.shared_bytes(tile, problem.k, 2)
+    if problem.halo:
+        most = halos.shared_bytes(problem.halo, tile, problem.itemsize)
+    else:
+        assert problem.run
+        most = specialised.shared_bytes(tile, problem.run)
     assert result.cubin.shared_bytes <= most <= SM_90.device.block_shared
     assert not compiled[name, SM_80].launch.tile.producers
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from optgraph.kernels.frame import specialised
 from optgraph.kernels.frame.ends import Epilogue, Prologue
 from optgraph.kernels.frame.launch import Launch, targeting
 from optgraph.kernels.frame.sample import image
+from optgraph.kernels.frame.specialised import Run
 from optgraph.kernels.frame.tile import PLANNED_BATCHES, Tile, cdiv
 from optgraph.kernels.separable import SEPARABLE, pack_depthwise, pays, reference, sample, separable
 from optgraph.tune.layers import Layer
@@ -66,6 +66,14 @@ def test_one_launch_pays_on_wide_maps_and_not_for_many_channels(batch: int) -> N
     assert not pays((batch, 19, 19, 728), 728, target=SM_80, **SHAPES)
 
 
+@pytest.mark.parametrize("batch", [8, 64, 128])
+def test_on_hopper_one_launch_pays_in_the_entry_flow_of_xception(batch: int) -> None:
+    for side, channels, columns in ((147, 64, 128), (147, 128, 128), (74, 128, 256), (74, 256, 256)):
+        assert pays((batch, side, side, channels), columns, target=SM_90, **SHAPES)
+    for side, channels, columns in ((37, 728, 728), (19, 728, 728), (10, 1024, 1536)):
+        assert not pays((batch, side, side, channels), columns, target=SM_90, **SHAPES)
+
+
 def test_where_nothing_is_known_one_launch_stays() -> None:
     known: dict[str, Any] = {**SHAPES, "target": SM_90}
     assert pays((1, 19, 19, 728), 728, **{**known, "dtype": torch.float32})
@@ -87,43 +95,79 @@ def dry(shape: tuple[int, int, int, int], target: Target = SM_90, dtype: str = "
     return Layer(SEPARABLE, sample(shape, shape[3], AROUND, **arguments).typed(dtype)).dry(target)
 
 
-def test_warps_are_specialised_on_hopper_where_channels_are_many_and_pixels_enough() -> None:
+ENTRY = (64, 74, 74, 128)
+
+
+def test_warps_are_specialised_on_hopper_where_pixels_are_enough() -> None:
     for dtype in ("fp16", "bf16"):
-        launch = dry((64, 19, 19, 728), dtype=dtype, after=Epilogue(True, RELU, residual=True))
+        launch = dry(ENTRY, dtype=dtype, after=Epilogue(True, RELU, residual=True))
         assert launch.tile.producers and launch.code.name == "separable_specialised"
-        assert launch.grid == (cdiv(64 * 19 * 19, launch.tile.block_m),)
+        assert launch.grid == (132,)
         with targeting(SM_90):
             assert launch.otherwise
             plain = launch.otherwise()
-        assert plain.code.name == "separable" and plain.arguments["x"] is launch.arguments["x"] and not plain.otherwise
+        assert plain.code.name == "separable" and plain.arguments["x"].shape == ENTRY and not plain.otherwise
     assert not dry((1, 19, 19, 728)).tile.producers
     for target in (SM_80, SM_86, Target((10, 0)), INTERPRET):
-        assert dry((64, 19, 19, 728), target).code.name == "separable"
+        assert dry(ENTRY, target).code.name == "separable"
+
+
+def test_a_program_for_each_block_of_pixels_where_these_are_few() -> None:
+    tile = Tile(128, 128, 64, 8, producers=8)
+    assert dry((1, 9, 20, 64), tile=tile).grid == (2,) and dry((1, 150, 150, 64), tile=tile).grid == (132,)
 
 
 @pytest.mark.parametrize(
     ("shape", "arguments"),
     [
-        ((64, 19, 19, 728), {"dtype": "fp32"}),
-        ((64, 19, 19, 724), {}),
-        ((64, 19, 19, 2048), {}),
-        ((64, 19, 19, 728), {"before": Prologue(True, True, RELU)}),
-        ((64, 19, 19, 728), {"x": image(64, 19, 19, 728, planes=True)}),
-        ((64, 19, 19, 728), {"x": image(64, 19, 19, 728, dtype="float32")}),
+        (ENTRY, {"dtype": "fp32"}),
+        ((64, 74, 74, 124), {}),
+        ((64, 74, 74, 2048), {}),
+        (ENTRY, {"before": Prologue(True, True, RELU)}),
+        (ENTRY, {"x": image(*ENTRY, planes=True)}),
+        (ENTRY, {"x": image(*ENTRY, dtype="float32")}),
     ],
 )
 def test_other_launches_stay_plain(shape: tuple[int, int, int, int], arguments: dict[str, Any]) -> None:
     assert dry(shape, **arguments).code.name == "separable"
 
 
-def test_a_wide_row_of_taps_stays_plain() -> None:
-    wide = Window((3, 7), pads=(1, 3, 1, 3))
-    launch = Layer(SEPARABLE, sample((64, 19, 19, 728), 728, wide).typed("fp16")).dry(SM_90)
+@pytest.mark.parametrize(
+    "window",
+    [
+        Window((3, 7), pads=(1, 3, 1, 3)),
+        Window((7, 3), pads=(3, 1, 3, 1)),
+        BARE,
+        Window((3, 3), (2, 2), (1, 1, 1, 1)),
+        Window((3, 3), (1, 1), (2, 2, 2, 2), (2, 2)),
+    ],
+)
+def test_windows_that_do_not_follow_a_run_of_pixels_stay_plain(window: Window) -> None:
+    launch = Layer(SEPARABLE, sample(ENTRY, 128, window).typed("fp16")).dry(SM_90)
     assert not launch.tile.producers
+    with pytest.raises(ValueError, match="specialised warps need sm_90"):
+        Layer(SEPARABLE, sample(ENTRY, 128, window, tile=Tile(128, 128, 64, 8, producers=8)).typed("fp16")).dry(SM_90)
+
+
+def test_a_narrow_map_stays_plain() -> None:
+    assert Run.of(AROUND, (64, 8, 8), 64, 64) and not Run.of(AROUND, (64, 8, 7), 64, 64)
+
+
+def test_pixels_that_are_not_side_by_side_stay_plain() -> None:
+    x, depthwise, weight = (torch.zeros(size).half() for size in ((2, 90, 90, 64), (3, 3, 64), (64, 64)))
+    tile = Tile(128, 128, 64, 8, producers=8)
+    with targeting(SM_90):
+        out = torch.zeros(2, 80, 90, 64).half()
+        assert separable(x[:, :80], depthwise, weight, out, window=AROUND).code.name == "separable"
+        with pytest.raises(ValueError, match="specialised warps need sm_90"):
+            separable(x[:, :80], depthwise, weight, out, window=AROUND, tile=tile)
+        beside = torch.zeros(2, 90, 90, 80).half()[..., 8:72]  # but those of a slice are
+        launch = separable(beside, depthwise, weight, x.clone(), window=AROUND, tile=tile)
+        assert launch.code.name == "separable_specialised" and launch.arguments["x"].strides == (80, 1)
 
 
 def test_a_specialised_tile_is_refused_where_it_cannot_run() -> None:
-    tile = next(specialised.tiles(72, 2, SM_90))
+    tile = Tile(128, 128, 64, 8, producers=8)
     for shape, target, dtype in (
         ((1, 9, 9, 72), SM_80, "fp16"),
         ((1, 9, 9, 72), SM_90, "fp32"),
@@ -133,14 +177,19 @@ def test_a_specialised_tile_is_refused_where_it_cannot_run() -> None:
             dry(shape, target, dtype, tile=tile)
 
 
-@pytest.mark.parametrize("channels", [8, 128, 728, 1024, 1536, 2048])
-def test_a_specialised_tile_fits_into_shared_memory(channels: int) -> None:
-    found = list(specialised.tiles(channels, 2, SM_90))
-    assert [tile.block_m for tile in found] == [size for size in (128, 64) if channels * size * 2 <= 200 << 10]
-    for tile in found:
-        deeper = replace(tile, num_stages=tile.num_stages + 1)
-        assert specialised.shared_bytes(tile, channels, 2) <= SM_90.device.block_shared
-        assert tile.num_stages == 6 or specialised.shared_bytes(deeper, channels, 2) > SM_90.device.block_shared
+@pytest.mark.parametrize("width", [19, 37, 74, 147, 299])
+@pytest.mark.parametrize("channels", [8, 128, 256, 728, 1536])
+def test_a_specialised_tile_fits_into_shared_memory(channels: int, width: int) -> None:
+    run = Run(100_000, width, channels, 128, (3, 3))
+    for tile in (Tile(128, 128, 64, 8, producers=8), Tile(64, 128, 64, 4, producers=4)):
+        kept = tile.block_m * cdiv(channels, 64) * 64 * 2
+        least = kept + 2 * 128 * (tile.block_m + 2 * width + 2) + 2 * 64 * 128 * 2
+        if tile in specialised.tiles(run, SM_90):
+            found = specialised.constants(tile, run)
+            assert found["HALO"] >= tile.block_m + 2 * width + 2 and found["RUN"] == 4
+            assert least <= specialised.shared_bytes(tile, run) <= SM_90.device.block_shared
+        else:
+            assert least > SM_90.device.block_shared - (16 << 10)
 
 
 def test_packs_and_reference_are_two_onnx_convolutions() -> None:

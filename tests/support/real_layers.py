@@ -82,8 +82,10 @@ def _products() -> Iterator[tuple[str, Kernel, Sample]]:
     before = Prologue(act=RELU)
     yield "separable", separable.SEPARABLE, separable.sample(MIDDLE, 728, SAME, depthwise_bias=False, before=before)
     sample = separable.sample((64, 19, 19, 728), 728, SAME, depthwise_bias=False, before=before, after=RELU_ADD)
+    yield "separable_specialised_narrow", separable.SEPARABLE, sample
+    sample = separable.sample((64, 74, 74, 256), 256, SAME, depthwise_bias=False, before=before, after=RELU_ADD)
     yield "separable_specialised", separable.SEPARABLE, sample
-    sample = separable.sample((8, 28, 28, 128), 128, SAME, mid=PRELU, after=Epilogue(True, PRELU))
+    sample = separable.sample((8, 28, 28, 128), 128, HALF, mid=PRELU, after=Epilogue(True, PRELU))
     yield "separable_slopes", separable.SEPARABLE, sample
     sample = pooled_pointwise.sample((8, 147, 147, 64), 80, HALF, after=ENDS)
     yield "pooled_pointwise", pooled_pointwise.POOLED_POINTWISE, sample
