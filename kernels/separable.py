@@ -113,10 +113,10 @@ def separable(
         fetched = (specialised.BOX, tile.block_k)
         operands["x"] = Block(x, (run.pixels, channels), (x.stride(2), 1), fetched, swizzled=False)
         operands["weight"] = Block(weight, (channels, columns), (columns, 1), (tile.block_k, tile.block_n))
-        between = {"depthwise_bias": depthwise_bias, "mid": mid, "mid_slope": mid_slope}
-        options: dict[str, Any] = {"window": window, "before": before, "after": after, "precision": precision, **between}
+        same: dict[str, Any] = {"window": window, "before": before, "after": after, "precision": precision}
+        between: dict[str, Any] = {"depthwise_bias": depthwise_bias, "mid": mid, "mid_slope": mid_slope}
         plain_tile = choose(replace(problem, run=None), target)
-        otherwise = partial(separable, x, depthwise, weight, out, tile=plain_tile, **options)
+        otherwise = partial(separable, x, depthwise, weight, out, tile=plain_tile, **same, **between)
         # What the prologue makes of zeros beyond the channels may be no number.
         constants = {"HALF": half, "CLEAR_K": clears(mid) or before.moves(0.0), **taps}
         constants |= {"TOP": window.pads[0], "LEFT": window.pads[1], "ALIGN_N": product["ALIGN_N"]}

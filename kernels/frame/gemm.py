@@ -257,8 +257,9 @@ def _gpu_cost(tile: Tile, problem: Gemm, device: Device) -> tuple[float, int]:
     """
     if tile.producers and problem.halo:
         programs, one = halos.programs(problem.halo, tile, problem.n[0]), problem.program(tile, residual=False)
-        fma = {1: device.fma8, 2: device.fma}[problem.itemsize]
-        taken = one.product / 2 / fma + one.bytes / 32 + halos.beside(tile, problem.itemsize)
+        taken = one.product / 2 / device.fma + one.bytes / 32 + halos.beside(tile, problem.itemsize)
+        if problem.itemsize == 1:  # as of plain tiles: the longest
+            taken = one.clocks
         return cdiv(programs, device.sms) * taken * halos.MARGIN, programs
     if tile.producers and problem.run:
         return specialised.clocks(tile, problem.run), specialised.programs(tile, problem.run)
@@ -308,6 +309,7 @@ def _integer_clocks(tile: Tile, problem: Gemm, device: Device, rounds: int) -> f
         moved += tile.block_m * tile.block_n * 4 * (1 + tile.splits)
         waits += 2.0
     longest = max(issued, multiplied, moved / 32 * (1.0 if tile.box else 1.25))
-    registers = REGISTERS + values + (0 if problem.plain else 40)
+    # Counters of taps, and where boxes lie: 174 where a 1x1 has 122.
+    registers = REGISTERS + values + (0 if problem.plain else 40) + (50 if problem.taps > 1 else 0)
     resident = min(rounds, blocks_per_sm(min(registers, 255), _shared_bytes(tile, 1), warps, device))
     return max(longest, (longest + waits * WAIT) / max(1, resident))

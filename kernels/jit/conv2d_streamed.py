@@ -15,6 +15,7 @@ Its place comes by multiplications: a division is a chain of some 150 clocks. Co
 
 from __future__ import annotations
 
+import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
@@ -88,7 +89,7 @@ def _joined(acc, workspace, tile, SPLITS: gl.constexpr, layout: gl.constexpr):
     counter = workspace.to(gl.pointer_type(gl.int32), bitcast=True) + tile
     first = workspace + COUNTERS + tile * SPLITS * (rows * columns)
     gl.store(first + gl.program_id(2) * (rows * columns) + _elements(rows, columns, layout), acc)
-    gl.barrier()
+    tl.debug_barrier()
     last = gl.atomic_add(counter, 1, sem="acq_rel") == SPLITS - 1
     if last:
         # Through shared memory, all under way at once: into registers the compiler would load few at a time.
@@ -100,7 +101,7 @@ def _joined(acc, workspace, tile, SPLITS: gl.constexpr, layout: gl.constexpr):
             async_copy.async_copy_global_to_shared(smem[k], part)
         async_copy.commit_group()
         async_copy.wait_group(0)
-        gl.barrier()
+        tl.debug_barrier()
         acc = smem[0].load(layout)
         for k in gl.static_range(1, SPLITS):
             acc += smem[k].load(layout)

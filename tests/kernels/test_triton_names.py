@@ -42,6 +42,9 @@ IN_3_6 = {
         "mbarrier.expect",
         "mbarrier.init",
     ),
+    *("gl.DistributedLinearLayout", "gl.SwizzledSharedLayout", "gl.atomic_add", "gl.int8", "gl.int32", "gl.maximum"),
+    *("gl.minimum", "gl.num_programs", "gl.pointer_type", "gl.store", "gl.inline_asm_elementwise"),
+    *("async_copy", "mbarrier.invalidate"),
     *("mbarrier.wait", "tma.async_copy_global_to_shared", "fence_async_shared", "mbarrier", "tma", "warpgroup_mma"),
     *("warpgroup_mma_wait", "language"),  # of triton.experimental.gluon
     *("range", "sin", "sqrt_rn", "static_range", "store", "sum", "uint32", "where", "zeros", "zeros_like"),
