@@ -95,7 +95,8 @@ def _joined(acc, workspace, tile, SPLITS: gl.constexpr, layout: gl.constexpr):
         # Through shared memory, all under way at once: into registers the compiler would load few at a time.
         across: gl.constexpr = columns // 4  # threads, of 16 bytes each
         copied: gl.constexpr = gl.BlockedLayout([1, 4], [32 // across, across], [gl.num_warps(), 1], [1, 0])
-        smem = _allocated(SPLITS, gl.float32, [rows, columns], gl.SwizzledSharedLayout(4, 1, 8, [1, 0]))
+        kept: gl.constexpr = gl.SwizzledSharedLayout(4, 1, 8, [1, 0])
+        smem = _allocated(SPLITS, gl.float32, [rows, columns], kept)
         for k in gl.static_range(SPLITS):
             part = first + k * (rows * columns) + _elements(rows, columns, copied)
             async_copy.async_copy_global_to_shared(smem[k], part)
@@ -120,9 +121,12 @@ def conv2d_streamed(
     type: gl.constexpr = x.dtype
     box: gl.constexpr = BOX0 * BOX1 * BOX2  # of the rows of a block so many are pixels
     bytes: gl.constexpr = (box + BLOCK_N) * BLOCK_K * 2
-    pixels = _allocated(STAGES, type, [1, 1, BLOCK_M, BLOCK_K], x.layout)
-    weights = _allocated(STAGES, type, [BLOCK_K, BLOCK_N], weight.layout)
-    full = _allocated(STAGES, gl.int64, [1], mbarrier.MBarrierLayout())
+    x_layout: gl.constexpr = x.layout
+    weight_layout: gl.constexpr = weight.layout
+    barriers: gl.constexpr = mbarrier.MBarrierLayout()
+    pixels = _allocated(STAGES, type, [1, 1, BLOCK_M, BLOCK_K], x_layout)
+    weights = _allocated(STAGES, type, [BLOCK_K, BLOCK_N], weight_layout)
+    full = _allocated(STAGES, gl.int64, [1], barriers)
     for i in gl.static_range(STAGES):
         mbarrier.init(full[i], count=1)
     fence_async_shared()
