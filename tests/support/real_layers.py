@@ -114,7 +114,7 @@ def _integers() -> Iterator[tuple[str, Kernel, Sample]]:
     yield "pointwise_split_int8", kernel, pointwise.sample((1, 8, 8, 2048), 320, after=ends, **whole)
 
     kernel = conv2d.CONV2D
-    yield "conv2d_int8", kernel, conv2d.sample((64, 28, 28, 128), 128, SAME, after=add, **whole)
+    yield "conv2d_int8", kernel, conv2d.sample((1, 112, 112, 128), 128, SAME, after=add, **whole)
     yield "conv2d_specialised_wide_int8", kernel, conv2d.sample((64, 35, 35, 96), 96, SAME, after=ends, **whole)
     window = Window((1, 7), pads=(0, 3, 0, 3))
     yield "conv2d_specialised_row_int8", kernel, conv2d.sample((64, 17, 17, 192), 192, window, after=ends, **whole)
